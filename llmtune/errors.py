@@ -1,0 +1,69 @@
+"""What can go wrong in a way that the person at the keyboard can mend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where it is, what it is, and what to do about it."""
+
+    where: str
+    """A place a person can go to: `shop.yaml:7:3`, `shop.jsonl:1204`, `memory`."""
+    what: str
+    """What is wrong there, with the key or value itself: `adapter.rnak: no such key`."""
+    do: str
+    """The remedy, as an instruction: `did you mean adapter.rank?`."""
+
+
+class LlmtuneError(Exception):
+    """Something the person can mend. Everything else is our own bug and keeps its traceback.
+
+    Carries every problem that was found, not only the first one.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(f"{p.where}: {p.what} ({p.do})" for p in self.problems))
+
+    @classmethod
+    def one(cls, where: str, what: str, do: str) -> LlmtuneError:
+        return cls([Problem(where, what, do)])
+
+
+class RecipeError(LlmtuneError):
+    """The recipe cannot be read, or asks for what does not exist or does not fit together."""
+
+
+class DataError(LlmtuneError):
+    """A data file cannot be read, or has rows that cannot be trained on."""
+
+
+class BaseModelError(LlmtuneError):
+    """The base model, its tokenizer or its chat template cannot be used."""
+
+
+class MachineError(LlmtuneError):
+    """The machine lacks something: memory, disk, a compiler, a folder that can be written."""
+
+
+class TrainingError(LlmtuneError):
+    """Training went wrong in a way the recipe can mend: the loss exploded, memory ran out."""
+
+    exit_code = 3
+
+
+class ProofError(LlmtuneError):
+    """Something was made, and is not what it should be. It is kept for a look, never called finished."""
+
+    exit_code = 4
+
+
+class Stopped(LlmtuneError):
+    """The run was asked to stop, saved what it had, and goes on when the same command is given again."""
+
+    exit_code = 75

@@ -1,0 +1,1 @@
+"""Before and after: losses and answers on held-out, unseen and general rows."""

@@ -1,0 +1,1 @@
+"""What is handed to others, and the proof that it is what it says."""

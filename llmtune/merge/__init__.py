@@ -1,0 +1,1 @@
+"""Base and adapter as one model, with the measured distance to the adapter it came from."""

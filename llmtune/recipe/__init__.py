@@ -1,0 +1,1 @@
+"""The recipe: every option there is, read strictly, and turned into the libraries' own arguments."""

@@ -1,0 +1,203 @@
+"""Every option of llmtune. An option lives here and nowhere else; no default is written a second time."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Closed(BaseModel):
+    """A frozen mapping that refuses keys it does not know and never guesses a type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _short(key: str) -> BeforeValidator:
+    """Let a plain string stand for a mapping with this one key."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+
+
+class Base(Closed):
+    """The base model: a folder, or a model of the hub."""
+
+    name: str = Field(description="Folder (as seen from the recipe) or hub name, for example Qwen/Qwen3-0.6B.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub model. Default: its main branch.")
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that came with the base model. Only for a source you trust."
+    )
+
+
+class Columns(Closed):
+    """Which columns of a table hold what, when their names do not tell."""
+
+    question: str = Field(description="Column with what the user says.")
+    answer: str = Field(description="Column with what the model is to answer; this is what is trained.")
+    system: str | None = Field(None, description="Column with a system prompt of each row.")
+
+
+class Replay(Closed):
+    """Rows of what the base can do already, mixed in so that it does not forget it."""
+
+    path: str = Field(description="Data file in any form that `data.train` may have.")
+    share: Share = Field(0.3, description="Share of the mixed training rows that are replayed ones.")
+
+
+class Data(Closed):
+    """What is trained on, and what it is measured on."""
+
+    train: str = Field(description="Data file: .jsonl, .json, .csv, .tsv or .parquet, as seen from the recipe.")
+    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt", "question", "columns"] = Field(
+        "auto", description="Form of the rows. `auto` finds it by the names of the columns."
+    )
+    columns: Columns | None = Field(None, description="The columns to read, for `format: columns`.")
+    system: str | None = Field(None, description="System prompt for every conversation that has none of its own.")
+    heldout: str | Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.05, description="Held-out rows: a share cut off before training, or a data file of its own."
+    )
+    unseen: str | None = Field(None, description="A second, harder held-out file, reported beside the first.")
+    general: str | None = Field(
+        None, description="What the base could do before: measured before and after, to see what was forgotten."
+    )
+    replay: Annotated[Replay | None, _short("path")] = Field(None, description="Guard against forgetting.")
+    max_tokens: PositiveInt | None = Field(
+        None, description="Longest row in tokens. Default: what the base can read, at most 2048."
+    )
+    too_long: Literal["stop", "skip"] = Field(
+        "stop", description="A row longer than `max_tokens`: stop, or skip it and list it in rejected.jsonl."
+    )
+    on_bad_row: Literal["stop", "skip"] = Field(
+        "stop", description="A row that cannot be used: stop, or skip it and list it in rejected.jsonl."
+    )
+
+
+class Lora(Closed):
+    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685)."""
+
+    method: Literal["lora"] = Field("lora", description="The kind of adapter.")
+    rank: PositiveInt = Field(
+        16, description="Rank of the update. More learns more and costs memory in proportion."
+    )
+    alpha: PositiveFloat | None = Field(
+        None, description="Scale numerator: the update is alpha / rank * B A. Default: 2 * rank."
+    )
+    dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
+    target_modules: Literal["all-linear"] | Names = Field(
+        "all-linear", description="Layers that get an adapter: every linear layer but the head, or names like q_proj."
+    )
+
+
+class Quantization(Closed):
+    """How the frozen base is held in memory (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)."""
+
+    type: Literal["nf4", "fp4", "none"] = Field("nf4", description="4-bit kind of the base's linear layers.")
+    double: bool = Field(True, description="Quantize the quantization constants too (saves 0.4 bit a weight).")
+    compute_dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="Number type that the base computes in."
+    )
+
+
+class EarlyStopping(Closed):
+    """End training when the held-out loss no longer falls."""
+
+    patience: PositiveInt = Field(3, description="Evaluations without improvement before training ends.")
+    min_change: NonNegativeFloat = Field(0.0, description="A smaller fall of the held-out loss does not count.")
+
+
+class Training(Closed):
+    """The optimisation itself: TRL's SFTTrainer with AdamW."""
+
+    epochs: PositiveFloat = Field(3.0, description="Passes over the training rows.")
+    max_steps: PositiveInt | None = Field(None, description="Stop after this many optimiser steps. Default: epochs.")
+    batch_size: PositiveInt = Field(16, description="Rows of one optimiser step, whatever the split into micro-batches.")
+    micro_batch: PositiveInt | None = Field(
+        None, description="Rows computed at once; the rest is accumulated. Default: the most that memory allows."
+    )
+    learning_rate: PositiveFloat = Field(2e-4, description="Peak learning rate.")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="Learning rate after the warm-up.")
+    warmup: Share = Field(0.03, description="Share of the steps in which the learning rate rises from zero.")
+    weight_decay: NonNegativeFloat = Field(0.0, description="Decoupled weight decay of AdamW.")
+    max_grad_norm: PositiveFloat = Field(1.0, description="Gradients are scaled down to at most this norm.")
+    evaluations: PositiveInt | None = Field(
+        8, description="How often held-out loss is measured and a checkpoint is written, over the whole run."
+    )
+    early_stopping: EarlyStopping | None = Field(
+        default_factory=EarlyStopping, description="When to end early; `null` trains to the end."
+    )
+    keep_checkpoints: PositiveInt = Field(2, description="Newest checkpoints that are kept; the best is kept besides.")
+    gradient_checkpointing: bool | None = Field(
+        None, description="Recompute activations in the backward pass. Default: only when memory needs it."
+    )
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+        "auto", description="Attention kernel. `auto`: eager on a CPU, sdpa on a GPU."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the order of rows, of dropout and of the adapter's first values.")
+    threads: PositiveInt | None = Field(
+        None, description="CPU threads of a process. Results are bit-equal only for equal threads. Default: all cores."
+    )
+
+
+class Zero(Closed):
+    """DeepSpeed ZeRO (Rajbhandari et al. 2019, arXiv:1910.02054)."""
+
+    stage: Literal[0, 1, 2, 3] = Field(
+        2, description="0: nothing is sharded; 1: optimiser; 2: and gradients; 3: and the weights."
+    )
+    offload_optimizer: bool = Field(False, description="Keep optimiser state in CPU memory.")
+
+
+class Evaluation(Closed):
+    """Answers before and after, on the held-out, unseen and general rows."""
+
+    max_rows: PositiveInt = Field(400, description="Rows of each file that are answered, taken evenly from it.")
+    max_new_tokens: PositiveInt | None = Field(
+        None, description="Longest answer that is generated. Default: the longest reference answer and a few more."
+    )
+    batch_size: PositiveInt = Field(32, description="Answers generated at once.")
+
+
+class Merge(Closed):
+    """Base and adapter as one model."""
+
+    onto: Literal["trained", "original"] = Field(
+        "trained",
+        description="The weights that the adapter was trained on (for a 4-bit base its dequantized ones), "
+        "or the original ones, from which it differs.",
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="Number type of the merged file.")
+
+
+class Launch(Closed):
+    """Processes that train together on this machine."""
+
+    processes: PositiveInt = Field(1, description="Data-parallel processes (one a GPU).")
+
+
+class Recipe(Closed):
+    """A base model, data, and how the one is tuned on the other."""
+
+    recipe: Literal[1] = Field(1, description="Version of the recipe language.")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = Field(
+        None, description="Name of the run and of its folder. Default: the recipe's file name."
+    )
+    base: Annotated[Base, _short("name")] = Field(description="The model that is tuned.")
+    data: Annotated[Data, _short("train")] = Field(description="What it is tuned on.")
+    adapter: Lora = Field(default_factory=Lora, description="What is trained on top of the frozen base.")
+    quantization: Quantization = Field(default_factory=Quantization, description="How the base is held.")
+    training: Training = Field(default_factory=Training, description="How it is trained.")
+    zero: Zero = Field(default_factory=Zero, description="What DeepSpeed shards.")
+    launch: Launch = Field(default_factory=Launch, description="How many processes train.")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="How it is measured.")
+    merge: Merge = Field(default_factory=Merge, description="How base and adapter become one model.")
+    export: Annotated[tuple[Literal["adapter", "merged"], ...], BeforeValidator(_as_tuple)] = Field(
+        ("adapter", "merged"), description="What is made for others: the adapter folder, the merged model."
+    )

@@ -1,0 +1,1 @@
+"""Training: TRL's SFTTrainer with a PEFT adapter on a bitsandbytes base, under DeepSpeed ZeRO."""

@@ -1,0 +1,21 @@
+"""What the tests share: a tiny base model and a data file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_models import write_base, write_rows
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama in bfloat16, with tokenizer and template. Read-only."""
+    return write_base(tmp_path_factory.mktemp("bases") / "llama")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Twenty-four chat rows as JSONL."""
+    return write_rows(tmp_path / "rows.jsonl")
