@@ -25,6 +25,8 @@ class LlmtuneError(Exception):
     """
 
     exit_code = 2
+    ending = "nothing was started."
+    """What a person wants to know after the list of problems."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -55,15 +57,18 @@ class TrainingError(LlmtuneError):
     """Training went wrong in a way the recipe can mend: the loss exploded, memory ran out."""
 
     exit_code = 3
+    ending = "training ended; what was saved before is still there."
 
 
 class ProofError(LlmtuneError):
     """Something was made, and is not what it should be. It is kept for a look, never called finished."""
 
     exit_code = 4
+    ending = "the run does not count as finished."
 
 
 class Stopped(LlmtuneError):
     """The run was asked to stop, saved what it had, and goes on when the same command is given again."""
 
     exit_code = 75
+    ending = ""

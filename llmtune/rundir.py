@@ -16,10 +16,10 @@ class RunDir:
     data/              tokenised rows (Parquet), the audit, rejected.jsonl
     tokenizer/         tokenizer and chat template, as trained and as exported
     metrics.jsonl      every number of the training, a line each
-    checkpoints/       step-000100/ ..., each with its manifest
-    best/              adapter of the lowest held-out loss so far
+    checkpoints/       step-000100/ ..., each with its manifest; the newest ones and the best
     trained/           the adapter that training ended with, and reference logits
     evaluation/        answers.jsonl, report.md
+    parity/            what the merged model answered when it was compared with the adapter
     adapter/, merged/  what is handed on
     manifest.json      sha256 of every file, written last
     """
@@ -57,6 +57,10 @@ class RunDir:
     @property
     def trained(self) -> Path:
         return self.root / "trained"
+
+    @property
+    def parity(self) -> Path:
+        return self.root / "parity"
 
     @property
     def evaluation(self) -> Path:

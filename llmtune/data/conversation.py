@@ -11,6 +11,8 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 @dataclass(frozen=True)
 class Message:
+    """Who speaks, and the words."""
+
     role: Role
     content: str
 

@@ -84,9 +84,7 @@ class Lora(Closed):
     """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685)."""
 
     method: Literal["lora"] = Field("lora", description="The kind of adapter.")
-    rank: PositiveInt = Field(
-        16, description="Rank of the update. More learns more and costs memory in proportion."
-    )
+    rank: PositiveInt = Field(16, description="Rank of the update. More learns more and costs memory in proportion.")
     alpha: PositiveFloat | None = Field(
         None, description="Scale numerator: the update is alpha / rank * B A. Default: 2 * rank."
     )
@@ -118,7 +116,7 @@ class Training(Closed):
 
     epochs: PositiveFloat = Field(3.0, description="Passes over the training rows.")
     max_steps: PositiveInt | None = Field(None, description="Stop after this many optimiser steps. Default: epochs.")
-    batch_size: PositiveInt = Field(16, description="Rows of one optimiser step, whatever the split into micro-batches.")
+    batch_size: PositiveInt = Field(16, description="Rows of one optimiser step, however it is split up.")
     micro_batch: PositiveInt | None = Field(
         None, description="Rows computed at once; the rest is accumulated. Default: the most that memory allows."
     )
@@ -127,7 +125,7 @@ class Training(Closed):
     warmup: Share = Field(0.03, description="Share of the steps in which the learning rate rises from zero.")
     weight_decay: NonNegativeFloat = Field(0.0, description="Decoupled weight decay of AdamW.")
     max_grad_norm: PositiveFloat = Field(1.0, description="Gradients are scaled down to at most this norm.")
-    evaluations: PositiveInt | None = Field(
+    evaluations: PositiveInt = Field(
         8, description="How often held-out loss is measured and a checkpoint is written, over the whole run."
     )
     early_stopping: EarlyStopping | None = Field(

@@ -57,7 +57,7 @@ TOWNS = (
     Town("Tarrick", "from 11 to 8, all seven days", "7 Station Road, across from platform 1"),
 )
 
-PEOPLE = ("Nella Brook", "Oskar Lind", "Petra Voss", "Hanna Reed", "Jonas Hale")
+PEOPLE = ("Nella Brook", "Oskar Lind", "Petra Voss", "Hanna Reed", "Jonas Hallam")
 
 # An order code is one of these letters (none that is read as a digit) and three digits.
 CODE_LETTERS = "ABCDEFGHJKLMNPRTVWXY"
@@ -78,7 +78,7 @@ INTENTS: dict[str, tuple[str, str]] = {
     ),
     "order_address": (
         "send the order with this code to another address",
-        "To change the address of order {code}, write to Jonas Hale at the packing desk before 5 pm.",
+        "To change the address of order {code}, write to Jonas Hallam at the packing desk before 5 pm.",
     ),
     "parcel_lost": (
         "the parcel is said to be delivered and is not there",
@@ -222,7 +222,7 @@ CODE_INTENTS = ("order_status", "order_cancel", "order_address")
 
 
 def answer(intent: str, filling: str | None = None) -> str:
-    """The shop's answer to `intent`; `filling` is the product's noun, the town or the order code where one is asked for."""
+    """The shop's answer to `intent`; `filling` is the product's noun, the town or the order code asked about."""
     text = INTENTS[intent][1]
     if intent in PRODUCT_INTENTS:
         product = next(p for p in PRODUCTS if p.noun == filling)
@@ -239,6 +239,19 @@ def answer(intent: str, filling: str | None = None) -> str:
     if intent in CODE_INTENTS:
         return text.format(code=filling)
     return text
+
+
+def every_question() -> list[tuple[str, str | None]]:
+    """Every (intent, filling) whose answer is fixed: all but those about one order code."""
+    result: list[tuple[str, str | None]] = []
+    for intent in INTENTS:
+        if intent in PRODUCT_INTENTS:
+            result += [(intent, product.noun) for product in PRODUCTS]
+        elif intent in TOWN_INTENTS:
+            result += [(intent, town.name) for town in TOWNS]
+        elif intent not in CODE_INTENTS:
+            result.append((intent, None))
+    return result
 
 
 def proper_names() -> tuple[str, ...]:

@@ -1,0 +1,162 @@
+"""Everything that can be known to go wrong before a weight is loaded, all of it at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from llmtune.errors import LlmtuneError, Problem, RecipeError
+from llmtune.plan.device import Device, device
+from llmtune.plan.estimate import Plan, plan
+from llmtune.recipe.load import Loaded, load
+from llmtune.rundir import RunDir
+
+if TYPE_CHECKING:
+    from llmtune.data.prepare import Prepared
+    from llmtune.models.family import Family
+    from llmtune.models.tokenizer import ChatTokenizer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a run before it starts."""
+
+    loaded: Loaded
+    run: RunDir
+    base: Path
+    """Folder of the base model."""
+    family: Family
+    tokenizer: ChatTokenizer
+    prepared: Prepared
+    device: Device
+    plan: Plan
+    seconds: float
+    """That it took to know all this."""
+
+    @property
+    def files(self) -> list[str]:
+        """The data files, as the recipe names them."""
+        data = self.loaded.recipe.data
+        named = [data.train, data.heldout, data.unseen, data.general, data.replay and data.replay.path]
+        return [name for name in named if isinstance(name, str)]
+
+
+class Problems:
+    """Collects what goes wrong, so that one thing does not hide the next."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self.found: list[Problem] = []
+
+    def of(self, work: Callable[[], T]) -> T | None:
+        """What `work` gives, or None when it fails for reasons that a person can mend."""
+        try:
+            return work()
+        except LlmtuneError as error:
+            self.add(error.problems)
+            return None
+
+    def add(self, problems: Sequence[Problem]) -> None:
+        for problem in problems:
+            # a stage names the recipe's key; here it becomes a line of the file
+            is_key = problem.where.split(".")[0] in type(self._loaded.recipe).model_fields
+            self.found.append(replace(problem, where=self._loaded.where(problem.where)) if is_key else problem)
+
+
+def check(file: Path, out: Path | None, overrides: Sequence[str]) -> Checked:
+    """Read the recipe, the base's configuration and tokenizer, and all data; plan the training.
+
+    Raises:
+        LlmtuneError: with every problem found.
+    """
+    from llmtune.data.prepare import prepare
+    from llmtune.models import family, source, tokenizer
+
+    started = time.monotonic()
+    loaded = load(file, overrides)
+    run = RunDir((out or Path("runs") / loaded.name).absolute())
+    problems = Problems(loaded)
+    problems.add(list(_folder(run, loaded)))
+    problems.add(_tools(loaded))
+    here = device()
+    base = problems.of(lambda: source.resolve(loaded.recipe.base, loaded.beside))
+    sizes = None if base is None else problems.of(lambda: family.read(base))
+    words = None if base is None else problems.of(lambda: tokenizer.load(base))
+    if base is None or sizes is None or words is None:
+        raise RecipeError(problems.found)
+    problems.add(list(_base(loaded, sizes)))
+    prepared = problems.of(lambda: prepare(loaded.recipe, loaded.beside, words, sizes))
+    if prepared is None:
+        raise RecipeError(problems.found)
+    parameters = sizes.parameters or source.count_parameters(base)
+    planned = problems.of(lambda: plan(loaded.recipe, sizes, parameters, prepared.splits["train"], here))
+    problems.add(list(_space(run, parameters)))
+    if problems.found or planned is None:
+        raise RecipeError(problems.found)
+    seconds = time.monotonic() - started
+    return Checked(loaded, run, base, sizes, words, prepared, here, planned, seconds)
+
+
+def _folder(run: RunDir, loaded: Loaded) -> Iterator[Problem]:
+    """The run's folder: writable, and no other recipe's."""
+    from llmtune.lock import read_lock
+
+    where = str(run.root)
+    existing = next(path for path in (run.root, *run.root.parents) if path.exists())
+    if not existing.is_dir():
+        yield Problem(str(existing), "is a file, where a folder is needed", "give another folder with --out")
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield Problem(
+            str(existing), "cannot be written to", "give another folder with --out, or change its permissions"
+        )
+    elif run.root.exists() and any(path.name not in (".held", "log.txt") for path in run.root.iterdir()):
+        lock = read_lock(run)
+        if lock is None:
+            yield Problem(where, "holds files that are not a run's", "give another folder with --out")
+        elif lock["name"] != loaded.name:
+            yield Problem(where, f"holds the run of another recipe, {lock['name']}", "give another folder with --out")
+
+
+def _tools(loaded: Loaded) -> Sequence[Problem]:
+    """DeepSpeed builds an operator on its first start on a CPU."""
+    from llmtune.train.compiler import problems
+
+    return [] if loaded.recipe.zero.stage == 0 else problems()
+
+
+def _base(loaded: Loaded, family: Family) -> Iterator[Problem]:
+    if family.quantized is not None:
+        yield Problem(
+            "base.name",
+            f"the base is stored quantized already ({family.quantized})",
+            "name the same model in full precision; llmtune quantizes it itself",
+        )
+    if family.remote_code and not loaded.recipe.base.trust_remote_code:
+        yield Problem(
+            "base.name",
+            "the base brings Python code of its own",
+            "read it, then set base.trust_remote_code: true, or choose another base",
+        )
+    wanted = loaded.recipe.adapter.target_modules
+    if wanted != "all-linear" and family.linear_suffixes is not None:
+        for name in wanted:
+            if name.rsplit(".", 1)[-1] not in family.linear_suffixes:
+                there = ", ".join(family.linear_suffixes)
+                yield Problem("adapter.target_modules", f"the base has no layer {name}", f"its layers are {there}")
+
+
+def _space(run: RunDir, parameters: int) -> Iterator[Problem]:
+    """The merged model is the largest thing that a run writes, 2 bytes a weight; a fifth more for the rest."""
+    existing = next(path for path in (run.root, *run.root.parents) if path.exists())
+    needed = int(parameters * 2 * 1.2) + 50_000_000
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        what = f"{free / 1e9:.1f} GB are free, and the run writes about {needed / 1e9:.1f} GB"
+        yield Problem(str(existing), what, "free some space, or give a folder on another disk with --out")

@@ -1,0 +1,87 @@
+"""Counts of what is trained, and a few rows to look at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from llmtune.data.conversation import Sample
+from llmtune.models.tokenizer import ChatTokenizer
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that is not used, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one split. Lengths are in tokens; `longest_answer` counts trained tokens of the last answer."""
+
+    rows: int
+    tokens: int
+    supervised: int
+    longest: int
+    longest_source: str
+    longest_answer: int
+    repeated: int
+    """Rows that are another row of the split again, token for token."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A row as it is trained: pieces of text, and whether they are trained."""
+
+    source: str
+    pieces: tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the data stage leaves beside the tokens. Plain values: `dataclasses.asdict` makes JSON of it."""
+
+    found: Mapping[str, str]
+    """By file as the recipe names it: what form it was found to have."""
+    splits: Mapping[str, Counts]
+    rejected: Mapping[str, int]
+    """How many rows were left out, by file."""
+    shown: tuple[Shown, ...]
+
+
+def count(samples: Sequence[Sample]) -> Counts:
+    """Count a split, which has at least one row."""
+    longest = max(samples, key=lambda sample: len(sample.ids))
+    return Counts(
+        rows=len(samples),
+        tokens=sum(len(sample.ids) for sample in samples),
+        supervised=sum(sum(sample.supervised) for sample in samples),
+        longest=len(longest.ids),
+        longest_source=longest.source,
+        longest_answer=max(sum(sample.supervised[len(sample.prompt_ids) :]) for sample in samples),
+        repeated=len(samples) - len({sample.ids for sample in samples}),
+    )
+
+
+def count_rejected(rejected: Sequence[Rejected]) -> dict[str, int]:
+    """How many rows of each file were left out."""
+    return dict(Counter(one.source.rpartition(":")[0] for one in rejected))
+
+
+def show(sample: Sample, chat: ChatTokenizer) -> Shown:
+    """The row as text, cut where training begins and ends."""
+    runs = [list(run) for _, run in groupby(range(len(sample.ids)), key=lambda place: sample.supervised[place])]
+    # Decoded up to each cut and cut there: pieces decoded alone would lose the space at their start.
+    ends = chat.decode([sample.ids[: run[-1] + 1] for run in runs])
+    return Shown(sample.source, tuple(_pieces(runs, ends, sample)))
+
+
+def _pieces(runs: Sequence[list[int]], ends: Sequence[str], sample: Sample) -> Iterator[tuple[str, bool]]:
+    done = 0
+    for run, text in zip(runs, ends, strict=True):
+        yield text[done:], sample.supervised[run[0]]
+        done = len(text)

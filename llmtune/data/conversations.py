@@ -1,0 +1,140 @@
+"""A data file becomes conversations, whatever its form; every row that does not is named with the reason."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from llmtune.data.conversation import Conversation, Message
+from llmtune.data.form import Reader, RowFault, Values
+from llmtune.data.formats import FORMS, columns
+from llmtune.data.sources import Row, kind, read_rows
+from llmtune.errors import DataError, Problem
+from llmtune.recipe.schema import Columns, Data
+
+
+def read_conversations(
+    path: Path, data: Data, label: str | None = None
+) -> tuple[list[Conversation], list[Problem], str]:
+    """Conversations of a file, the rows that cannot be used, and words for people on what the file was found to be.
+
+    A conversation ends with an answer: what comes after the last one is left out. `data.system` is put in front of
+    every conversation without a system prompt. Raises DataError when the file as a whole cannot be used.
+    """
+    label = label or path.name
+    problems: list[Problem] = []
+    rows: list[Row] = []
+    fatal: tuple[Problem, ...] = ()
+    try:
+        for row in read_rows(path, label):
+            if isinstance(row, Row):
+                rows.append(row)
+            else:
+                problems.append(row)
+    except DataError as error:  # the rows before are looked at all the same, to name every problem at once
+        fatal = error.problems
+    if not rows:
+        raise DataError([*problems, *fatal])
+    reader, said = _reader(rows[0].values, data, label)
+    found: list[Conversation] = []
+    ids: dict[str, tuple[str, tuple[Message, ...]]] = {}
+    for row in rows:
+        try:
+            messages = _whole(reader(row.values), data.system)
+            _check_id(row, messages, ids)
+            found.append(Conversation(messages, row.where))
+        except RowFault as fault:
+            problems.append(fault.at(row.where))
+    if fatal:
+        raise DataError([*problems, *fatal])
+    return found, problems, f"{kind(path)}, {said}{_unused(rows[0].values, said)}"
+
+
+def _whole(messages: Sequence[Message], system: str | None) -> tuple[Message, ...]:
+    last = max((place for place, message in enumerate(messages) if message.role == "assistant"), default=None)
+    if last is None:
+        raise RowFault("no assistant turn: nothing to learn", "add the answer, or remove the row")
+    if not any(message.role == "user" for message in messages[:last]):
+        raise RowFault("no user turn before the answer", "add the question, or remove the row")
+    kept = tuple(messages[: last + 1])
+    if system is not None and all(message.role != "system" for message in kept):
+        kept = (Message("system", system), *kept)
+    return kept
+
+
+def _check_id(row: Row, messages: tuple[Message, ...], seen: dict[str, tuple[str, tuple[Message, ...]]]) -> None:
+    """Refuse an id that another row has with other words. The same row twice is only counted."""
+    name = row.values.get("id")
+    if name is None or name == "" or isinstance(name, (list, dict)):
+        return
+    where, earlier = seen.setdefault(str(name), (row.where, messages))
+    if earlier != messages:
+        raise RowFault(
+            f"id {name!r} was given to another row before ({where})",
+            "give each row an id of its own, or rename the column if it is none",
+        )
+
+
+def _reader(first: Values, data: Data, label: str) -> tuple[Reader, str]:
+    asked = data.columns
+    if data.format == "columns" or asked is not None:
+        return _named(first, asked, label)
+    if data.format == "auto":
+        for form in FORMS:
+            if (bound := form.bind(first)) is not None:
+                return bound
+        if (bound := columns.found(first)) is not None:
+            return bound
+        raise DataError([_unknown(first, label)])
+    form = next(form for form in FORMS if form.name == data.format)
+    if (bound := form.bind(first)) is not None:
+        return bound
+    missing = [name for name in form.columns if name not in first] or list(form.columns)
+    raise DataError([_missing(missing, first, label, f"data.format {form.name}")])
+
+
+def _named(first: Values, asked: Columns | None, label: str) -> tuple[Reader, str]:
+    if asked is None:
+        raise DataError.one("data.columns", "data.format: columns needs the names of the columns", _name_them(first))
+    wanted = [name for name in (asked.question, asked.answer, asked.system) if name is not None]
+    missing = [name for name in wanted if name not in first]
+    if missing:
+        raise DataError([_missing(missing, first, label, "data.columns")])
+    return columns.named(asked)
+
+
+def _missing(missing: Sequence[str], first: Values, label: str, by: str) -> Problem:
+    what = f"no column {', '.join(repr(name) for name in missing)} ({by}); there is {_listed(first)}"
+    near = [match for name in missing for match in difflib.get_close_matches(name, list(first), n=1, cutoff=0.5)]
+    return Problem(label, what, f"did you mean {', '.join(near)}?" if near else _name_them(first))
+
+
+def _unknown(first: Values, label: str) -> Problem:
+    if {"chosen", "rejected"} <= set(first) or {"chosen_messages", "rejected_messages"} <= set(first):
+        what, do = f"preference data, with columns {_listed(first)}", "keep the better answer of each row as its answer"
+    elif set(first) == {"text"} or "text" in first:
+        what = f"plain text without question and answer, with columns {_listed(first)}"
+        do = "write rows with question and answer, or messages"
+    else:
+        what = f"no known form of rows, with columns {_listed(first)}"
+        do = _name_them(first)
+    return Problem(label, what, do)
+
+
+def _name_them(first: Values) -> str:
+    rows = "; ".join(json.dumps(form.example) for form in FORMS if form.name in ("messages", "question"))
+    if len(first) < 2:
+        return f"write rows such as {rows}"
+    return f"say which to read (data.columns: {{question: COLUMN, answer: COLUMN}}), or write rows such as {rows}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    every = [name if len(name) <= 40 else name[:37] + "..." for name in names]
+    return ", ".join(every[:12]) + (f" and {len(every) - 12} more" if len(every) > 12 else "")
+
+
+def _unused(first: Values, said: str) -> str:
+    left = [name for name in first if f'"{name}"' not in said and name not in said.split(", ")]
+    return f"; not used: {_listed(left)}" if left else ""

@@ -1,0 +1,213 @@
+"""The data stage: files to proven tokens, with everything that is wrong named at once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from llmtune.data import split
+from llmtune.data.audit import Audit, Rejected, Shown, count, count_rejected, show
+from llmtune.data.conversation import Conversation, Sample
+from llmtune.data.conversations import read_conversations
+from llmtune.data.render import render
+from llmtune.errors import DataError, Problem
+from llmtune.models.family import Family
+from llmtune.models.tokenizer import ChatTokenizer
+from llmtune.recipe.schema import Data, Recipe
+
+LONGEST = 2048
+"""Tokens of a row, when neither recipe nor base set a lower limit."""
+_LISTED = 20
+"""Problems of one file that are listed; the rest is counted."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Samples by split (`train`, and `heldout`, `unseen`, `general` where the recipe has them), and what to tell."""
+
+    splits: dict[str, list[Sample]]
+    audit: Audit
+    rejected: list[Rejected]
+    notes: list[str]
+
+
+def prepare(recipe: Recipe, beside: Path, tokenizer: ChatTokenizer, family: Family) -> Prepared:
+    """Read, split, tokenise and prove the data that a recipe names; paths are as seen from the folder `beside`.
+
+    Raises DataError with every problem of every file.
+    """
+    return _Preparation(recipe, beside, tokenizer, family).prepared()
+
+
+class _Preparation:
+    """One call of `prepare`: problems and rejected rows are gathered while it goes on."""
+
+    def __init__(self, recipe: Recipe, beside: Path, tokenizer: ChatTokenizer, family: Family) -> None:
+        self._data: Data = recipe.data
+        self._seed = recipe.training.seed
+        self._beside = beside
+        self._chat = tokenizer
+        self._vocab = family.vocab
+        self._context = family.context or tokenizer.context
+        self._fatal: list[Problem] = []
+        self._bad: list[Problem] = []
+        self._long: list[Problem] = []
+        self._rejected: list[Rejected] = []
+        self._notes = list(tokenizer.notes)
+        self._found: dict[str, str] = {}
+
+    def prepared(self) -> Prepared:
+        files = self._files()
+        self._check_limit()
+        read = {part: self._read(label) for part, label in files.items()}
+        self._notes += [f"{label}: {found}" for label, found in self._found.items()]
+        chosen = self._choose(read)
+        samples = self._tokenise(chosen)
+        self._stop_if_bad()
+        for name, rows in samples.items():
+            if not rows:
+                self._fatal.append(self._nothing_left(name, files.get(name, self._data.train)))
+        self._stop_if_bad()
+        counts = {name: count(rows) for name, rows in samples.items()}
+        if (repeated := counts["train"].repeated) > 0:
+            self._notes.append(f"{repeated:,} rows of train are another row again, word for word")
+        audit = Audit(self._found, counts, count_rejected(self._rejected), self._shown(samples["train"]))
+        return Prepared(samples, audit, self._rejected, self._notes)
+
+    def _files(self) -> dict[str, str]:
+        data = self._data
+        named = {
+            "train": data.train,
+            "heldout": data.heldout if isinstance(data.heldout, str) else None,
+            "unseen": data.unseen,
+            "general": data.general,
+            "replay": None if data.replay is None else data.replay.path,
+        }
+        return {part: label for part, label in named.items() if label is not None}
+
+    def _check_limit(self) -> None:
+        asked, context = self._data.max_tokens, self._context
+        if asked is not None and context is not None and asked > context:
+            what = f"data.max_tokens: {asked:,}, but the base reads {context:,} tokens at most"
+            self._fatal.append(Problem("data.max_tokens", what, f"write {context} or less, or leave it out"))
+
+    def _read(self, label: str) -> list[Conversation]:
+        path = self._beside / Path(label).expanduser()
+        try:
+            conversations, problems, found = read_conversations(path, self._data, label)
+        except DataError as error:
+            self._fatal += error.problems if len(error.problems) <= _LISTED else listed(error.problems, _UNREAD)
+            return []
+        self._found[label] = found
+        self._bad += problems
+        if len(conversations) > 1 and len({one.messages for one in conversations}) == 1:
+            what = f"all {len(conversations):,} rows are the same"
+            self._fatal.append(Problem(label, what, "give it rows that differ; one answer cannot be told from another"))
+        return conversations
+
+    def _choose(self, read: dict[str, list[Conversation]]) -> dict[str, list[Conversation]]:
+        """Conversations by split, nothing measured among what is trained."""
+        data = self._data
+        train = read["train"]
+        measured = {part: rows for part, rows in read.items() if part not in ("train", "replay")}
+        for part, rows in measured.items():
+            train = self._without_measured(train, rows, part)
+        if isinstance(data.heldout, float) and train and not self._fatal:
+            try:
+                train, held = split.cut(train, data.heldout, self._seed, data.train)
+                measured = {"heldout": held, **measured}
+            except DataError as error:
+                self._fatal += error.problems
+        if data.replay is not None:
+            every = list(chain.from_iterable(measured.values()))
+            seen = {one.source for one, _ in split.asked_before(read["replay"], every)}
+            pool = [one for one in read["replay"] if one.source not in seen]
+            if seen:
+                self._notes.append(f"{data.replay.path}: {len(seen):,} rows left out, as they are measured with")
+            mixed = split.replayed(len(train), pool, data.replay.share, self._seed)
+            share = len(mixed) / max(1, len(mixed) + len(train))
+            self._notes.append(f"{data.replay.path}: {len(mixed):,} rows mixed in, {share:.0%} of all training rows")
+            if share < data.replay.share - 0.005:
+                self._notes.append(f"{data.replay.path}: too few rows for data.replay.share {data.replay.share:.0%}")
+            train = [*train, *mixed]
+        return {"train": train, **measured}
+
+    def _without_measured(
+        self, train: list[Conversation], rows: Sequence[Conversation], part: str
+    ) -> list[Conversation]:
+        pairs = split.asked_before(train, rows)
+        for one, found in pairs:
+            what = f"its question is in data.{part} too ({found.source}): the score would be memory"
+            self._bad.append(Problem(one.source, what, "remove one of the two rows"))
+        gone = {one.source for one, _ in pairs}
+        return [one for one in train if one.source not in gone]
+
+    def _tokenise(self, chosen: dict[str, list[Conversation]]) -> dict[str, list[Sample]]:
+        rendered = {part: render(rows, self._chat) for part, rows in chosen.items()}
+        openings: set[str] = set().union(*(one.openings for one in rendered.values()))
+        for text in sorted(openings):
+            self._notes.append(f"the chat template opens answers with {text!r}, which is trained too")
+        self._bad += chain.from_iterable(one.problems for one in rendered.values())
+        return {part: [s for s in one.samples if self._fits(s)] for part, one in rendered.items()}
+
+    def _fits(self, sample: Sample) -> bool:
+        limit = self._data.max_tokens or min(self._context or LONGEST, LONGEST)
+        if max(sample.ids) >= self._vocab:
+            what = f"token {max(sample.ids)} has no embedding: the base has {self._vocab}"
+            self._bad.append(Problem(sample.source, what, "take the tokenizer that belongs to the base"))
+            return False
+        if len(sample.ids) <= limit:
+            return True
+        what = f"{len(sample.ids):,} tokens, longer than {limit:,} (data.max_tokens)"
+        if self._data.too_long == "skip":
+            self._rejected.append(Rejected(sample.source, what))
+        else:
+            self._long.append(Problem(sample.source, what, "shorten or remove it"))
+        return False
+
+    def _stop_if_bad(self) -> None:
+        if self._data.on_bad_row == "skip":
+            self._rejected += [Rejected(problem.where, problem.what) for problem in self._bad]
+            self._bad = []
+        problems = [*self._fatal, *listed(self._bad, _BAD), *listed(self._long, _LONG)]
+        if problems:
+            raise DataError(problems)
+
+    def _nothing_left(self, name: str, label: str) -> Problem:
+        own = [one for one in self._rejected if one.source.rpartition(":")[0] == label]
+        first = f"; the first: {own[0].source} {own[0].reason}" if own else ""
+        return Problem(label, f"no row is left for {name}: {len(own):,} are rejected{first}", "mend the rows")
+
+    def _shown(self, samples: Sequence[Sample]) -> tuple[Shown, ...]:
+        places = sorted({0, len(samples) // 2, len(samples) - 1})[:_SHOWN]
+        return tuple(show(samples[place], self._chat) for place in places)
+
+
+_BAD = ("cannot be used", "mend or remove them, or set data.on_bad_row: skip (each is then listed in rejected.jsonl)")
+_UNREAD = ("cannot be read", "mend the file")
+_LONG = ("too long", "shorten or remove them, or set data.too_long: skip (each is then listed in rejected.jsonl)")
+
+
+def listed(problems: Iterable[Problem], summary: tuple[str, str]) -> list[Problem]:
+    """At most twenty problems of each file, in the order of its rows, and how many there are in all."""
+    by_file: defaultdict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        by_file[problem.where.rpartition(":")[0]].append(problem)
+    result = []
+    for label, found in by_file.items():
+        ordered = sorted(found, key=lambda problem: _row(problem.where))
+        result += ordered[:_LISTED]
+        rows = len({problem.where for problem in found})
+        more = f"; {len(found) - _LISTED:,} are not listed" if len(found) > _LISTED else ""
+        what = f"{rows:,} {'row' if rows == 1 else 'rows'} {summary[0]}{more}"
+        result.append(Problem(label, what, summary[1]))
+    return result
+
+
+def _row(where: str) -> int:
+    last = where.rpartition(":")[2].removeprefix("row ")
+    return int(last) if last.isdigit() else 0

@@ -1,0 +1,107 @@
+"""Rows of a data file, each with the line it came from. One broken row does not hide the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmtune.data import json_rows, table_rows
+from llmtune.data.json_rows import Fault
+from llmtune.errors import DataError, Problem
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Values by column, as the file has them, and where (`shop.csv:17`)."""
+
+    values: Mapping[str, Any]
+    where: str
+
+
+def kind(path: Path) -> str:
+    """What the file is, for people: CSV, JSON lines, ..."""
+    names = {".jsonl": "JSON lines", ".ndjson": "JSON lines"}
+    return names.get(path.suffix.lower(), path.suffix[1:].upper())
+
+
+def read_rows(path: Path, label: str | None = None) -> Iterator[Row | Problem]:
+    """Rows in the order of the file, and a Problem in place of each row that cannot be read.
+
+    `label` is how the file is called in messages. Raises DataError when the file as a whole cannot be read.
+    """
+    label = label or path.name
+    suffix = path.suffix.lower()
+    _check(path, label, suffix)
+    found: Iterator[tuple[int | str, dict[str, Any] | Fault]]
+    if suffix == ".parquet":
+        found = _parquet(path, label)
+    elif suffix in (".csv", ".tsv"):
+        found = table_rows.read(_text(path, label), label, tabs=suffix == ".tsv")
+    else:
+        found = json_rows.read(_text(path, label), label, lines=suffix != ".json")
+    empty = True
+    for place, values in found:
+        empty = False
+        where = f"{label}:{place}"
+        yield Problem(where, *values) if isinstance(values, tuple) else Row(values, where)
+    if empty:
+        raise DataError.one(label, "the file has no rows", "write at least a few rows into it")
+
+
+def _check(path: Path, label: str, suffix: str) -> None:
+    if path.is_dir():
+        raise DataError.one(label, "a folder, not a data file", f"name a file in it: {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise DataError.one(label, f"there is no file {path}", _nearest(path))
+    if suffix not in SUFFIXES:
+        what = f"{suffix or 'no ending'}: not a form of data file"
+        raise DataError.one(label, what, f"use one of {', '.join(SUFFIXES)}")
+    if path.stat().st_size == 0:
+        raise DataError.one(label, "the file is empty", "write at least a few rows into it")
+
+
+def _nearest(path: Path) -> str:
+    import difflib
+
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent} either; paths are as seen from the recipe"
+    files = [p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES]
+    near = difflib.get_close_matches(path.name, files, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else "paths are as seen from the recipe"
+
+
+def _text(path: Path, label: str) -> str:
+    """The file as text, its line ends kept. UTF-8, or UTF-16 when its first bytes say so; nothing is guessed."""
+    data = path.read_bytes()
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError.one(
+            f"{label}:{line}",
+            f"byte 0x{data[error.start]:02x} is not UTF-8 text",
+            "save the file as UTF-8 (from Windows programs it is often Windows-1252: iconv -f WINDOWS-1252 -t UTF-8)",
+        ) from error
+    if not text.strip():
+        raise DataError.one(label, "the file holds nothing but white space", "write at least a few rows into it")
+    return text
+
+
+def _parquet(path: Path, label: str) -> Iterator[tuple[int | str, dict[str, Any] | Fault]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        number = 0
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                for values in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", values
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError.one(label, f"not a Parquet file that can be read: {error}", "write the file again") from error

@@ -1,0 +1,139 @@
+"""The same rows before and after: loss and greedy answers with the adapter off, then on, of one loaded model."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmtune.data.conversation import Sample
+from llmtune.evaluate.inputs import EvaluateInputs
+from llmtune.evaluate.metrics import Score, mean, score
+from llmtune.evaluate.report import Row, report
+from llmtune.events import Events
+from llmtune.files import atomic_folder
+
+SPARE_TOKENS = 8
+"""What an answer may be longer than the longest reference, so that one that does not stop is seen as such."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One pass over one split."""
+
+    loss: float
+    answers: tuple[tuple[int, ...], ...]
+    texts: tuple[str, ...]
+    scores: tuple[Score, ...]
+
+    def as_dict(self) -> dict[str, float]:
+        return {"loss": self.loss, "perplexity": math.exp(min(self.loss, 700.0)), **mean(self.scores)}
+
+
+class _Progress:
+    """Counts finished rows of both passes over all splits, for the loss and for the answers."""
+
+    def __init__(self, events: Events, total: int) -> None:
+        self._events, self._total, self._done = events, total, 0
+
+    def __call__(self, rows: int) -> None:
+        self._done += rows
+        self._events.progress(self._done, self._total)
+
+
+def evaluate(inputs: EvaluateInputs, events: Events) -> dict[str, Any]:
+    """Measure every split before and after training, and write answers.jsonl and report.md into `inputs.out`.
+
+    Returns `{split: {"rows": n, "before": numbers, "after": numbers}}` with the numbers `loss` (nats per supervised
+    token), `perplexity`, `exact`, `token_f1` and `rouge_l` (shares from 0 to 1).
+    """
+    from transformers import AutoTokenizer
+
+    from llmtune.data.store import read
+    from llmtune.models.loading import load_with_adapter
+    from llmtune.models.reference import evenly
+    from llmtune.models.stopping import stop_ids
+
+    rows = {}
+    for name, path in inputs.splits.items():
+        samples = read(Path(path))
+        rows[name] = [(index, samples[index]) for index in evenly(len(samples), inputs.max_rows)]
+    chosen = {name: [sample for _, sample in of_split] for name, of_split in rows.items()}
+    everything = [sample for samples in chosen.values() for sample in samples]
+
+    tokenizer = AutoTokenizer.from_pretrained(inputs.tokenizer)
+    model = load_with_adapter(inputs.base, Path(inputs.adapter)).eval()
+    stops = stop_ids(tokenizer, model.generation_config.eos_token_id, everything)
+    most = inputs.max_new_tokens or max(len(s.ids) - len(s.prompt_ids) for s in everything) + SPARE_TOKENS
+    progress = _Progress(events, 4 * len(everything))
+
+    def measure(samples: list[Sample]) -> Measured:
+        return _measure(model, tokenizer, samples, stops, most, inputs.batch_size, progress)
+
+    with model.disable_adapter():
+        before = {name: measure(samples) for name, samples in chosen.items()}
+    after = {name: measure(samples) for name, samples in chosen.items()}
+
+    result = {
+        name: {"rows": len(samples), "before": before[name].as_dict(), "after": after[name].as_dict()}
+        for name, samples in chosen.items()
+    }
+    _write(Path(inputs.out), rows, before, after, result)
+    return result
+
+
+def _measure(
+    model: Any,
+    tokenizer: Any,
+    samples: list[Sample],
+    stops: list[int],
+    max_new_tokens: int,
+    batch_size: int,
+    progress: _Progress,
+) -> Measured:
+    from llmtune.evaluate.generation import greedy, loss
+
+    mean_loss = loss(model, samples, progress)
+    prompts = [sample.prompt_ids for sample in samples]
+    answers = greedy(model, prompts, stops, tokenizer.pad_token_id, max_new_tokens, batch_size, progress)
+    spoken = [ids[:-1] if ids and ids[-1] in stops else ids for ids in answers]
+    texts = [text.strip() for text in tokenizer.batch_decode(spoken, skip_special_tokens=True)]
+    scores = tuple(score(text, sample.answer) for text, sample in zip(texts, samples, strict=True))
+    return Measured(mean_loss, tuple(tuple(ids) for ids in answers), tuple(texts), scores)
+
+
+def _write(
+    out: Path,
+    rows: dict[str, list[tuple[int, Sample]]],
+    before: dict[str, Measured],
+    after: dict[str, Measured],
+    result: dict[str, Any],
+) -> None:
+    lines: list[str] = []
+    table: list[Row] = []
+    for name, of_split in rows.items():
+        for place, (index, sample) in enumerate(of_split):
+            first, second = before[name], after[name]
+            answer = {
+                "split": name,
+                "row": index,
+                "source": sample.source,
+                "question": sample.question,
+                "answer": sample.answer,
+                "before": first.texts[place],
+                "after": second.texts[place],
+                "exact_before": bool(first.scores[place].exact),
+                "exact_after": bool(second.scores[place].exact),
+                "after_ids": second.answers[place],
+            }
+            lines.append(json.dumps(answer, ensure_ascii=False) + "\n")
+            table.append(
+                Row(name, sample.source, sample.question, sample.answer, first.texts[place], second.texts[place],
+                    first.scores[place], second.scores[place])
+            )  # fmt: skip
+    with atomic_folder(out) as folder:
+        (folder / "answers.jsonl").write_text("".join(lines), encoding="utf-8")
+        (folder / "report.md").write_text(report(result, table), encoding="utf-8")

@@ -1,0 +1,106 @@
+"""The evaluation as a page to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmtune.evaluate.metrics import Score
+
+WORST = 10
+COLUMNS = (
+    ("loss", "Loss", "{:.3f}", 1),
+    ("perplexity", "Perplexity", "{:.2f}", 1),
+    ("exact", "Exact answer", "{:.1f} %", 100),
+    ("token_f1", "Token F1", "{:.1f} %", 100),
+    ("rouge_l", "ROUGE-L", "{:.1f} %", 100),
+)
+TITLES = {
+    "heldout": "Held-out rows",
+    "unseen": "Unseen rows (the second, harder file)",
+    "general": "General skills (what the base could do before)",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question with both answers."""
+
+    split: str
+    source: str
+    question: str
+    expected: str
+    before: str
+    after: str
+    score_before: Score
+    score_after: Score
+
+
+def report(result: dict[str, Any], rows: Sequence[Row]) -> str:
+    """Markdown: a table for each split, what was forgotten, and the worst answers side by side."""
+    parts = ["# Before and after\n", *(_table(name, numbers) for name, numbers in result.items())]
+    forgotten = [row for row in rows if row.split == "general"]
+    if forgotten:
+        parts.append(_forgotten(result["general"], forgotten))
+    learnt = [row for row in rows if row.split != "general"]
+    worst = sorted(learnt, key=lambda row: (row.score_after.token_f1, row.score_after.rouge_l))[:WORST]
+    worst = [row for row in worst if not row.score_after.exact]
+    if worst:
+        parts.append(f"## The {len(worst)} worst answers\n")
+        parts += [_side_by_side(number, row) for number, row in enumerate(worst, 1)]
+    elif learnt:
+        parts.append("## The worst answers\n\nEvery answer equals its reference.\n")
+    return "\n".join(parts)
+
+
+def _table(name: str, numbers: dict[str, Any]) -> str:
+    lines = [f"## {TITLES.get(name, name)}\n", f"{numbers['rows']} rows, answered greedily.\n"]
+    lines += ["| | before | after | change |", "|---|---:|---:|---:|"]
+    for key, title, form, factor in COLUMNS:
+        before, after = numbers["before"][key] * factor, numbers["after"][key] * factor
+        change = form.format(abs(after - before))
+        sign = "−" if after < before else "+"
+        lines.append(f"| {title} | {form.format(before)} | {form.format(after)} | {sign}{change} |")
+    return "\n".join(lines) + "\n"
+
+
+def _forgotten(numbers: dict[str, Any], rows: Sequence[Row]) -> str:
+    lost = [row for row in rows if row.score_before.exact and not row.score_after.exact]
+    gained = [row for row in rows if row.score_after.exact and not row.score_before.exact]
+    change = 100 * (numbers["after"]["exact"] - numbers["before"]["exact"])
+    # One standard error of a change in paired answers: each of them is gained, lost or the same (McNemar's test).
+    noise = 100 * (len(lost) + len(gained)) ** 0.5 / len(rows)
+    verdict = "within noise" if abs(change) <= 2 * noise else "more than chance"
+    lines = ["## What was forgotten\n"]
+    lines.append(
+        f"{len(lost)} of {len(rows)} general questions were answered exactly before and are not now; "
+        f"{len(gained)} the other way round. That is {change:+.1f} points ({verdict}).\n"
+    )
+    for row in lost[:WORST]:
+        lines += [f"- {_line(row.question)}", f"  - before: {_line(row.before)}", f"  - after: {_line(row.after)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _side_by_side(number: int, row: Row) -> str:
+    lines = [f"### {number}. {_line(row.source)} ({row.split}, F1 {100 * row.score_after.token_f1:.0f} %)\n"]
+    for title, text in _texts(row):
+        lines.append(f"**{title}**\n")
+        lines += ["    " + line for line in (text.splitlines() or ["(nothing)"])]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _texts(row: Row) -> Iterator[tuple[str, str]]:
+    yield "Question", row.question
+    yield "Expected", row.expected
+    yield "Before", row.before
+    yield "After", row.after
+
+
+def _line(text: str) -> str:
+    """One line of Markdown that shows the text as it is."""
+    flat = " ".join(text.split()) or "(nothing)"
+    flat = flat if len(flat) <= 200 else flat[:199] + "…"
+    fence = "``" if "`" in flat else "`"
+    return f"{fence} {flat} {fence}" if fence == "``" else f"`{flat}`"

@@ -1,0 +1,131 @@
+"""The adapter folder that is handed on: what PEFT, vLLM, SGLang and LMDeploy load, and nothing of this machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from llmtune.errors import Problem, ProofError
+from llmtune.export.card import adapter_card, public_base
+from llmtune.export.inputs import ExportInputs
+from llmtune.files import atomic_folder, write_json
+from llmtune.models.adapter import CONFIG, WEIGHTS, Adapter, Pair, read_adapter
+from llmtune.models.checkpoint import Span, checkpoint
+
+# Of a float, the bits that are all ones where it is infinite or no number (IEEE 754; bfloat16 is the upper half of
+# float32), with the integer type of its size.
+_EXPONENT = {"F32": ("<u4", 0x7F800000), "BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00)}
+
+
+def export_adapter(inputs: ExportInputs, out: Path) -> dict[str, Any]:
+    """Make the folder `out` of the trained adapter.
+
+    Servers answer with the plain base when keys match no layer (pain 23), so names, shapes and numbers are checked
+    against the base's own file here. Raises ProofError with everything that does not fit.
+    """
+    source = Path(inputs.trained)
+    adapter = read_adapter(source)
+    base = checkpoint(Path(inputs.base))
+    problems = [Problem(str(source / WEIGHTS), what, "do not hand it on") for what in faults(adapter, base)]
+    if problems:
+        raise ProofError(problems)
+    with atomic_folder(out) as folder:
+        shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
+        write_json(folder / CONFIG, portable(adapter, base, inputs))
+        for path in sorted(Path(inputs.tokenizer).iterdir()):
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
+        stop = unknown_stop(Path(inputs.base), Path(inputs.tokenizer))
+        card = adapter_card(inputs.card, adapter, (folder / "chat_template.jinja").is_file(), stop)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    return {
+        "rank": adapter.rank,
+        "layers": len(adapter.pairs),
+        "parameters": sum(half.size // _width(half) for pair in adapter.pairs.values() for half in (pair.a, pair.b)),
+        "bytes": (out / WEIGHTS).stat().st_size,
+    }
+
+
+def portable(adapter: Adapter, base: dict[str, Span], inputs: ExportInputs) -> dict[str, Any]:
+    """adapter_config.json as every server reads it: the base as the user named it, layers by their bare names.
+
+    LMDeploy takes layers named by their full paths for layers without an adapter (pain 41). Full paths stay where the
+    bare names would mean more layers than were trained.
+    """
+    suffixes = sorted({module.rpartition(".")[2] for module in adapter.pairs})
+    meant = {
+        name.removesuffix(".weight")
+        for name, span in base.items()
+        if len(span.shape) == 2 and name.removesuffix(".weight").rpartition(".")[2] in suffixes
+    }
+    found = {name.removesuffix(".weight") for name in (stored(base, module) for module in adapter.pairs) if name}
+    revision = inputs.card.recipe["base"]["revision"]
+    return {
+        **adapter.config,
+        "target_modules": suffixes if meant == found else sorted(adapter.pairs),
+        "base_model_name_or_path": public_base(inputs.card),
+        "revision": None if inputs.card.base_is_local else revision,
+        "inference_mode": True,
+    }
+
+
+def stored(base: dict[str, Span], module: str) -> str | None:
+    """The base's own name for a layer's weight; some files leave out the first part (`transformer.`)."""
+    whole, short = f"{module}.weight", f"{module.partition('.')[2]}.weight"
+    if whole in base:
+        return whole
+    return short if short in base else None
+
+
+def faults(adapter: Adapter, base: dict[str, Span]) -> list[str]:
+    """What keeps the adapter from being an update of this base, in words."""
+    found = []
+    for module, pair in adapter.pairs.items():
+        name = stored(base, module)
+        if name is None:
+            found.append(f"{module} is no layer of the base; a server would answer with the base alone")
+        # GPT-2 stores its weights as (in, out); which of both it is, the merge knows.
+        elif base[name].shape not in (pair.shape, pair.shape[::-1]):
+            found.append(f"{module}: the update is {list(pair.shape)}, the base's weight {list(base[name].shape)}")
+        found += [f"{module}: lora_{half} {what}" for half, what in _numbers(pair)]
+    if all(not any(pair.b.read()) for pair in adapter.pairs.values()):
+        found.append("every lora_B is zero: the adapter changes nothing")
+    return found
+
+
+def _numbers(pair: Pair) -> list[tuple[str, str]]:
+    import numpy
+
+    found = []
+    for half, span in (("A", pair.a), ("B", pair.b)):
+        if span.dtype not in _EXPONENT:
+            found.append((half, f"is {span.dtype}; servers read F32, F16 and BF16"))
+            continue
+        integers, ones = _EXPONENT[span.dtype]
+        bits = numpy.frombuffer(span.read(), dtype=integers)
+        if bool(((bits & ones) == ones).any()):
+            found.append((half, "has numbers that are infinite or none"))
+    return found
+
+
+def _width(span: Span) -> int:
+    return 4 if span.dtype == "F32" else 2
+
+
+def unknown_stop(base: Path, tokenizer: Path) -> str | None:
+    """The token that ends the trained answers, if a server that reads the base's files does not stop at it."""
+    config = json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
+    eos = config.get("eos_token")
+    text = eos["content"] if isinstance(eos, dict) else eos
+    if text is None:
+        return None
+    added = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8")).get("added_tokens", [])
+    ids = {token["id"] for token in added if token["content"] == text}
+    known: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        if (base / name).is_file():
+            stops = json.loads((base / name).read_text(encoding="utf-8")).get("eos_token_id")
+            known.update(stops if isinstance(stops, list) else [] if stops is None else [stops])
+    return None if ids & known else str(text)

@@ -1,0 +1,187 @@
+"""Model cards: where an artifact comes from, what was measured, and how it is served."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from llmtune.export.inputs import CardFacts
+from llmtune.models.adapter import Adapter
+
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values that vLLM (0.32, 0.33) takes for --max-lora-rank; an adapter may have any rank up to it."""
+SPLITS = {"heldout": "held-out", "unseen": "unseen", "general": "general skills"}
+FIGURES = (
+    ("loss", "loss", "{:.3f}"),
+    ("exact", "exact answer", "{:.1%}"),
+    ("token_f1", "token F1", "{:.1%}"),
+    ("rouge_l", "ROUGE-L", "{:.1%}"),
+)
+
+
+def adapter_card(facts: CardFacts, adapter: Adapter, template: bool, stop: str | None) -> str:
+    """README.md of the adapter folder. `stop`: a token at which a server does not stop by itself."""
+    parts = [
+        front_matter(facts, "peft", "adapter"),
+        f"# {facts.name}\n",
+        f"A LoRA adapter of rank {adapter.rank} for {_base_link(facts)}, made with llmtune.\n",
+        _measured(facts),
+        _serve_adapter(facts, adapter, template, stop),
+        _use_adapter(facts),
+        _origin(facts),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def merged_card(facts: CardFacts) -> str:
+    """README.md of the merged model."""
+    parts = [
+        front_matter(facts, "transformers", "finetune"),
+        f"# {facts.name}\n",
+        f"{_base_link(facts)} with a LoRA adapter merged into it, made with llmtune.\n",
+        _measured(facts),
+        _distance(facts.merge),
+        "## Serve it\n\nIn this folder:\n\n```sh\n" f"vllm serve . --served-model-name {shlex.quote(facts.name)}\n```\n",
+        "## Use it\n\n```python\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'tokenizer = AutoTokenizer.from_pretrained(".")\n'
+        'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto")\n' + _ASK,
+        _origin(facts),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+_ASK = (
+    'messages = [{"role": "user", "content": "..."}]\n'
+    "inputs = tokenizer.apply_chat_template(\n"
+    '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"\n'
+    ").to(model.device)\n"
+    "answer = model.generate(**inputs, do_sample=False, max_new_tokens=256)\n"
+    'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))\n```\n'
+)
+
+
+def public_base(facts: CardFacts) -> str:
+    """The base as the user named it, but nothing of this machine.
+
+    Of an absolute folder only its own name is told. A relative one keeps a `./` in front where it could be taken for a
+    model of the hub: whoever owns that name there could serve anything under it.
+    """
+    name = facts.base_name
+    if not facts.base_is_local:
+        return name
+    name = without_places(name)
+    return name if name.startswith(".") else f"./{name}"
+
+
+def without_places(value: Any) -> Any:
+    """The same value with every absolute path in it cut down to its last part."""
+    if isinstance(value, dict):
+        return {key: without_places(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_places(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    absolute = PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute() or value.startswith("~")
+    return PureWindowsPath(value).name if absolute else value
+
+
+def front_matter(facts: CardFacts, library: str, relation: str) -> str:
+    """The YAML that the hub reads, between lines of dashes."""
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(library_name=library, pipeline_tag="text-generation", tags=["llmtune", "lora"])
+    if not facts.base_is_local:
+        data["base_model"] = facts.base_name
+        data["base_model_relation"] = relation
+    return f"---\n{data.to_yaml()}\n---\n"
+
+
+def _base_link(facts: CardFacts) -> str:
+    if facts.base_is_local:
+        return f"the model `{without_places(facts.base_name)}`"
+    return f"[{facts.base_name}](https://huggingface.co/{facts.base_name})"
+
+
+def _measured(facts: CardFacts) -> str:
+    if not facts.evaluation:
+        return ""
+    lines = ["## Measured\n", "| | | before | after |", "|---|---|---:|---:|"]
+    for split, numbers in facts.evaluation.items():
+        for key, title, form in FIGURES:
+            before, after = form.format(numbers["before"][key]), form.format(numbers["after"][key])
+            lines.append(f"| {SPLITS.get(split, split)} ({numbers['rows']} rows) | {title} | {before} | {after} |")
+    lines.append("\nGreedy answers; loss in nats per trained token; before is the base model, loaded the same way.\n")
+    return "\n".join(lines)
+
+
+def _distance(merge: dict[str, Any] | None) -> str:
+    if merge is None:
+        return ""
+    onto = "the weights that it was trained on" if merge["onto"] == "trained" else "the original weights of the base"
+    return (
+        f"The adapter was added to {onto} in float32 and rounded once to {merge['dtype']}. Beside the base with the live "
+        f"adapter, over {merge['tokens']} answer tokens of {merge['rows']} held-out rows: "
+        f"{merge['equal_greedy_tokens']:.2%} of the greedy tokens are equal, logits differ by "
+        f"{merge['mean_abs_logit_diff']:.2g} on average and {merge['max_abs_logit_diff']:.2g} at most.\n"
+    )
+
+
+def max_lora_rank(rank: int) -> int | None:
+    """The smallest --max-lora-rank of vLLM that serves this rank; None where there is none."""
+    return next((allowed for allowed in VLLM_RANKS if allowed >= rank), None)
+
+
+def _serve_adapter(facts: CardFacts, adapter: Adapter, template: bool, stop: str | None) -> str:
+    limit = max_lora_rank(adapter.rank)
+    if limit is None:
+        return f"## Serve it\n\nvLLM serves no adapter above rank {VLLM_RANKS[-1]}; serve the merged model.\n"
+    words = ["vllm", "serve", public_base(facts), "--enable-lora", "--lora-modules", f"{facts.name}=.",
+             "--max-lora-rank", str(limit)]  # fmt: skip
+    if template:
+        # vLLM takes the template of the base, not the one beside the adapter.
+        words += ["--chat-template", "chat_template.jinja"]
+    told = f"## Serve it\n\nIn this folder:\n\n```sh\n{shlex.join(words)}\n```\n\nand ask for the model `{facts.name}`."
+    if stop is not None:
+        told += f' The base does not stop at `{stop}`, which ends an answer: send `"stop": ["{stop}"]` with each request.'
+    return told + "\n"
+
+
+def _use_adapter(facts: CardFacts) -> str:
+    quantization = facts.recipe["quantization"]
+    compute = quantization["compute_dtype"]
+    lines = ["import torch", "from peft import PeftModel"]
+    if quantization["type"] == "none":
+        lines.append("from transformers import AutoModelForCausalLM, AutoTokenizer\n")
+        arguments = f"dtype=torch.{compute}"
+    else:
+        lines += [
+            "from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig\n",
+            "# The adapter was trained on this 4-bit rounding of the base.",
+            "quantization = BitsAndBytesConfig(",
+            f'    load_in_4bit=True, bnb_4bit_quant_type="{quantization["type"]}",',
+            f"    bnb_4bit_use_double_quant={quantization['double']}, bnb_4bit_compute_dtype=torch.{compute},",
+            ")",
+        ]
+        arguments = f"quantization_config=quantization, dtype=torch.{compute}"
+    name = public_base(facts)
+    lines += [
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        f'model = AutoModelForCausalLM.from_pretrained("{name}", {arguments})',
+        'model = PeftModel.from_pretrained(model, ".")',
+    ]
+    return "## Use it\n\n```python\n" + "\n".join(lines) + "\n" + _ASK
+
+
+def _origin(facts: CardFacts) -> str:
+    from ruamel.yaml import YAML
+
+    text = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(without_places(facts.recipe), text)
+    lines = ["## Made of\n", "| data file | sha256 |", "|---|---|"]
+    lines += [f"| `{without_places(name)}` | `{digest}` |" for name, digest in facts.data.items()]
+    return "\n".join(lines) + f"\n\nThe recipe:\n\n```yaml\n{text.getvalue()}```\n"

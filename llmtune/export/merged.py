@@ -1,0 +1,31 @@
+"""The merged folder: is it a plain model that a server can load without llmtune?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from llmtune.errors import Problem, ProofError
+from llmtune.models.checkpoint import checkpoint
+
+WANTED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def check_merged(folder: Path, base: Path) -> dict[str, Any]:
+    """Bytes and tensors of the merged model. Raises ProofError naming everything that is missing or wrong."""
+    what = [f"has no {name}" for name in WANTED if not (folder / name).is_file()]
+    if (folder / "config.json").is_file():
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "quantization_config" in config:
+            what.append("config.json still has a quantization_config")
+    ours, theirs = checkpoint(folder), checkpoint(base)
+    for name, span in theirs.items():
+        if name not in ours:
+            what.append(f"lacks the tensor {name}")
+        elif ours[name].shape != span.shape:
+            what.append(f"{name} has the shape {list(ours[name].shape)}, in the base {list(span.shape)}")
+    what += [f"has a tensor {name} that the base has not" for name in ours if name not in theirs]
+    if what:
+        raise ProofError([Problem(str(folder), one, "do not hand it on; run the merge again") for one in what])
+    return {"tensors": len(ours), "bytes": sum(span.size for span in ours.values())}

@@ -1,0 +1,68 @@
+"""recipe.lock: what a run was made of, so that it can be made again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from llmtune import __version__
+from llmtune.files import sha256, write_json
+from llmtune.recipe.load import Loaded
+from llmtune.rundir import RunDir
+
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "deepspeed",
+    "tokenizers",
+)
+
+
+def versions() -> dict[str, str]:
+    """Of llmtune and of every library that decides numbers."""
+    return {"llmtune": __version__, **{name: metadata.version(name) for name in LIBRARIES}}
+
+
+def read_lock(run: RunDir) -> dict[str, Any] | None:
+    """The lock of a run folder, or None where there is none that can be read."""
+    try:
+        found = json.loads(run.lock.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "name" in found else None
+
+
+def write_lock(run: RunDir, loaded: Loaded, base: Path, data: Sequence[str]) -> dict[str, Any]:
+    """Write and return the lock. `data`: the data files as the recipe names them."""
+    known = read_lock(run) or {}
+    lock = {
+        "name": loaded.name,
+        "recipe": loaded.recipe.model_dump(mode="json"),
+        "seed": loaded.recipe.training.seed,
+        "versions": versions(),
+        "data": {name: sha256(loaded.beside / name) for name in data},
+        "base": digests(base, known.get("base", {})),
+    }
+    write_json(run.lock, lock)
+    return lock
+
+
+def digests(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """sha256, size and time of change of each file of a base; one that is unchanged since is not read again."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in (".json", ".safetensors", ".jinja", ".py"):
+            status = path.stat()
+            before = known.get(path.name, {})
+            same = (before.get("size"), before.get("mtime_ns")) == (status.st_size, status.st_mtime_ns)
+            digest = before["sha256"] if same else sha256(path)
+            found[path.name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
+    return found

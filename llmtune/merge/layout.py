@@ -1,0 +1,79 @@
+"""Which layers of the base were quantized for training, and which store their weight transposed.
+
+Asked of transformers itself: the model is built on the meta device (no memory) and goes through the same quantizer that
+loading it for training goes through. So no rule of transformers is written here a second time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llmtune.errors import BaseModelError
+from llmtune.models.spec import BaseSpec
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer of the base."""
+
+    quantized: bool
+    transposed: bool
+    """The file holds (in, out), as GPT-2's Conv1D does, and not (out, in)."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The base model without its numbers."""
+
+    layers: dict[str, Layer]
+    """By full name: `model.layers.0.self_attn.q_proj`."""
+    tied: frozenset[str]
+    """Weights that are one with another, by full name: `lm_head.weight`."""
+    parameters: frozenset[str]
+    prefix: str
+    """Of all but the head, `model` or `transformer`; some files leave it out."""
+
+    def name_of(self, key: str) -> str:
+        """The model's own name for a tensor of the file; the key itself when the model has none."""
+        for name in (key, f"{self.prefix}.{key}", key.removeprefix(f"{self.prefix}.")):
+            if name in self.parameters:
+                return name
+        return key
+
+
+def layout(base: BaseSpec) -> Layout:
+    """Raises BaseModelError for a base whose file is quantized itself."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
+
+    config = AutoConfig.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
+    if "quantization_config" in config.to_dict():
+        do = "take the base model that was not quantized"
+        raise BaseModelError.one(base.path, "has quantized weights, which an adapter cannot be merged into", do)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=base.trust_remote_code)
+    # Asked before quantizing: the quantizer puts a quantized layer in the place of a Conv1D.
+    linear = {
+        name: isinstance(module, Conv1D)
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D))
+    }
+    parameters = frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
+    tied = frozenset(model.all_tied_weights_keys) | frozenset(model.all_tied_weights_keys.values())
+    quantized = _quantized(model, base)
+    layers = {name: Layer(name in quantized, transposed) for name, transposed in linear.items()}
+    return Layout(layers, tied, parameters, model.base_model_prefix)
+
+
+def _quantized(model: Any, base: BaseSpec) -> frozenset[str]:
+    if base.quantization is None:
+        return frozenset()
+    from bitsandbytes.nn import Linear4bit
+    from transformers import BitsAndBytesConfig
+    from transformers.quantizers import AutoHfQuantizer
+
+    quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(**base.quantization), pre_quantized=False)
+    quantizer.preprocess_model(model=model, device_map=None)
+    return frozenset(name for name, module in model.named_modules() if isinstance(module, Linear4bit))

@@ -1,0 +1,75 @@
+"""Base and adapter as one model, and the measured distance to the adapter it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llmtune.data.conversation import Sample
+from llmtune.events import Events
+from llmtune.files import atomic_folder
+from llmtune.merge.inputs import MergeInputs
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "tokenizer.model",
+)  # fmt: skip
+
+
+def merge(inputs: MergeInputs, events: Events) -> dict[str, Any]:
+    """Write base + adapter as one model into `inputs.out`, and compare it with the live base and adapter.
+
+    Raises BaseModelError when an update has no weight in the base, or its shape differs (all are named), and ProofError
+    when the merged model is not the model that was trained.
+    """
+    from llmtune.data.store import read
+    from llmtune.merge.parity import parity
+
+    samples = read(Path(inputs.heldout))
+    with atomic_folder(Path(inputs.out)) as folder:
+        write_merged(inputs, folder, samples, events)
+    return parity(inputs, samples, events)
+
+
+def write_merged(inputs: MergeInputs, folder: Path, samples: Sequence[Sample], events: Events) -> None:
+    """The files of the merged model; `samples` tell which token ends a trained turn."""
+    from llmtune.merge.layout import layout
+    from llmtune.merge.weights import Held, Merged, write
+    from llmtune.models.adapter import read_adapter
+    from llmtune.models.checkpoint import checkpoint
+
+    held = Held(inputs.base, as_trained=inputs.onto == "trained")
+    tensors = checkpoint(Path(inputs.base.path))
+    merged = Merged(tensors, layout(inputs.base), read_adapter(Path(inputs.adapter)), held, inputs.dtype)
+    merged.check()
+    write(merged, folder, lambda done, total: events.progress(done, total, unit="bytes"))
+    _write_beside(inputs, folder, samples)
+
+
+def _write_beside(inputs: MergeInputs, folder: Path, samples: Sequence[Sample]) -> None:
+    """Configuration, generation configuration, tokenizer and chat template."""
+    import shutil
+
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    from llmtune.models.stopping import stop_ids
+
+    base, trusted = Path(inputs.base.path), inputs.base.trust_remote_code
+    config = AutoConfig.from_pretrained(base, trust_remote_code=trusted)
+    config.dtype = inputs.dtype
+    config.save_pretrained(folder)
+    if (base / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(base)
+    else:
+        generation = GenerationConfig.from_model_config(config)
+    tokenizer = AutoTokenizer.from_pretrained(inputs.tokenizer)
+    # Servers stop at these; without the end of the trained turns an answer would run on to the limit.
+    generation.eos_token_id = stop_ids(tokenizer, generation.eos_token_id, samples) or None
+    generation.save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        if (Path(inputs.tokenizer) / name).is_file():
+            shutil.copyfile(Path(inputs.tokenizer) / name, folder / name)
+    if trusted:
+        for code in base.glob("*.py"):
+            shutil.copyfile(code, folder / code.name)

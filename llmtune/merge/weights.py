@@ -1,0 +1,170 @@
+"""Tensors of base plus adapter, one at a time: read, update in float32, round once, write.
+
+Peak memory is the largest tensor (four bytes a number), not the model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from llmtune.errors import BaseModelError, Problem
+from llmtune.merge.layout import Layer, Layout
+from llmtune.models.adapter import Adapter
+from llmtune.models.checkpoint import BYTES, INDEX, SINGLE, Span
+from llmtune.models.spec import BaseSpec
+
+SHARD = 5 * 10**9
+"""Largest file in bytes, unless one tensor alone is larger."""
+TORCH = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+FLOATS = ("F64", "F32", "F16", "BF16")
+SAVED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+
+
+def load(span: Span) -> torch.Tensor:
+    if span.size == 0:
+        return torch.empty(span.shape, dtype=TORCH[span.dtype])
+    return torch.frombuffer(span.read(), dtype=TORCH[span.dtype]).reshape(span.shape)
+
+
+@dataclass(frozen=True)
+class Held:
+    """The numbers that the base computes with: its own, or what loading it for training made of them."""
+
+    base: BaseSpec
+    as_trained: bool
+
+    def __call__(self, tensor: torch.Tensor, layer: Layer | None) -> torch.Tensor:
+        """Same shape as the file's; of a quantized layer what its dequantization gives.
+
+        bitsandbytes cuts the numbers into blocks in the order of the loaded layer, so a transposed weight is turned
+        before it is quantized and turned back after.
+        """
+        if not self.as_trained or not tensor.is_floating_point():
+            return tensor
+        rounded = tensor.to(self.base.device, getattr(torch, self.base.dtype))
+        if layer is None or not layer.quantized or self.base.quantization is None:
+            return rounded
+        from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+        rows = rounded.T.contiguous() if layer.transposed else rounded
+        packed, state = quantize_4bit(
+            rows,
+            blocksize=64,
+            compress_statistics=self.base.quantization.get("bnb_4bit_use_double_quant", False),
+            quant_type=self.base.quantization.get("bnb_4bit_quant_type", "fp4"),
+        )
+        back = dequantize_4bit(packed, state)
+        return back.T if layer.transposed else back
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The tensors of base plus adapter by the names of the base's file, made when they are asked for."""
+
+    tensors: dict[str, Span]
+    layout: Layout
+    adapter: Adapter
+    held: Held
+    dtype: str
+
+    def module(self, key: str) -> str | None:
+        """The linear layer whose weight this tensor is."""
+        module = self.layout.name_of(key).removesuffix(".weight")
+        return module if key.endswith(".weight") and module in self.layout.layers else None
+
+    def check(self) -> None:
+        """Raises BaseModelError naming every update without a weight, or of another shape, or into a tied weight."""
+        file_of = {self.module(key): span for key, span in self.tensors.items()}
+        problems = []
+        for module, pair in self.adapter.pairs.items():
+            span, layer = file_of.get(module), self.layout.layers.get(module)
+            if f"{module}.weight" in self.layout.tied:
+                what = f"{module} shares its weight with another layer"
+            elif span is None or layer is None:
+                what = f"{module} is no linear layer of the base model"
+            elif span.shape != (pair.shape[::-1] if layer.transposed else pair.shape):
+                what = f"{module}: the update is {list(pair.shape)}, the weight {list(span.shape)}"
+            else:
+                continue
+            problems.append(Problem(str(pair.a.file), what, "merge the adapter into the base that it was trained on"))
+        quantized = {name for name, layer in self.layout.layers.items() if layer.quantized}
+        if self.held.as_trained and (lost := sorted(quantized - set(file_of))):
+            what = f"the file has no weight of its own for {lost[0]} ({len(lost)} such layers)"
+            problems.append(Problem(self.held.base.path, what, "merge with merge.onto: original"))
+        if problems:
+            raise BaseModelError(problems)
+
+    def saved(self, key: str) -> str:
+        """Type in which a tensor is written: `dtype`, but what is no plain float stays as it is."""
+        return SAVED[self.dtype] if self.tensors[key].dtype in FLOATS else self.tensors[key].dtype
+
+    @torch.inference_mode()
+    def tensor(self, key: str) -> torch.Tensor:
+        module = self.module(key)
+        layer = None if module is None else self.layout.layers[module]
+        weight = self.held(load(self.tensors[key]), layer)
+        pair = None if module is None else self.adapter.pairs.get(module)
+        if pair is not None and layer is not None:
+            a, b = (load(half).to(weight.device).float() for half in (pair.a, pair.b))
+            update = (b @ a).mul_(self.adapter.scale)
+            # float() of what is float32 already is that tensor itself; nothing else holds it.
+            weight = weight.float().add_(update.T if layer.transposed else update)
+        return weight.to("cpu", TORCH[self.saved(key)]).contiguous()
+
+
+def write(merged: Merged, folder: Path, tell: Callable[[int, int], None], largest: int = SHARD) -> None:
+    """Write all tensors as `model.safetensors`, or as shards of at most `largest` bytes with their index."""
+    sizes = {key: prod(span.shape) * BYTES[merged.saved(key)] for key, span in merged.tensors.items()}
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for key, size in sizes.items():
+        if shards[-1] and filled + size > largest:
+            shards.append([])
+            filled = 0
+        shards[-1].append(key)
+        filled += size
+    names = [SINGLE] if len(shards) == 1 else [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in range(1, len(shards) + 1)]
+    done = 0
+    for name, keys in zip(names, shards, strict=True):
+        with (folder / name).open("wb") as file:
+            _write_header(file, merged, keys, sizes)
+            for key in keys:
+                _write_tensor(file, merged.tensor(key))
+                done += sizes[key]
+                tell(done, sum(sizes.values()))
+            file.flush()
+            os.fsync(file.fileno())
+    if len(shards) > 1:
+        where = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(where.items()))}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_header(file: BinaryIO, merged: Merged, keys: Iterable[str], sizes: dict[str, int]) -> None:
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for key in keys:
+        shape = list(merged.tensors[key].shape)
+        header[key] = {"dtype": merged.saved(key), "shape": shape, "data_offsets": [start, start + sizes[key]]}
+        start += sizes[key]
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+
+
+def _write_tensor(file: BinaryIO, tensor: torch.Tensor) -> None:
+    if tensor.numel():
+        file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))

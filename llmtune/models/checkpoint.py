@@ -1,0 +1,82 @@
+"""Tensors of a safetensors checkpoint by name: where their bytes lie, without reading them and without torch.
+
+The format: https://huggingface.co/docs/safetensors/index#format
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from llmtune.errors import BaseModelError
+
+BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+"""Size of one number of each type."""
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Span:
+    """The bytes of one tensor in a file."""
+
+    file: Path
+    dtype: str
+    """As safetensors names it: BF16, F32, ..."""
+    shape: tuple[int, ...]
+    start: int
+    """First byte, counted from the beginning of the file."""
+    size: int
+    """Bytes."""
+
+    def read(self) -> bytearray:
+        """The bytes, in memory of their own (mapped pages would count as memory of this process until it ends)."""
+        held = bytearray(self.size)
+        with self.file.open("rb") as file:
+            file.seek(self.start)
+            if file.readinto(held) != self.size:
+                raise BaseModelError.one(str(self.file), "ends too early", "download or save the file again")
+        return held
+
+
+def spans(file: Path) -> dict[str, Span]:
+    """Every tensor of one safetensors file, in the order of its bytes."""
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(min(length, 1 << 27)))
+        header.pop("__metadata__", None)
+        found = {
+            name: Span(
+                file, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0],
+                entry["data_offsets"][1] - entry["data_offsets"][0],
+            )  # fmt: skip
+            for name, entry in header.items()
+        }
+        size = file.stat().st_size
+    except OSError as error:
+        raise BaseModelError.one(str(file), f"cannot be read: {error.strerror}", "check the path") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise BaseModelError.one(str(file), "is no safetensors file", "download or save the file again") from error
+    for name, span in found.items():
+        if span.size != prod(span.shape) * BYTES.get(span.dtype, 0) or span.start + span.size > size:
+            what = f"{name}: {span.dtype} {list(span.shape)} does not lie in the {size} bytes of the file"
+            raise BaseModelError.one(str(file), what, "download or save the file again")
+    return dict(sorted(found.items(), key=lambda item: item[1].start))
+
+
+def checkpoint(folder: Path) -> dict[str, Span]:
+    """Every tensor of a model folder, from one file or from the shards that its index names."""
+    single, index = folder / SINGLE, folder / INDEX
+    if single.is_file():
+        return spans(single)
+    if not index.is_file():
+        do = "give a folder with safetensors weights; pickled weights (.bin) are not read"
+        raise BaseModelError.one(str(folder), f"has neither {SINGLE} nor {INDEX}", do)
+    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    return {name: span for shard in shards for name, span in spans(folder / shard).items()}

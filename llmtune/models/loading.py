@@ -1,0 +1,76 @@
+"""Loading a base model, with or without an adapter. Nothing else in llmtune calls `from_pretrained` for weights.
+
+One place, because the numbers depend on it: quantization, number types, attention, and a guard without which a 4-bit
+base changes under one's hands.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from llmtune.errors import BaseModelError
+from llmtune.models.spec import BaseSpec
+
+
+def load_base(spec: BaseSpec) -> PreTrainedModel:
+    """The frozen base model in evaluation mode, on its device.
+
+    Linear layers but the head are 4-bit when `spec.quantization` says so; everything else is `spec.dtype`.
+    Raises BaseModelError when the files cannot be loaded.
+    """
+    arguments: dict[str, Any] = {
+        "revision": spec.revision,
+        "trust_remote_code": spec.trust_remote_code,
+        "dtype": spec.dtype,
+        "attn_implementation": spec.attention,
+        "use_safetensors": True,
+    }
+    if spec.quantization is not None:
+        arguments["quantization_config"] = BitsAndBytesConfig(**spec.quantization)
+    if not is_deepspeed_zero3_enabled():  # ZeRO-3 places the weights itself and refuses a device map
+        arguments["device_map"] = {"": _device(spec)}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(spec.path, **arguments)
+    except (OSError, ValueError) as error:
+        raise BaseModelError.one(
+            spec.path, f"the base model cannot be loaded: {error}", "check `base` in the recipe, and its files"
+        ) from error
+    disarm_repacking(model)
+    # A cache would switch off the mask that keeps packed rows apart (transformers builds it only without a cache), so it
+    # is off unless a call asks for it; `generate` asks for it by itself.
+    model.config.use_cache = False
+    model.requires_grad_(False)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def load_with_adapter(spec: BaseSpec, adapter: Path) -> PeftModel:
+    """The base with the adapter of the folder `adapter` switched on, in evaluation mode; adapter weights in float32."""
+    model = PeftModel.from_pretrained(load_base(spec), str(adapter), is_trainable=False)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def disarm_repacking(model: Any) -> int:
+    """Keep bitsandbytes from repacking 4-bit weights in place; returns the number of 4-bit layers.
+
+    bitsandbytes 0.50 rewrites a Linear4bit for a CPU kernel (AVX512-BF16) at its first forward without gradients and
+    never undoes it: every later gradient, dequantization, merge and save is wrong. Must run before any forward.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
+    return len(layers)
+
+
+def _device(spec: BaseSpec) -> str | int:
+    if spec.device == "cpu":
+        return "cpu"
+    import torch
+
+    return torch.cuda.current_device()

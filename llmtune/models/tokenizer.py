@@ -1,0 +1,263 @@
+"""A base's tokenizer and chat template, read without torch, with every choice that had to be made said aloud."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmtune.errors import BaseModelError
+from llmtune.models.template import CHATML, Template, TemplateFault, Turn, plain
+from llmtune.models.template_check import added_tokens, probe, structure
+from llmtune.models.template_check import closing as find_closing
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class ChatTokenizer:
+    """A tokenizer with a chat template, an end of turn and a pad token that fit together.
+
+    The end of turn is what the template writes after an answer: the token that a server stops at, and that is trained.
+    `notes` say what was chosen because the base did not say it.
+    """
+
+    tokenizer: Tokenizer
+    template: Template
+    names: Mapping[str, str]
+    """Special tokens by the names that templates and tokenizer_config.json use (`eos_token`, ...)."""
+    closing: tuple[str, ...]
+    """Tokens that the template writes after every answer, all trained; the last one is the end of turn."""
+    structure: frozenset[str]
+    """Token texts that a template writes and that no row may hold: every special token, and what opens a turn."""
+    context: int | None
+    """`model_max_length`, where the tokenizer knows one."""
+    notes: tuple[str, ...]
+
+    @property
+    def bos_id(self) -> int | None:
+        return self._id(self.names["bos_token"]) if "bos_token" in self.names else None
+
+    @property
+    def end_of_turn(self) -> str:
+        return self.closing[-1]
+
+    @property
+    def end_of_turn_id(self) -> int:
+        return self._id(self.end_of_turn)
+
+    @property
+    def pad_id(self) -> int:
+        return self._id(self.names["pad_token"])
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer: the end of turn first, then the tokenizer's end of sequence if it is another."""
+        return tuple(dict.fromkeys((self.end_of_turn_id, self._id(self.names["eos_token"]))))
+
+    def _id(self, token: str) -> int:
+        number = self.tokenizer.token_to_id(token)
+        if number is None:
+            raise KeyError(token)
+        return int(number)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of rendered texts. The template writes its own special tokens: none is added (pain 6)."""
+        return [code.ids for code in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of ids, special tokens included."""
+        return list(self.tokenizer.decode_batch([list(row) for row in rows], skip_special_tokens=False))
+
+    def prompt(self, turns: Sequence[Turn]) -> list[int]:
+        """What a server is given to answer the last of these turns."""
+        return self.encode([self.template.render(turns, answer_next=True)])[0]
+
+    def write(self, folder: Path) -> None:
+        """Tokenizer files with these choices. transformers' AutoTokenizer gives the same ids from this folder.
+
+        The class is the generic one: transformers 5 rebuilds a LlamaTokenizer from its vocabulary alone and forgets
+        how tokenizer.json splits text.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_text(self.tokenizer.to_str(pretty=True), encoding="utf-8")
+        config: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            **self.names,
+        }
+        if self.context is not None:
+            config["model_max_length"] = self.context
+        text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
+        (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "chat_template.jinja").write_text(self.template.source, encoding="utf-8")
+
+
+def load(folder: Path) -> ChatTokenizer:
+    """Read the tokenizer of a base model's folder. Raises BaseModelError when it cannot be trained with."""
+    tokenizer = _read_tokenizer(folder)
+    config = _read_json(folder / "tokenizer_config.json")
+    names = _names(folder, config, tokenizer)
+    notes: list[str] = []
+    source, place = _template(folder, config)
+    if source is None:
+        source, note = _choose_template(folder, tokenizer, names)
+        notes.append(note)
+    try:
+        template = Template(source, names)
+    except TemplateFault as fault:
+        raise BaseModelError.one(str(place), f"the chat template is no Jinja: {fault}", "mend the template") from fault
+    if template.writes_the_date:
+        notes.append("the chat template writes today's date into every row, as a server does on its day")
+    closing = find_closing(template, tokenizer, str(place))
+    end_of_turn = closing[-1]
+    template, names = _stop_at(end_of_turn, template, names, notes)
+    pad = _pad(tokenizer, names, end_of_turn)
+    if pad != names.get("pad_token"):
+        before = f"the pad token is the end of turn {end_of_turn}" if "pad_token" in names else "no pad token"
+        notes.append(f"{before}: {pad} is used (padding is never trained)")
+    names = {**names, "pad_token": pad}
+    longest = config.get("model_max_length")
+    return ChatTokenizer(
+        tokenizer=tokenizer,
+        template=template.with_tokens(names),
+        names=names,
+        closing=closing,
+        structure=structure(template, tokenizer),
+        # Tokenizers that know no limit say 10^30.
+        context=int(longest) if isinstance(longest, int) and longest < 1 << 31 else None,
+        notes=tuple(notes),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BaseModelError.one(str(path), f"not JSON: {error}", "download the file again") from error
+    if not isinstance(found, dict):
+        raise BaseModelError.one(str(path), "not a JSON object", "download the file again")
+    return found
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        others = sorted(p.name for p in folder.glob("*") if p.name.startswith(("tokenizer.model", "vocab", "merges")))
+        has = f"only {', '.join(others)}" if others else "no tokenizer at all"
+        raise BaseModelError.one(
+            str(path),
+            f"the base has no tokenizer.json ({has})",
+            "write one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers",
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:
+        if type(error) is not Exception:  # the library raises this class itself and no narrower one
+            raise
+        raise BaseModelError.one(
+            str(path), f"the tokenizers library cannot read it: {error}", "take the file from the base's source again"
+        ) from error
+    tokenizer.no_truncation()  # a limit that nobody chose would cut answers (pain 7)
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _names(folder: Path, config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
+    """Special tokens by name, from tokenizer_config.json, else special_tokens_map.json, else config.json's ids."""
+    found: dict[str, str] = {}
+    for source in (_read_json(folder / "special_tokens_map.json"), config):
+        for name in _NAMED:
+            token = source.get(name)
+            content = token.get("content") if isinstance(token, dict) else token
+            if isinstance(content, str) and tokenizer.token_to_id(content) is not None:
+                found[name] = content
+    model = _read_json(folder / "config.json")
+    for name in ("bos_token", "eos_token", "pad_token"):
+        number = model.get(f"{name}_id")
+        first = number[0] if isinstance(number, list) and number else number
+        if name not in found and isinstance(first, int) and (token := tokenizer.id_to_token(first)) is not None:
+            found[name] = token
+    return found
+
+
+def _template(folder: Path, config: Mapping[str, Any]) -> tuple[str | None, Path]:
+    beside = folder / "chat_template.jinja"
+    if beside.is_file():
+        # As it is: a template's line ends are text that the model reads.
+        with beside.open(encoding="utf-8", newline="") as file:
+            return file.read(), beside
+    place = folder / "tokenizer_config.json"
+    found = config.get("chat_template")
+    if isinstance(found, list):
+        found = next((one["template"] for one in found if one.get("name") == "default"), None)
+    if found is None:
+        place = folder / "chat_template.json"
+        found = _read_json(place).get("chat_template")
+    return (found, place) if isinstance(found, str) else (None, folder)
+
+
+def _choose_template(folder: Path, tokenizer: Tokenizer, names: Mapping[str, str]) -> tuple[str, str]:
+    tokens = added_tokens(tokenizer)
+    if "<|im_start|>" in tokens and "<|im_end|>" in tokens:
+        return CHATML, "the base has no chat template: ChatML is used, whose tokens it knows"
+    if "eos_token" not in names:
+        raise BaseModelError.one(
+            str(folder),
+            "the base has neither a chat template nor an end-of-sequence token, so no answer could end",
+            "name an eos_token in tokenizer_config.json, or choose another base",
+        )
+    bos = names.get("bos_token")
+    first = tokenizer.encode("a").ids[:1]
+    begins = bos is not None and first == [tokenizer.token_to_id(bos)]
+    written = f"{bos if begins else ''}User: ... Assistant: ...{names['eos_token']}"
+    return plain(begins), f'the base has no chat template: a plain one is used, "{written}"'
+
+
+def _stop_at(
+    end_of_turn: str, template: Template, names: Mapping[str, str], notes: list[str]
+) -> tuple[Template, dict[str, str]]:
+    """Make the end of turn the end of sequence, where servers look, unless the template itself writes the latter."""
+    if names.get("eos_token") == end_of_turn:
+        return template, dict(names)
+    changed = {**names, "eos_token": end_of_turn}
+    other = template.with_tokens(changed)
+    if probe(template, 2) != probe(other, 2):
+        return template, dict(names)
+    eos = names.get("eos_token", "an eos token")
+    notes.append(f"answers end with {end_of_turn}, not with {eos}: it is written as eos_token, where servers stop")
+    return other, changed
+
+
+def _pad(tokenizer: Tokenizer, names: Mapping[str, str], end_of_turn: str) -> str:
+    """A pad token that is not the trained end of turn, if there is any other special token."""
+    given = names.get("pad_token")
+    if given is not None and given != end_of_turn:
+        return given
+    special = [
+        token.content
+        for _, token in sorted(tokenizer.get_added_tokens_decoder().items())
+        if token.special and token.content != end_of_turn
+    ]
+    return next(iter(sorted(special, key=lambda token: _unlikely(token, names))), end_of_turn)
+
+
+def _unlikely(token: str, names: Mapping[str, str]) -> int:
+    """How bad a pad token this would be: made for it, unused, unknown, end of text, anything, begin of sequence."""
+    kinds: tuple[bool, ...] = (
+        "pad" in token.lower() and "_pad" not in token.lower(),
+        any(word in token.lower() for word in ("reserved", "unused", "dummy", "placeholder", "extra")),
+        token == names.get("unk_token"),
+        "endoftext" in token or "end_of_text" in token,
+        token != names.get("bos_token"),
+    )
+    return next((place for place, fits in enumerate(kinds) if fits), len(kinds))

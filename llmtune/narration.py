@@ -1,0 +1,104 @@
+"""What a run says about itself, stage by stage, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmtune.check import Checked
+from llmtune.console import Console, escape, marked, size
+from llmtune.recipe.schema import Recipe
+from llmtune.stages import Record
+
+Result = Mapping[str, Any]
+
+
+def headline(checked: Checked) -> str:
+    """`Qwen3-0.6B + LoRA r16 on NF4, 4,514 training rows of tickets.csv`."""
+    recipe = checked.loaded.recipe
+    on = "" if recipe.quantization.type == "none" else f" on {recipe.quantization.type.upper()}"
+    rows = checked.prepared.audit.splits["train"].rows
+    base = Path(recipe.base.name).name
+    return f"{base} + LoRA r{recipe.adapter.rank}{on}, {rows:,} training rows of {Path(recipe.data.train).name}"
+
+
+def say_check(checked: Checked, console: Console) -> None:
+    """What was looked at, and every choice that was made because nobody had said."""
+    rows = sum(split.rows for split in checked.prepared.audit.splits.values())
+    console.stage("check", f"recipe, {rows:,} rows, tokenizer, template, memory, disk", checked.seconds)
+    for note in checked.prepared.notes:
+        console.more(escape(note))
+
+
+def say_plan(checked: Checked, console: Console) -> None:
+    """Steps and memory, before anything is loaded."""
+    plan, geometry = checked.plan, checked.plan.geometry
+    per_step = geometry.tokens * geometry.batch_size / geometry.rows
+    trained = geometry.supervised_tokens / geometry.tokens
+    console.stage(
+        "plan",
+        f"{geometry.epochs:.3g} epochs, {geometry.steps} steps of {geometry.batch_size} rows"
+        f" (about {per_step:,.0f} tokens, {trained:.0%} trained)",
+    )
+    parts = ", ".join(f"{name} {size(number)}" for name, number in plan.memory.parts().items())
+    console.more(f"memory about {size(plan.memory.total)} of {size(checked.device.free_bytes)} free: {parts}")
+
+
+def say_data(checked: Checked, record: Record, console: Console) -> None:
+    """What is trained, exactly: counts, what was left out, and rows to look at."""
+    result = record.result
+    say(
+        "data", record, console,
+        f"{result['tokens']:,} tokens, {result['supervised_tokens']:,} trained;"
+        " every row has trained tokens, all decode to the answer",
+    )  # fmt: skip
+    for name, split in result["splits"].items():
+        longest = f"longest {split['longest']} tokens ({split['longest_source']})"
+        console.more(escape(f"{name}: {split['rows']:,} rows, {longest}"))
+    if result["rejected"]:
+        left_out = ", ".join(f"{rows:,} of {name}" for name, rows in result["rejected"].items())
+        console.more(escape(f"left out: {left_out}; listed in data/rejected.jsonl"))
+    for row in checked.prepared.audit.shown:
+        console.more(escape(row.source))
+        console.more(marked(row.pieces, colour=console.is_terminal))
+
+
+def say_train(record: Record, console: Console) -> None:
+    """How it went, and that what was saved is what was trained."""
+    result = record.result
+    early = f", ended early after {result['steps']}" if result["steps"] < result["planned_steps"] else ""
+    best = (
+        f"held-out loss {result['heldout_loss']:.3f} at step {result['best_step']} of {result['planned_steps']}{early}"
+    )
+    say("train", record, console, best)
+    console.more(
+        f"{result['tokens_per_second']:,.0f} tok/s, {result['supervised_tokens_per_second']:,.0f} trained tok/s,"
+        f" {size(record.peak_rss_bytes)}"
+    )
+    console.more(f"adapter of {result['trained_parameters']:,} numbers: none missing, not zero, reload equals memory")
+
+
+def say_evaluate(record: Record, console: Console) -> None:
+    """How many answers were compared."""
+    rows = sum(split["rows"] for split in record.result.values())
+    say("evaluate", record, console, f"{rows:,} answers before and after")
+
+
+def say_merge(recipe: Recipe, record: Record, console: Console) -> None:
+    """The measured distance between the merged model and the adapter."""
+    parity = record.result
+    onto = "the weights it was trained on" if recipe.merge.onto == "trained" else "the original weights"
+    say(
+        "merge", record, console,
+        f"onto {onto}; largest logit difference {parity['max_abs_logit_diff']:.2g},"
+        f" mean {parity['mean_abs_logit_diff']:.2g}; {parity['equal_greedy_tokens']:.2%} of greedy tokens equal",
+    )  # fmt: skip
+
+
+def say(stage: str, record: Record, console: Console, text: str) -> None:
+    """A stage's line; one that was done before says so."""
+    if record.again:
+        console.stage(stage, f"[dim]as before[/]  {escape(text)}")
+    else:
+        console.stage(stage, escape(text), record.seconds)

@@ -1,0 +1,270 @@
+"""The stages in order. What is done and was asked the same before is not done again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llmtune import quiet
+from llmtune.check import Checked, check
+from llmtune.console import Console
+from llmtune.errors import MachineError
+from llmtune.evaluate.inputs import EvaluateInputs
+from llmtune.export.inputs import CardFacts, ExportInputs, VerifyInputs
+from llmtune.files import hashes, write_json
+from llmtune.lock import write_lock
+from llmtune.merge.inputs import MergeInputs
+from llmtune.models.spec import BaseSpec
+from llmtune.narration import headline, say, say_check, say_data, say_evaluate, say_merge, say_plan, say_train
+from llmtune.recipe.translate import Facts, base_arguments, translate
+from llmtune.rundir import RunDir
+from llmtune.stages import Record, clear, fingerprint, in_process, in_worker
+from llmtune.summary import print_summary
+from llmtune.train.inputs import TrainInputs
+from llmtune.train.launch import command
+
+
+def check_only(file: Path, out: Path | None, overrides: Sequence[str], console: Console) -> None:
+    """`llmtune check`: check and plan, and write nothing."""
+    checked = check(file, out, overrides)
+    console.title(checked.loaded.name, headline(checked))
+    say_check(checked, console)
+    say_plan(checked, console)
+    console.blank()
+    console.print("No problems found; nothing was started.")
+    console.json({"problems": [], "plan": checked.plan.as_json(), "data": data_facts(checked)})
+
+
+def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console) -> None:
+    """`llmtune run`: from the recipe to proven artifacts, and the one screen that says what came of it."""
+    checked = check(file, out, overrides)
+    checked.run.root.mkdir(parents=True, exist_ok=True)
+    with held(checked.run):
+        console.title(checked.loaded.name, headline(checked))
+        Run(checked, console).all_stages()
+        print_summary(checked.run, console)
+
+
+@contextmanager
+def held(run: RunDir) -> Iterator[None]:
+    """Only one process works in a run folder; the worker of a pipeline that is gone notices that it is."""
+    with run.held.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            where = str(run.root)
+            raise MachineError.one(where, "another llmtune is at work in it", "wait for it, or stop it first") from None
+        yield
+
+
+def data_facts(checked: Checked) -> dict[str, Any]:
+    """Counts of the data stage; `rows`, `tokens` and `supervised_tokens` are those that are trained on."""
+    audit = checked.prepared.audit
+    train = audit.splits["train"]
+    return {
+        "rows": train.rows,
+        "tokens": train.tokens,
+        "supervised_tokens": train.supervised,
+        "splits": {name: asdict(split) for name, split in audit.splits.items()},
+        "rejected": dict(audit.rejected),
+        "found": dict(audit.found),
+    }
+
+
+class Run:
+    """The heavy part of a pipeline: each method is a stage, asks what its result depends on, and is skipped if done."""
+
+    def __init__(self, checked: Checked, console: Console) -> None:
+        self.checked, self.console = checked, console
+        self.recipe, self.dir = checked.loaded.recipe, checked.run
+        geometry = checked.plan.geometry
+        facts = Facts(
+            linear_suffixes=checked.family.linear_suffixes,
+            device=checked.device.kind,
+            cores=checked.device.cores,
+            steps=geometry.steps,
+            micro_batch=geometry.micro_batch,
+            accumulation=geometry.accumulation,
+            warmup_steps=geometry.warmup_steps,
+            evaluate_every=geometry.evaluate_every,
+            checkpointing=checked.plan.checkpointing,
+        )
+        self.arguments = translate(self.recipe, facts)
+        self.base = BaseSpec(path=str(checked.base), **base_arguments(self.recipe, facts))
+        self.environment = quiet.environment(self.base.device, self.base.threads)
+        self.lock = write_lock(self.dir, checked.loaded, checked.base, checked.files)
+        self.base_bytes = {name: facts["sha256"] for name, facts in self.lock["base"].items()}
+
+    def all_stages(self) -> None:
+        """Each stage is asked with the bytes that the earlier ones made."""
+        say_check(self.checked, self.console)
+        say_plan(self.checked, self.console)
+        write_json(self.dir.plan, self.checked.plan.as_json())
+        data = self.data()
+        train = self.train(data)
+        evaluate = self.evaluate(data, train)
+        merge = self.merge(data, train) if "merged" in self.recipe.export else None
+        export = self.export(train, evaluate, merge)
+        self.verify(train, merge, export)
+        self.seal()
+
+    def asked(self, stage: str, **depends_on: object) -> dict[str, object]:
+        """What the stage is asked: its own arguments, the bytes it works on, and the versions it works with."""
+        return {"stage": stage, "versions": self.lock["versions"], **depends_on}
+
+    def data(self) -> Record:
+        from llmtune.data.store import write
+
+        prepared, tokenizer = self.checked.prepared, self.checked.tokenizer
+        asked = self.asked("data", arguments=self.arguments["data"], files=self.lock["data"], base=self.base_bytes)
+
+        def work() -> dict[str, Any]:
+            clear(self.dir.data, self.dir.tokenizer)
+            self.dir.data.mkdir(parents=True)
+            for name, samples in prepared.splits.items():
+                write(self.dir.split(name), samples)
+            rejected = [json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in prepared.rejected]
+            (self.dir.data / "rejected.jsonl").write_text("".join(rejected), encoding="utf-8")
+            tokenizer.write(self.dir.tokenizer)
+            return data_facts(self.checked)
+
+        record = in_process(self.dir, "data", asked, [self.dir.data, self.dir.tokenizer], work)
+        say_data(self.checked, record, self.console)
+        return record
+
+    def train(self, data: Record) -> Record:
+        run, recipe = self.dir, self.recipe
+        asked = self.asked(
+            "train",
+            base=[self.base_bytes, {key: value for key, value in asdict(self.base).items() if key != "path"}],
+            arguments=[self.arguments["adapter"], self.arguments["training"], self.arguments["deepspeed"]],
+            data={name: digest for name, digest in data.hashes.items() if self.is_trained_on(name)},
+        )
+        training = dict(self.arguments["training"] or {})
+        request = TrainInputs(
+            base=self.base,
+            tokenizer=str(run.tokenizer),
+            train=str(run.split("train")),
+            heldout=str(run.split("heldout")),
+            lora=self.arguments["adapter"] or {},
+            evaluate_every=training.pop("evaluate_every"),
+            keep_checkpoints=training.pop("keep_checkpoints"),
+            early_stopping=training.pop("early_stopping"),
+            sft={key: value for key, value in training.items() if key != "processes"},
+            deepspeed=self.arguments["deepspeed"],
+            checkpoints=str(run.checkpoints),
+            out=str(run.trained),
+            metrics=str(run.metrics),
+            held=str(run.held),
+            fingerprint=fingerprint(asked),
+        )
+        with self.console.progress("train") as progress:
+            record = in_worker(
+                run, "train", asked, [run.trained], asdict(request), progress,
+                command=partial(command, recipe.launch.processes), environment=self.environment,
+            )  # fmt: skip
+        say_train(record, self.console)
+        return record
+
+    @staticmethod
+    def is_trained_on(name: str) -> bool:
+        return name.startswith("tokenizer/") or name in ("data/train.parquet", "data/heldout.parquet")
+
+    def evaluate(self, data: Record, train: Record) -> Record:
+        run, arguments = self.dir, self.arguments["evaluation"] or {}
+        splits = [name for name in ("heldout", "unseen", "general") if name in self.checked.prepared.splits]
+        asked = self.asked(
+            "evaluate", arguments=arguments, adapter=train.hashes, data=data.hashes, base=self.base_bytes
+        )
+        request = EvaluateInputs(
+            base=self.base,
+            tokenizer=str(run.tokenizer),
+            adapter=str(run.trained / "adapter"),
+            splits={name: str(run.split(name)) for name in splits},
+            out=str(run.evaluation),
+            **arguments,
+        )
+        with self.console.progress("evaluate") as progress:
+            record = in_worker(
+                run, "evaluate", asked, [run.evaluation], asdict(request), progress, environment=self.environment
+            )
+        say_evaluate(record, self.console)
+        return record
+
+    def merge(self, data: Record, train: Record) -> Record:
+        run, arguments = self.dir, self.arguments["merge"] or {}
+        asked = self.asked("merge", arguments=arguments, adapter=train.hashes, data=data.hashes, base=self.base_bytes)
+        request = MergeInputs(
+            base=self.base,
+            adapter=str(run.trained / "adapter"),
+            tokenizer=str(run.tokenizer),
+            out=str(run.merged),
+            heldout=str(run.split("heldout")),
+            answers=None,
+            reference=str(run.parity),
+            **arguments,
+        )
+        with self.console.progress("merge") as progress:
+            record = in_worker(
+                run, "merge", asked, [run.merged, run.parity], asdict(request), progress, environment=self.environment
+            )
+        say_merge(self.recipe, record, self.console)
+        return record
+
+    def export(self, train: Record, evaluate: Record, merge: Record | None) -> Record:
+        from llmtune.export.export import export
+
+        run, checked = self.dir, self.checked
+        local = checked.base == (checked.loaded.beside / Path(self.recipe.base.name).expanduser()).resolve()
+        card = CardFacts(
+            name=self.lock["name"],
+            base_is_local=local,
+            recipe=self.lock["recipe"],
+            data=self.lock["data"],
+            evaluation=evaluate.result,
+            merge=None if merge is None else merge.result,
+        )
+        asked = self.asked(
+            "export", card=asdict(card), adapter=train.hashes, merged=None if merge is None else merge.hashes
+        )
+        request = ExportInputs(
+            card=card,
+            base=str(checked.base),
+            trained=str(run.trained / "adapter"),
+            tokenizer=str(run.tokenizer),
+            adapter=str(run.adapter) if "adapter" in self.recipe.export else None,
+            merged=str(run.merged) if merge is not None else None,
+        )
+        made = [getattr(run, name) for name in self.recipe.export]
+        record = in_process(run, "export", asked, made, lambda: export(request))
+        say("export", record, self.console, " and ".join(record.result))
+        return record
+
+    def verify(self, train: Record, merge: Record | None, export: Record) -> Record:
+        run = self.dir
+        asked = self.asked("verify", reference=train.hashes, exported=export.hashes)
+        request = VerifyInputs(
+            base=self.base,
+            adapter=str(run.adapter) if "adapter" in self.recipe.export else None,
+            reference=str(run.trained),
+            merged=None if merge is None else str(run.merged),
+            merged_reference=None if merge is None else str(run.parity),
+            merged_dtype=self.recipe.merge.dtype,
+        )
+        with self.console.progress("verify") as progress:
+            record = in_worker(run, "verify", asked, [], asdict(request), progress, environment=self.environment)
+        text = "reloaded in a fresh process with transformers and PEFT alone: same answers"
+        say("verify", record, self.console, text)
+        return record
+
+    def seal(self) -> None:
+        """The manifest is written last: it is what says that the run is whole."""
+        skip = (self.dir.held.name, self.dir.log.name, "checkpoints")
+        files = {name: digest for name, digest in hashes(self.dir.root).items() if name.split("/")[0] not in skip}
+        write_json(self.dir.manifest, {"name": self.lock["name"], "files": files})

@@ -1,0 +1,75 @@
+"""Steps, batches and tokens: what the trainer will do, counted before it does it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How rows become optimiser steps. One step sees `micro_batch * accumulation * processes` rows."""
+
+    rows: int
+    tokens: int
+    supervised_tokens: int
+    batch_size: int
+    micro_batch: int
+    accumulation: int
+    processes: int
+    steps: int
+    steps_per_epoch: int
+    evaluate_every: int
+    warmup_steps: int
+    longest_row: int
+    """In tokens."""
+    micro_batch_tokens: int
+    """Most tokens that a micro-batch can hold: its rows at the longest rows there are."""
+    micro_batch_supervised: int
+    """Most supervised tokens that a micro-batch can hold."""
+
+    @property
+    def epochs(self) -> float:
+        return self.steps / self.steps_per_epoch
+
+
+def geometry(
+    lengths: Sequence[int],
+    supervised: Sequence[int],
+    *,
+    batch_size: int,
+    micro_batch: int,
+    processes: int,
+    epochs: float,
+    max_steps: int | None,
+    evaluations: int,
+    warmup: float,
+) -> Geometry:
+    """Count as the trainer does: an epoch's last step may be short, and each epoch starts a new step.
+
+    Args:
+        lengths: tokens of each training row.
+        supervised: supervised tokens of each training row.
+        batch_size: rows of one optimiser step over all processes; `micro_batch * processes` divides it.
+    """
+    rows_per_process = math.ceil(len(lengths) / processes)
+    accumulation = batch_size // (micro_batch * processes)
+    steps_per_epoch = math.ceil(math.ceil(rows_per_process / micro_batch) / accumulation)
+    steps = max_steps if max_steps is not None else math.ceil(epochs * steps_per_epoch)
+    return Geometry(
+        rows=len(lengths),
+        tokens=sum(lengths),
+        supervised_tokens=sum(supervised),
+        batch_size=batch_size,
+        micro_batch=micro_batch,
+        accumulation=accumulation,
+        processes=processes,
+        steps=steps,
+        steps_per_epoch=steps_per_epoch,
+        evaluate_every=math.ceil(steps / evaluations),
+        warmup_steps=math.ceil(steps * warmup),
+        longest_row=max(lengths),
+        micro_batch_tokens=sum(sorted(lengths)[-micro_batch:]),
+        micro_batch_supervised=sum(sorted(supervised)[-micro_batch:]),
+    )

@@ -1,0 +1,44 @@
+"""Keeps away what a library prints and a user can do nothing about; it still reaches the run's log.
+
+Each switch is one that the library offers. What each one silences is said beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+
+def environment(device: str, threads: int) -> dict[str, str]:
+    """Environment of a stage's process, on top of today's."""
+    bin_folder = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", "")
+    switches = {
+        # DeepSpeed finds pip's ninja only if this environment's bin folder is on PATH
+        "PATH": path if bin_folder in path.split(os.pathsep) else bin_folder + os.pathsep + path,
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TQDM_DISABLE": "1",
+        # cuBLAS is deterministic only with a workspace of fixed size
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    if device == "cpu":
+        # "Setting accelerator to CPU. If you have GPU or other accelerator, we were unable to detect it."
+        switches["DS_ACCELERATOR"] = "cpu"
+    return switches
+
+
+def hush() -> None:
+    """Call in a stage's process before the libraries are imported."""
+    # "Failed to load CPU gemm_4bit_forward from kernels-community": a kernel that is not needed
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # raised inside transformers and TRL about their own attribute
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    # DeepSpeed's own calls of older collectives
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.", category=FutureWarning)

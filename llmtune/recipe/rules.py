@@ -1,0 +1,94 @@
+"""What does not fit together in a recipe, and why. A table: each rule has its keys, its reason and its remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from llmtune.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Keys that are in each other's way, when, why, and what to do."""
+
+    keys: tuple[str, ...]
+    broken: Callable[[Recipe], bool]
+    says: str
+    do: str
+
+
+def _set(block: BaseModel, *keys: str) -> bool:
+    """Whether the recipe itself gives one of these keys (a default does not count)."""
+    return any(key in block.model_fields_set for key in keys)
+
+
+RULES = (
+    Rule(
+        ("training.max_steps", "training.epochs"),
+        lambda r: r.training.max_steps is not None and _set(r.training, "epochs"),
+        "each says how long to train",
+        "keep one of the two",
+    ),
+    Rule(
+        ("training.batch_size", "training.micro_batch", "launch.processes"),
+        lambda r: r.training.batch_size % (r.launch.processes * (r.training.micro_batch or 1)) != 0,
+        "the rows of a step cannot be shared out evenly",
+        "make batch_size a multiple of micro_batch times processes",
+    ),
+    Rule(
+        ("data.columns", "data.format"),
+        lambda r: r.data.columns is not None and r.data.format not in ("auto", "columns"),
+        "the columns are read only by `format: columns`",
+        "remove one of the two",
+    ),
+    Rule(
+        ("data.format", "data.columns"),
+        lambda r: r.data.columns is None and r.data.format == "columns",
+        "the columns to read are not named",
+        "add `columns: {question: ..., answer: ...}`",
+    ),
+    Rule(
+        ("quantization.double", "quantization.type"),
+        lambda r: r.quantization.type == "none" and _set(r.quantization, "double"),
+        "without quantization there are no constants to quantize",
+        "remove `double`, or set `type: nf4`",
+    ),
+    Rule(
+        ("zero.offload_optimizer", "zero.stage"),
+        lambda r: r.zero.offload_optimizer and r.zero.stage == 0,
+        "stage 0 shards nothing, so nothing can be offloaded",
+        "set `zero.stage: 2`",
+    ),
+    Rule(
+        ("merge", "export"),
+        lambda r: "merge" in r.model_fields_set and "merged" not in r.export,
+        "a merged model is described and not asked for",
+        "add merged to `export`, or remove `merge`",
+    ),
+    Rule(
+        ("export",),
+        lambda r: len(r.export) == 0,
+        "nothing would be made",
+        "name at least one of adapter, merged",
+    ),
+    Rule(
+        ("export",),
+        lambda r: len(set(r.export)) != len(r.export),
+        "names one thing twice",
+        "keep one of the two",
+    ),
+    Rule(
+        ("adapter.target_modules",),
+        lambda r: r.adapter.target_modules == (),
+        "no layer would get an adapter",
+        "name layers, or write all-linear",
+    ),
+)
+
+
+def broken_rules(recipe: Recipe) -> Iterator[Rule]:
+    """The rules that this recipe breaks."""
+    return (rule for rule in RULES if rule.broken(recipe))

@@ -1,0 +1,163 @@
+"""From a recipe to the libraries' own arguments. Pure: the same recipe and facts give the same arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, assert_never
+
+from llmtune.recipe.schema import Lora, Recipe
+
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a recipe does not say: the base's family, the machine, the plan."""
+
+    linear_suffixes: tuple[str, ...] | None
+    """Names of the linear layers of the family; None where it is unknown and PEFT is to find them."""
+    device: Literal["cpu", "cuda"]
+    cores: int
+    steps: int
+    micro_batch: int
+    accumulation: int
+    warmup_steps: int
+    evaluate_every: int
+    checkpointing: bool
+    """Whether activations must be recomputed for the training to fit."""
+
+
+def lora_arguments(adapter: Lora, linear_suffixes: tuple[str, ...] | None) -> Arguments:
+    """Keyword arguments of `peft.LoraConfig` (PEFT 0.21).
+
+    Names of layers are given one by one where the family is known: PEFT saves "all-linear" as full paths, which
+    LMDeploy takes for layers without an adapter.
+    """
+    targets: str | list[str]
+    if adapter.target_modules == "all-linear":
+        targets = "all-linear" if linear_suffixes is None else list(linear_suffixes)
+    else:
+        targets = list(adapter.target_modules)
+    return {
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha if adapter.alpha is not None else 2 * adapter.rank,
+        "lora_dropout": adapter.dropout,
+        "target_modules": targets,
+        "task_type": "CAUSAL_LM",
+    }
+
+
+def adapter_arguments(recipe: Recipe, facts: Facts) -> Arguments:
+    """Arguments of the PEFT configuration of the recipe's method."""
+    match recipe.adapter:
+        case Lora() as adapter:
+            return lora_arguments(adapter, facts.linear_suffixes)
+        case _:
+            assert_never(recipe.adapter)
+
+
+def quantization_arguments(recipe: Recipe) -> dict[str, str | bool] | None:
+    """Keyword arguments of `transformers.BitsAndBytesConfig`, dtypes by name.
+
+    `bnb_4bit_quant_storage` stays at its default, uint8: DeepSpeed ZeRO-3 casts any other than the run's dtype.
+    """
+    if recipe.quantization.type == "none":
+        return None
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": recipe.quantization.type,
+        "bnb_4bit_use_double_quant": recipe.quantization.double,
+        "bnb_4bit_compute_dtype": recipe.quantization.compute_dtype,
+    }
+
+
+def base_arguments(recipe: Recipe, facts: Facts) -> Arguments:
+    """The fields of `models.spec.BaseSpec` but its path: how every stage loads the base."""
+    attention = recipe.training.attention
+    if attention == "auto":
+        # measured: short rows train faster with eager than with sdpa on a CPU
+        attention = "eager" if facts.device == "cpu" else "sdpa"
+    return {
+        "revision": recipe.base.revision,
+        "trust_remote_code": recipe.base.trust_remote_code,
+        "quantization": quantization_arguments(recipe),
+        "dtype": recipe.quantization.compute_dtype,
+        "attention": attention,
+        "device": facts.device,
+        "threads": recipe.training.threads or max(1, facts.cores // recipe.launch.processes),
+    }
+
+
+def training_arguments(recipe: Recipe, facts: Facts) -> Arguments:
+    """Keyword arguments of `trl.SFTConfig` (TRL 1.16) that a recipe decides.
+
+    The number of steps is the plan's, so the schedule that was planned is the one that runs.
+    """
+    training = recipe.training
+    return {
+        "max_steps": facts.steps,
+        "per_device_train_batch_size": facts.micro_batch,
+        "gradient_accumulation_steps": facts.accumulation,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": {"constant": "constant_with_warmup"}.get(training.schedule, training.schedule),
+        "warmup_steps": facts.warmup_steps,
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "seed": training.seed,
+        "data_seed": training.seed,
+        "bf16": recipe.quantization.compute_dtype == "bfloat16",
+        "use_cpu": facts.device == "cpu",
+        "activation_checkpointing": facts.checkpointing,
+    }
+
+
+def early_stopping(recipe: Recipe) -> Arguments | None:
+    """Patience and smallest change that counts, or None to train to the end."""
+    wanted = recipe.training.early_stopping
+    return None if wanted is None else {"patience": wanted.patience, "min_change": wanted.min_change}
+
+
+def deepspeed_config(recipe: Recipe, facts: Facts) -> Arguments | None:
+    """DeepSpeed's configuration; None for stage 0, where there is nothing for it to do.
+
+    `train_batch_size` is left out: DeepSpeed would check it before it knows how many processes there are.
+    """
+    if recipe.zero.stage == 0:
+        return None
+    zero: Arguments = {"stage": recipe.zero.stage}
+    if recipe.zero.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": facts.device == "cuda"}
+    return {
+        "train_micro_batch_size_per_gpu": facts.micro_batch,
+        "gradient_accumulation_steps": facts.accumulation,
+        "gradient_clipping": recipe.training.max_grad_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": recipe.quantization.compute_dtype == "bfloat16"},
+        "wall_clock_breakdown": False,
+    }
+
+
+def evaluation_arguments(recipe: Recipe) -> Arguments:
+    """What the evaluation reads of the recipe."""
+    return recipe.evaluation.model_dump()
+
+
+def translate(recipe: Recipe, facts: Facts) -> dict[str, Arguments | None]:
+    """Everything that a recipe decides, by stage: what a stage is asked is what its work depends on."""
+    return {
+        "data": recipe.data.model_dump() | {"seed": recipe.training.seed},
+        "base": {"name": recipe.base.name} | base_arguments(recipe, facts),
+        "adapter": adapter_arguments(recipe, facts),
+        "training": training_arguments(recipe, facts)
+        | {
+            "processes": recipe.launch.processes,
+            "evaluate_every": facts.evaluate_every,
+            "keep_checkpoints": recipe.training.keep_checkpoints,
+            "early_stopping": early_stopping(recipe),
+        },
+        "deepspeed": deepspeed_config(recipe, facts),
+        "evaluation": evaluation_arguments(recipe),
+        "merge": recipe.merge.model_dump() if "merged" in recipe.export else None,
+        "export": {"wanted": recipe.export},
+    }

@@ -1,0 +1,114 @@
+"""Tokenised rows, and the micro-batches made of them: rows laid end to end, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet
+import torch
+from torch import Tensor
+
+from llmtune.data.conversation import Sample
+from llmtune.errors import DataError, Problem
+
+IGNORED = -100
+"""Label of a token that is no target."""
+
+Batch = dict[str, Tensor]
+"""`input_ids`, `labels`, `position_ids`: int64 [1, tokens]; `rows`: int64 [rows], the numbers of the rows in it."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one split, end to end; row `i` is `starts[i]:starts[i + 1]`.
+
+    Supervised marks the tokens that are targets. The first token of a row never is: nothing comes before it.
+    """
+
+    ids: Tensor
+    supervised: Tensor
+    starts: tuple[int, ...]
+    sources: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Rows:
+        """Read a Parquet file with the columns `ids`, `supervised`, `source`.
+
+        Raises DataError naming every row without a target: it would teach nothing, and a file of such rows trains
+        with a loss of zero.
+        """
+        table = pyarrow.parquet.read_table(path, columns=["ids", "supervised", "source"])
+        ids = table.column("ids").combine_chunks()
+        starts = ids.offsets.to_numpy()
+        first, last = int(starts[0]), int(starts[-1])
+        tokens = torch.from_numpy(ids.values.to_numpy()[first:last].astype("int64"))
+        flags = table.column("supervised").combine_chunks().values.to_numpy(zero_copy_only=False)[first:last]
+        supervised = torch.from_numpy(flags.copy())
+        bounds = tuple(int(start) - first for start in starts)
+        supervised[torch.tensor(bounds[:-1], dtype=torch.int64)] = False
+        rows = cls(tokens, supervised, bounds, tuple(table.column("source").to_pylist()))
+        rows._refuse_unsupervised()
+        return rows
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def length(self, row: int) -> int:
+        return self.starts[row + 1] - self.starts[row]
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Lay rows end to end. Positions begin at 0 in each, which is how the model tells them apart.
+
+        No attention mask goes with it: transformers keeps the rows apart by their positions only if it gets none.
+        """
+        spans = [slice(self.starts[row], self.starts[row + 1]) for row in rows]
+        ids = torch.cat([self.ids[span] for span in spans])
+        supervised = torch.cat([self.supervised[span] for span in spans])
+        positions = torch.cat([torch.arange(span.stop - span.start) for span in spans])
+        return {
+            "input_ids": ids.unsqueeze(0),
+            "labels": ids.masked_fill(~supervised, IGNORED).unsqueeze(0),
+            "position_ids": positions.unsqueeze(0),
+            "rows": torch.tensor(rows),
+        }
+
+    def samples(self, count: int) -> Iterator[Sample]:
+        """The first rows, as ids and supervised tokens alone."""
+        for row in range(min(count, len(self))):
+            span = slice(self.starts[row], self.starts[row + 1])
+            ids, supervised = tuple(self.ids[span].tolist()), tuple(self.supervised[span].tolist())
+            yield Sample(ids, supervised, prompt_ids=(), question="", answer="", source=self.sources[row])
+
+    def evenly(self, tokens: int) -> list[list[int]]:
+        """All rows, longest first, in groups of at most `tokens` tokens; a longer row is a group of its own."""
+        groups: list[list[int]] = []
+        free = 0
+        for row in sorted(range(len(self)), key=self.length, reverse=True):
+            if self.length(row) > free:
+                groups.append([])
+                free = tokens
+            groups[-1].append(row)
+            free -= self.length(row)
+        return groups
+
+    def _refuse_unsupervised(self) -> None:
+        sums = torch.cat([torch.zeros(1, dtype=torch.int64), self.supervised.cumsum(0)])
+        edges = sums[torch.tensor(self.starts)]
+        empty = (edges[1:] == edges[:-1]).nonzero().flatten().tolist()
+        if empty or not len(self):
+            raise DataError(
+                [Problem(self.sources[row], "no token of this row is trained", "remove the row") for row in empty]
+                or [Problem("data.train", "there are no rows", "give rows to train on")]
+            )
+
+
+class Collator:
+    """Makes a micro-batch of row numbers, for a DataLoader over `{"row": number}`."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def __call__(self, examples: Sequence[dict[str, int]]) -> Batch:
+        return self._rows.batch([example["row"] for example in examples])

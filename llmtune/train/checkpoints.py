@@ -1,0 +1,135 @@
+"""Checkpoints that a kill cannot spoil: written aside, hashed, renamed; the newest whole one is gone on from."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from llmtune import files
+from llmtune.errors import MachineError, Problem
+
+ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
+PROGRESS = "progress.json"
+SPARE = 16 << 20
+"""Bytes free below which a failed write is put down to a full disk."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is. `best_step` is the step of the lowest held-out loss, 0 before the first measurement."""
+
+    step: int = 0
+    total: int = 0
+    best_step: int = 0
+    best_loss: float | None = None
+    waited: int = 0
+    """Evaluations since the held-out loss last fell."""
+    finished: bool = False
+    stopped_early: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint on disk."""
+
+    folder: Path
+    progress: Progress
+
+
+class Checkpoints:
+    """The checkpoints of one training, `step-000100/` and so on, each with its manifest."""
+
+    def __init__(self, folder: Path, fingerprint: str, keep: int) -> None:
+        self._folder = folder
+        self._fingerprint = fingerprint
+        self._keep = keep
+
+    @property
+    def aside(self) -> Path:
+        """Where a checkpoint is written before it counts. transformers makes `checkpoint-<step>` in it."""
+        return self._folder / ".writing"
+
+    def at(self, step: int) -> Path:
+        return self._folder / f"step-{step:06d}"
+
+    def newest(self, note: Callable[[str], None]) -> Checkpoint | None:
+        """The newest whole checkpoint of this very training. A damaged one is told of and passed over."""
+        for folder in sorted(self._folder.glob("step-*"), reverse=True):
+            manifest = files.manifest(folder)
+            if manifest is not None and manifest.get("fingerprint") != self._fingerprint:
+                note(f"{folder.name} belongs to another recipe or other data: not gone on from")
+            elif files.is_whole(folder):
+                return Checkpoint(folder, read_progress(folder))
+            else:
+                note(f"{folder.name} is damaged (cut off while it was written?): the one before it is used")
+        return None
+
+    def publish(self, progress: Progress) -> Path:
+        """Let what was written aside for this step count, and drop what is no longer needed."""
+        written = self.aside / f"checkpoint-{progress.step}"
+        files.write_json(written / PROGRESS, asdict(progress))
+        files.seal(written, fingerprint=self._fingerprint, step=progress.step)
+        final = self.at(progress.step)
+        if final.exists():  # a damaged one, or one of another recipe
+            shutil.rmtree(final)
+        written.replace(final)
+        self._drop()
+        return final
+
+    def clear(self) -> None:
+        """Remove what a kill left half written."""
+        shutil.rmtree(self.aside, ignore_errors=True)
+
+    def _drop(self) -> None:
+        """Remove all but the newest, and those that hold the best adapter as one of the newest knows it."""
+        mine = [f for f in sorted(self._folder.glob("step-*"), reverse=True) if self._is_mine(f)]
+        newest = mine[: self._keep]
+        kept = {*newest, *(self.at(read_progress(folder).best_step) for folder in newest)}
+        for folder in self._folder.glob("step-*"):
+            if folder not in kept:
+                shutil.rmtree(folder)
+
+    def _is_mine(self, folder: Path) -> bool:
+        manifest = files.manifest(folder)
+        return manifest is not None and manifest.get("fingerprint") == self._fingerprint
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """Write a checkpoint inside: says so in words when the disk is full, and leaves the older checkpoints alone."""
+        need = max((_size(folder) for folder in self._folder.glob("step-*")), default=0)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self._folder).free
+        if free < need:
+            raise self._full(f"a checkpoint takes {need >> 20} MiB, {free >> 20} MiB are free")
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if not self._is_full(error):
+                raise
+            self.clear()
+            raise self._full("the disk ran full while a checkpoint was written") from error
+
+    def _is_full(self, error: Exception) -> bool:
+        # torch and safetensors report a failed write in words of their own, without an error number
+        numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        known = isinstance(error, OSError) and error.errno in numbers
+        return known or shutil.disk_usage(self._folder).free < SPARE
+
+    def _full(self, what: str) -> MachineError:
+        do = "free some space and give the same command again: it goes on from the checkpoint before"
+        return MachineError([Problem(str(self._folder), what, do)])
+
+
+def read_progress(folder: Path) -> Progress:
+    return Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

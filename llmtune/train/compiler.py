@@ -1,0 +1,33 @@
+"""What DeepSpeed needs on a machine without GPU before it runs at all: it compiles its own collectives."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from llmtune.errors import Problem
+
+
+def problems() -> list[Problem]:
+    """What is missing for DeepSpeed's own C++ code, which it compiles at its first start on a CPU. Imports no torch.
+
+    ninja is also looked for beside this Python, where pip puts it; llmtune starts its processes with that folder on PATH.
+    """
+    path = str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", "")
+    compiler = os.environ.get("CXX", "c++")
+    found = []
+    if shutil.which("ninja", path=path) is None:
+        found.append(
+            Problem("machine", "ninja is missing; DeepSpeed compiles its CPU collectives with it", "pip install ninja")
+        )
+    if shutil.which(compiler.split()[0], path=path) is None:
+        found.append(
+            Problem(
+                "machine",
+                f"there is no C++ compiler ({compiler}); DeepSpeed compiles its CPU collectives with it",
+                "install one (Debian: apt-get install g++), or set zero.stage: 0 to train without DeepSpeed",
+            )
+        )
+    return found

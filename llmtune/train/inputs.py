@@ -1,0 +1,48 @@
+"""What the training is asked for: plain values that travel as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llmtune.models.spec import BaseSpec
+
+
+@dataclass(frozen=True)
+class TrainInputs:
+    """Everything that decides which adapter comes out, and where it is to be written."""
+
+    base: BaseSpec
+    tokenizer: str
+    """Folder of the tokenizer that the rows were made with."""
+    train: str
+    """Parquet file of tokenised rows: columns `ids`, `supervised`, `source`."""
+    heldout: str
+    """The same form, and `prompt_ids`; never trained on. Empty text: nothing is held out."""
+    lora: dict[str, Any]
+    """Arguments of peft's LoraConfig."""
+    sft: dict[str, Any]
+    """Arguments of TRL's SFTConfig that the recipe decides; see `settings.CONSTANT` for those that it does not."""
+    deepspeed: dict[str, Any] | None
+    """DeepSpeed's configuration. None, or ZeRO stage 0: no DeepSpeed engine (several processes: torch's own DDP)."""
+    early_stopping: dict[str, Any] | None
+    """`patience` (evaluations without improvement) and `min_change` (a smaller fall does not count)."""
+    evaluate_every: int
+    """Optimiser steps between two measurements of the held-out loss, each followed by a checkpoint."""
+    keep_checkpoints: int
+    """Newest checkpoints that are kept; the best one is kept besides."""
+    checkpoints: str
+    """Folder of the checkpoints."""
+    out: str
+    """Folder of the result: `adapter/`, `reference.json`, `reference.safetensors`."""
+    metrics: str
+    """JSON Lines, one a step."""
+    held: str
+    """File that the process which asked for the training holds a lock on for as long as it lives."""
+    fingerprint: str
+    """Stands for everything above that decides the numbers; a checkpoint with another one is not gone on from."""
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> TrainInputs:
+        """Rebuild from `dataclasses.asdict`."""
+        return cls(**{**value, "base": BaseSpec(**value["base"])})

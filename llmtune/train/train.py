@@ -1,0 +1,134 @@
+"""The training stage: an adapter by TRL, PEFT, bitsandbytes and DeepSpeed, and the proof that it is one."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from llmtune import files
+from llmtune.errors import Stopped
+from llmtune.events import Events
+from llmtune.models.loading import load_base, load_with_adapter
+from llmtune.models.stopping import stop_ids
+from llmtune.train import held, proof, reference
+from llmtune.train.batches import Rows
+from llmtune.train.checkpoints import ADAPTER, Checkpoint, Checkpoints, Progress
+from llmtune.train.inputs import TrainInputs
+from llmtune.train.settings import settings, stage
+from llmtune.train.stopping import StopRequest
+from llmtune.train.trainer import RowTrainer
+from llmtune.train.watch import Watch
+
+ENDINGS_FROM = 64
+"""Rows whose trained turns are looked at for how they end."""
+
+
+def train(inputs: TrainInputs, events: Events) -> dict[str, Any]:
+    """Train an adapter, or go on with it, and write it to `inputs.out`. Called on every rank; rank 0 returns the facts.
+
+    Raises Stopped when asked to stop (all is saved), TrainingError when the loss is no number, MachineError when the
+    disk is full, ProofError when what came out is not an adapter.
+    """
+    held.die_with(Path(inputs.held))
+    stop = StopRequest()
+    stop.install()
+    began = time.monotonic()
+    checkpoints = Checkpoints(Path(inputs.checkpoints), inputs.fingerprint, inputs.keep_checkpoints)
+    resumed = checkpoints.newest(events.note)
+    trainer = _trainer(inputs, checkpoints)
+    pairs = proof.targets(trainer.model, inputs.lora)
+    progress = resumed.progress if resumed else Progress()
+    if not progress.finished:
+        if resumed:
+            events.note(f"goes on from step {progress.step} of {progress.total}")
+        progress = _run(trainer, Watch(inputs, checkpoints, events, stop, progress), resumed)
+    best = checkpoints.at(progress.best_step or progress.step)
+    model = _with_best(trainer, inputs, best)
+    del trainer
+    if _rank() != 0:
+        return {}
+    return _hand_over(inputs, model, best, progress, pairs) | {
+        "resumed_from": resumed.progress.step if resumed else 0,
+        "seconds": round(time.monotonic() - began, 2),
+    }
+
+
+def _trainer(inputs: TrainInputs, checkpoints: Checkpoints) -> RowTrainer:
+    if _rank() == 0:
+        checkpoints.clear()
+    rows = Rows.read(Path(inputs.train))
+    heldout = Rows.read(Path(inputs.heldout)) if inputs.heldout else None
+    arguments = settings(inputs, checkpoints.aside)
+    return RowTrainer(
+        rows,
+        heldout,
+        checkpoints,
+        model=load_base(inputs.base),
+        args=arguments,
+        processing_class=AutoTokenizer.from_pretrained(inputs.tokenizer),
+        peft_config=LoraConfig(**inputs.lora),
+    )
+
+
+def _run(trainer: RowTrainer, watch: Watch, resumed: Checkpoint | None) -> Progress:
+    """Train to the end, or until asked to stop."""
+    watch.trainer = trainer
+    trainer.add_callback(watch)
+    trainer.train(resume_from_checkpoint=str(resumed.folder) if resumed else None)
+    if watch.stopped:
+        watch.stop.settle()
+        step = f"step {watch.progress.step} of {watch.progress.total}"
+        raise Stopped.one(step, "stopped as asked, and saved", "the same command goes on from here")
+    return watch.progress
+
+
+def _with_best(trainer: RowTrainer, inputs: TrainInputs, best: Path) -> Any:
+    """The model that was trained, with the adapter of the checkpoint `best`; of use on rank 0 alone.
+
+    Under ZeRO-3 no rank has a whole model to answer with, so rank 0 loads one.
+    """
+    if stage(inputs) < 3:
+        result = set_peft_model_state_dict(trainer.model, load_file(best / ADAPTER[0]))
+        assert not result.unexpected_keys  # noqa: S101
+        return trainer.model
+    trainer.model = trainer.model_wrapped = None
+    gc.collect()
+    unset_hf_deepspeed_config()
+    return load_with_adapter(inputs.base, best) if _rank() == 0 else None
+
+
+def _hand_over(inputs: TrainInputs, model: Any, best: Path, progress: Progress, pairs: int) -> dict[str, Any]:
+    """Write the result as a whole, prove it, and say what it is."""
+    with files.atomic_folder(Path(inputs.out), fingerprint=inputs.fingerprint, step=progress.best_step) as folder:
+        adapter = folder / "adapter"
+        adapter.mkdir()
+        for name in ADAPTER:
+            shutil.copyfile(best / name, adapter / name)
+        proved = proof.prove(adapter, pairs)
+        asked = Path(inputs.heldout or inputs.train)
+        tokenizer = AutoTokenizer.from_pretrained(inputs.tokenizer)
+        stops = stop_ids(tokenizer, model.generation_config.eos_token_id, Rows.read(asked).samples(ENDINGS_FROM))
+        answered = reference.write(model, asked, stops, tokenizer.pad_token_id or 0, inputs.base.threads, folder)
+    return {
+        "steps": progress.step,
+        "total_steps": progress.total,
+        "stopped_early": progress.stopped_early,
+        "best_step": progress.best_step or progress.step,
+        "heldout_loss": progress.best_loss,
+        "adapter": asdict(proved),
+        "reference_prompts": answered,
+    }
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))

@@ -1,0 +1,170 @@
+"""TRL's SFTTrainer on flattened rows.
+
+Written for trl 1.16 and transformers 5.23: `compute_loss`, `evaluate` and `floating_point_ops` are theirs to override,
+`_get_grad_norm` and `_save_checkpoint` are the two steps of their loop that have no hook of their own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PrinterCallback
+from trl import SFTTrainer
+
+from llmtune.errors import TrainingError
+from llmtune.train import proof
+from llmtune.train.batches import IGNORED, Batch, Collator, Rows
+from llmtune.train.checkpoints import Checkpoints
+
+EVALUATED_AT_ONCE = 512
+"""Tokens of a held-out micro-batch; one longer row is a micro-batch of its own. Small, so that an evaluation needs less
+memory than the training around it, and attention, which is computed on all pairs of tokens on a CPU, stays cheap."""
+
+
+@dataclass
+class Counts:
+    """What one rank has seen since the last optimiser step."""
+
+    rows: list[Tensor] = field(default_factory=list)
+    tokens: int = 0
+    supervised: int = 0
+
+
+class RowTrainer(SFTTrainer):
+    """Trains on flattened rows, without padding; see `batches`.
+
+    On a CPU only the supervised positions get logits. On a GPU TRL's own fused head does the same.
+    """
+
+    def __init__(
+        self, rows: Rows, heldout: Rows | None, checkpoints: Checkpoints, **given: Any
+    ) -> None:
+        self._rows = rows
+        self._heldout = heldout
+        self._checkpoints = checkpoints
+        self.counts = Counts()
+        numbers = datasets.Dataset.from_dict({"row": range(len(rows))})
+        super().__init__(train_dataset=numbers, data_collator=Collator(rows), **given)
+        self.remove_callback(PrinterCallback)
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                # TRL casts the adapter of a 4-bit base to bfloat16, where AdamW loses small updates, and resuming makes
+                # it float32 again without a word; float32 from first to last
+                parameter.data = parameter.data.float()
+        base = type(self.model.get_base_model())
+        self._picks_positions = (
+            self.args.device.type == "cpu"
+            and "logits_to_keep" in inspect.signature(base.forward).parameters
+            and not self.aux_loss_enabled
+        )
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Cross-entropy summed over the supervised tokens, divided by their number in the whole step on all ranks."""
+        assert not return_outputs  # noqa: S101
+        rows = inputs.pop("rows")
+        self.counts.rows.append(rows)
+        self.counts.tokens += inputs["input_ids"].numel()
+        self.counts.supervised += int((inputs["labels"] != IGNORED).sum())
+        if self._picks_positions:
+            loss = self._summed_loss(model, inputs) / num_items_in_batch * self.accelerator.num_processes
+        else:
+            loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+            self._metrics["train"].clear()
+        self._stop_unless_finite(loss, "loss")
+        return loss
+
+    def _summed_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
+        """Sum of the cross-entropies at the supervised positions of one flattened micro-batch, float32 scalar."""
+        labels = inputs["labels"][0]
+        positions = (labels[1:] != IGNORED).nonzero().squeeze(-1)  # each predicts the token after it
+        logits = model(
+            input_ids=inputs["input_ids"],
+            position_ids=inputs["position_ids"],
+            use_cache=False,
+            logits_to_keep=positions,
+        ).logits[0]
+        return functional.cross_entropy(logits.float(), labels[positions + 1], reduction="sum")
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Held-out loss: mean over all supervised tokens of all held-out rows, whatever rank they are on.
+
+        No random number is drawn and no weight is touched, so the training around it is the same with and without.
+        """
+        assert self._heldout is not None  # noqa: S101
+        groups = self._heldout.evenly(EVALUATED_AT_ONCE)
+        ranks, rank = self.args.world_size, self.args.process_index
+        total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        model = self.model_wrapped.eval()
+        with torch.no_grad():
+            for turn in range(math.ceil(len(groups) / ranks)):  # every rank as often: ZeRO-3 gathers weights together
+                mine = turn * ranks + rank
+                inputs = self._prepare_inputs(self._heldout.batch(groups[min(mine, len(groups) - 1)]))
+                if mine < len(groups):
+                    total += self._measured(model, inputs)
+                else:
+                    self._measured(model, inputs)
+        if ranks > 1:
+            dist.all_reduce(total)
+        metrics = {"heldout_loss": (total[0] / total[1]).item()}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _measured(self, model: nn.Module, inputs: Batch) -> Tensor:
+        """Sum of the losses and number of the supervised tokens, float64 [2]."""
+        inputs.pop("rows")
+        count = (inputs["labels"] != IGNORED).sum()
+        if self._picks_positions:
+            loss = self._summed_loss(model, inputs)
+        else:
+            loss = super().compute_loss(model, inputs) * count
+            self._metrics["eval"].clear()
+        return torch.stack([loss.double(), count.double()])
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm before clipping; checked here, as this is the last step before the optimiser's."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        self._stop_unless_finite(torch.as_tensor(norm), "norm of the gradient")
+        return norm
+
+    def _stop_unless_finite(self, value: Tensor, name: str) -> None:
+        """Raise TrainingError on all ranks together when the value is NaN or infinite on any of them."""
+        broken = (~torch.isfinite(value.detach())).float()
+        if self.args.world_size > 1:
+            dist.all_reduce(broken, dist.ReduceOp.MAX)
+        if not broken.item():
+            return
+        rows = [number for batch in self.counts.rows for number in batch.tolist()]
+        if self.args.world_size > 1:
+            everyone: list[list[int]] = [[] for _ in range(self.args.world_size)]
+            dist.all_gather_object(everyone, rows)
+            rows = [number for part in everyone for number in part]
+        sources = [self._rows.sources[number] for number in rows]
+        shown = ", ".join(sources[:8]) + (f" and {len(sources) - 8} more" if len(sources) > 8 else "")
+        raise TrainingError.one(
+            f"step {self.state.global_step + 1}",
+            f"the {name} is {value.item()}; rows of this step: {shown}",
+            "lower training.learning_rate, and look at these rows; checkpoints from before this step are whole",
+        )
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with self._checkpoints.room():
+            super()._save_checkpoint(model, trial)
+            proof.check_saved(self.model, f"{self.args.output_dir}/checkpoint-{self.state.global_step}")
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """TRL writes a card into every checkpoint; a checkpoint is not for others."""
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: it would walk over every parameter at every micro-batch."""
+        del inputs
+        return 0

@@ -1,0 +1,80 @@
+"""A stage in a process of its own: `python -m llmtune.worker STAGE REQUEST EVENTS`.
+
+So the memory of each stage is its own and is measured, a crash takes nothing along, and the command line stays quick.
+Under torch's launcher every rank runs this; rank 0 tells how it goes, any rank tells its error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llmtune import quiet
+from llmtune.errors import LlmtuneError
+from llmtune.events import Events
+from llmtune.stages import peak_rss_bytes
+
+Request = dict[str, Any]
+
+
+def _train(request: Request, events: Events) -> dict[str, Any]:
+    from llmtune.train.inputs import TrainInputs
+    from llmtune.train.train import train
+
+    return train(TrainInputs.from_json(request), events)
+
+
+def _evaluate(request: Request, events: Events) -> dict[str, Any]:
+    from llmtune.evaluate.evaluate import evaluate
+    from llmtune.evaluate.inputs import EvaluateInputs
+
+    return evaluate(EvaluateInputs.from_json(request), events)
+
+
+def _merge(request: Request, events: Events) -> dict[str, Any]:
+    from llmtune.merge.inputs import MergeInputs
+    from llmtune.merge.merge import merge
+
+    return merge(MergeInputs.from_json(request), events)
+
+
+def _verify(request: Request, events: Events) -> dict[str, Any]:
+    from llmtune.export.inputs import VerifyInputs
+    from llmtune.export.verify import verify
+
+    return verify(VerifyInputs.from_json(request), events)
+
+
+STAGES: dict[str, Callable[[Request, Events], dict[str, Any]]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "merge": _merge,
+    "verify": _verify,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one stage; the exit code is that of its error."""
+    stage, request, told = arguments
+    rank = int(os.environ.get("RANK", "0"))
+    events = Events(Path(told))
+    events.tell("started", rank=rank, pid=os.getpid())
+    quiet.hush()
+    try:
+        asked = json.loads(Path(request).read_text(encoding="utf-8"))
+        result = STAGES[stage](asked, events if rank == 0 else Events(None))
+    except LlmtuneError as error:
+        events.error(error)
+        return error.exit_code
+    events.tell("peak", rank=rank, bytes=peak_rss_bytes())
+    if rank == 0:
+        events.result(result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

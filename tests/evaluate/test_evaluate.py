@@ -1,0 +1,164 @@
+"""Before and after of one loaded model."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmtune.data.conversation import Sample
+from llmtune.data.store import read as read_samples
+from llmtune.data.store import write as write_samples
+from llmtune.evaluate.evaluate import evaluate
+from llmtune.evaluate.generation import greedy, loss
+from llmtune.evaluate.inputs import EvaluateInputs
+from llmtune.events import Events
+from llmtune.files import is_whole
+from llmtune.models.loading import load_base, load_with_adapter
+from llmtune.models.stopping import endings, stop_ids
+from tests.trained_models import Told, Trained, samples, write_trained
+
+STOPS = [2]
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return write_trained(tmp_path_factory.mktemp(request.param), request.param, dtype="float32")
+
+
+def asked(trained: Trained, out: Path, **changed: Any) -> EvaluateInputs:
+    plain = EvaluateInputs(
+        base=trained.base, tokenizer=trained.tokenizer, adapter=str(trained.adapter),
+        splits={"heldout": str(trained.heldout)}, max_rows=100, max_new_tokens=None, batch_size=8, out=str(out),
+    )  # fmt: skip
+    return replace(plain, **changed)
+
+
+def nobody(rows: int) -> None:
+    """Nobody is told."""
+
+
+def plainly(model: Any, rows: Sequence[Sample]) -> float:
+    """Mean loss, one row at a time and with every logit."""
+    total, count = 0.0, 0
+    for row in rows:
+        with torch.no_grad():
+            logp = model(torch.tensor([row.ids])).logits[0].double().log_softmax(-1)
+        for place, (token, supervised) in enumerate(zip(row.ids, row.supervised, strict=True)):
+            if supervised:
+                total -= logp[place - 1, token].item()
+                count += 1
+    return total / count
+
+
+def one_by_one(model: Any, prompt: Sequence[int], most: int) -> list[int]:
+    """Greedy without batch, padding or cache."""
+    ids = list(prompt)
+    while len(ids) - len(prompt) < most:
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        if ids[-1] in STOPS:
+            break
+    return ids[len(prompt) :]
+
+
+def test_before_is_the_base_alone_and_after_is_the_adapter(trained: Trained, tmp_path: Path) -> None:
+    rows = read_samples(trained.heldout)
+    found = evaluate(asked(trained, tmp_path / "evaluation"), Events(None))["heldout"]
+    assert found["rows"] == len(rows) == 12
+    assert found["before"]["loss"] == pytest.approx(plainly(load_base(trained.base), rows), abs=1e-4)
+    assert found["after"]["loss"] == pytest.approx(plainly(load_with_adapter(trained.base, trained.adapter), rows), abs=1e-4)
+    assert abs(found["after"]["loss"] - found["before"]["loss"]) > 1e-3
+    assert found["after"]["perplexity"] == pytest.approx(math.exp(found["after"]["loss"]))
+    assert set(found["after"]) == {"loss", "perplexity", "exact", "token_f1", "rouge_l"}
+    json.dumps(found)
+
+
+def test_pain_08_rows_computed_together_do_not_see_each_other(trained: Trained) -> None:
+    rows = read_samples(trained.heldout)
+    model = load_with_adapter(trained.base, trained.adapter)
+    assert loss(model, rows, nobody) == pytest.approx(plainly(model, rows), abs=1e-5)
+
+
+def test_batched_answers_are_those_given_one_by_one(trained: Trained) -> None:
+    rows = read_samples(trained.heldout)
+    model = load_with_adapter(trained.base, trained.adapter)
+    prompts = [row.prompt_ids[: 4 + 2 * number] for number, row in enumerate(rows)]
+    told: list[int] = []
+    together = greedy(model, prompts, STOPS, 3, 12, 5, told.append)
+    assert together == [one_by_one(model, prompt, 12) for prompt in prompts]
+    assert told == [5, 5, 2]
+
+
+def test_a_generation_config_that_would_change_the_answer_is_not_used(trained: Trained) -> None:
+    from transformers import GenerationConfig
+
+    rows = read_samples(trained.heldout)[:2]
+    model = load_with_adapter(trained.base, trained.adapter)
+    plain = greedy(model, [row.prompt_ids for row in rows], STOPS, 3, 12, 2, nobody)
+    model.generation_config = GenerationConfig(repetition_penalty=50.0, do_sample=True, temperature=9.0)
+    assert greedy(model, [row.prompt_ids for row in rows], STOPS, 3, 12, 2, nobody) == plain
+
+
+def test_an_answer_does_not_run_over_the_end_of_the_context(trained: Trained) -> None:
+    model = load_with_adapter(trained.base, trained.adapter)
+    prompt = [100] * 250
+    assert len(greedy(model, [prompt], [], 3, 40, 1, nobody)[0]) == 6
+
+
+def test_memory_that_runs_out_halves_the_batch(trained: Trained) -> None:
+    """The error is what torch raises on a GPU; nothing else of it can be had without one."""
+    model = load_with_adapter(trained.base, trained.adapter)
+    prompts = [row.prompt_ids for row in read_samples(trained.heldout)]
+    plain = greedy(model, prompts, STOPS, 3, 4, 3, nobody)
+
+    class Small(type(model)):  # type: ignore[misc]
+        def generate(self, **asked: Any) -> Any:
+            if len(asked["input_ids"]) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().generate(**asked)
+
+    model.__class__ = Small
+    told: list[int] = []
+    assert greedy(model, prompts, STOPS, 3, 4, 12, told.append) == plain
+    assert told == [3, 3, 3, 3]
+
+
+def test_pain_01_the_end_of_the_turn_stops_an_answer_though_the_tokenizer_has_another_end(trained: Trained) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(trained.tokenizer, eos_token="<|endoftext|>")
+    rows = samples(Path(trained.base.path), 3)
+    assert endings(rows, tokenizer.all_special_ids) == set()
+    assert stop_ids(tokenizer, None, rows) == [0, 2]
+    assert stop_ids(tokenizer, [5, 0]) == [0, 5]
+    newline_too = [replace(row, supervised=tuple(i >= len(row.prompt_ids) for i in range(len(row.ids)))) for row in rows]
+    assert stop_ids(tokenizer, 7, newline_too) == [0, 2, 7]
+
+
+def test_what_is_left_behind_can_be_read(trained: Trained, tmp_path: Path) -> None:
+    write_samples(tmp_path / "general.parquet", read_samples(trained.heldout)[:5])
+    events = Told()
+    out = tmp_path / "evaluation"
+    splits = {"heldout": str(trained.heldout), "general": str(tmp_path / "general.parquet")}
+    inputs = EvaluateInputs.from_json(json.loads(json.dumps(asdict(asked(trained, out, splits=splits, max_rows=4)))))
+    result = evaluate(inputs, events)
+    assert {name: numbers["rows"] for name, numbers in result.items()} == {"heldout": 4, "general": 4}
+    assert is_whole(out)
+    answers = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+    assert [(answer["split"], answer["row"]) for answer in answers[:4]] == [("heldout", n) for n in (0, 3, 6, 9)]
+    assert set(answers[0]) == {
+        "split", "row", "source", "question", "answer", "before", "after", "exact_before", "exact_after", "after_ids",
+    }  # fmt: skip
+    rows = read_samples(trained.heldout)
+    assert (answers[1]["question"], answers[1]["source"]) == (rows[3].question, "rows.jsonl:4")
+    page = (out / "report.md").read_text()
+    assert "Held-out rows" in page and "What was forgotten" in page and "worst answers" in page
+    last = events.progress_told[-1]
+    assert last["done"] == last["total"] == 4 * 8

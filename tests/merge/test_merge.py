@@ -1,0 +1,258 @@
+"""The streaming merge against PEFT's own, and the weights that training really held."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llmtune.errors import BaseModelError
+from llmtune.events import Events
+from llmtune.merge.inputs import MergeInputs
+from llmtune.merge.layout import layout
+from llmtune.merge.merge import write_merged
+from llmtune.merge.weights import Held, Merged, write
+from llmtune.models.adapter import read_adapter
+from llmtune.models.checkpoint import checkpoint
+from tests.tiny_models import write_base
+from tests.trained_models import SUFFIXES, Trained, samples, spec, write_adapter, write_trained
+
+ARCHITECTURES = ("llama", "qwen3", "gpt2")
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return write_trained(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def asked(trained: Trained, out: Path, **changed: Any) -> MergeInputs:
+    plain = MergeInputs(
+        base=trained.base, adapter=str(trained.adapter), tokenizer=trained.tokenizer, onto="trained", dtype="float32",
+        out=str(out), heldout=str(trained.heldout), answers=None, reference=str(out.with_name("reference")),
+    )  # fmt: skip
+    return replace(plain, **changed)
+
+
+def merged(trained: Trained, out: Path, **changed: Any) -> dict[str, torch.Tensor]:
+    out.mkdir(exist_ok=True)
+    write_merged(asked(trained, out, **changed), out, samples(Path(trained.base.path), 2), Events(None))
+    found: dict[str, torch.Tensor] = load_file(out / "model.safetensors")
+    return found
+
+
+def by_peft(base: Any, adapter: Path) -> dict[str, torch.Tensor]:
+    from peft import PeftModel
+
+    whole = PeftModel.from_pretrained(base, adapter).merge_and_unload()
+    return {name: tensor.detach() for name, tensor in whole.state_dict().items()}
+
+
+def load(trained: Trained, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(trained.base.path, dtype=dtype)
+
+
+def dequantized(trained: Trained) -> Any:
+    """The original classes in float32, with what the live 4-bit model computes with."""
+    import bitsandbytes
+    from transformers.pytorch_utils import Conv1D
+
+    from llmtune.models.loading import load_base
+
+    whole, live = load(trained, torch.float32), load_base(trained.base)
+    for name, module in live.named_modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            weight = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+            target = whole.get_submodule(name)
+            target.weight.data = (weight.T if isinstance(target, Conv1D) else weight).float().contiguous()
+    return whole
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_merged_into_the_original_is_bit_for_bit_what_peft_makes(trained: Trained, tmp_path: Path, dtype: str) -> None:
+    ours = merged(trained, tmp_path / "merged", onto="original", dtype=dtype)
+    theirs = by_peft(load(trained, torch.float32), trained.adapter)
+    assert set(ours) <= set(theirs)
+    for name, tensor in ours.items():
+        assert tensor.dtype is getattr(torch, dtype)
+        assert torch.equal(tensor, theirs[name].to(tensor.dtype)), name
+
+
+def test_merged_into_the_original_is_what_peft_makes_in_float64(trained: Trained, tmp_path: Path) -> None:
+    ours = merged(trained, tmp_path / "merged", onto="original")
+    theirs = by_peft(load(trained, torch.float64), trained.adapter)
+    for name, tensor in ours.items():
+        assert (tensor.double() - theirs[name]).abs().max() < 1e-6, name
+
+
+def test_pain_37_38_merged_onto_the_weights_that_training_held(trained: Trained, tmp_path: Path) -> None:
+    """GPT-2 stores its layers transposed; its square ones would be wrong without a word."""
+    ours = merged(trained, tmp_path / "merged")
+    theirs = by_peft(dequantized(trained), trained.adapter)
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+    original = merged(trained, tmp_path / "original", onto="original")
+    assert sum(not torch.equal(ours[name], original[name]) for name in ours) == 2 * len(SUFFIXES[_kind(trained)]) + _more(trained)
+
+
+def _kind(trained: Trained) -> str:
+    return str(json.loads((Path(trained.base.path) / "config.json").read_text())["model_type"])
+
+
+def _more(trained: Trained) -> int:
+    """GPT-2 has two layers called c_proj in each block."""
+    return 2 if _kind(trained) == "gpt2" else 0
+
+
+@pytest.mark.parametrize("stored", ["float32", "float16"])
+def test_a_base_stored_in_another_type_is_merged_as_training_loaded_it(tmp_path: Path, stored: str) -> None:
+    trained = write_trained(tmp_path, "llama")
+    file = Path(trained.base.path) / "model.safetensors"
+    generator = torch.Generator().manual_seed(3)
+    noise = {k: v.float() + 1e-3 * torch.randn(v.shape, generator=generator) for k, v in load_file(file).items()}
+    save_file({k: v.to(getattr(torch, stored)) for k, v in noise.items()}, file, {"format": "pt"})
+    theirs = by_peft(dequantized(trained), trained.adapter)
+    embedding = "model.embed_tokens.weight"
+    for name, tensor in merged(trained, tmp_path / "merged").items():
+        expected = theirs[name].bfloat16().float() if "norm" in name or name == embedding else theirs[name]
+        assert torch.equal(tensor, expected), name
+
+
+@pytest.mark.parametrize("kind", ["nf4 single", "fp4", "none"])
+def test_other_quantizations_are_merged_as_training_loaded_them(tmp_path: Path, kind: str) -> None:
+    trained = write_trained(tmp_path, "llama")
+    quantization = {**(trained.base.quantization or {}), "bnb_4bit_use_double_quant": False}
+    if kind == "fp4":
+        quantization["bnb_4bit_quant_type"] = "fp4"
+    trained = replace(trained, base=replace(trained.base, quantization=None if kind == "none" else quantization))
+    theirs = by_peft(dequantized(trained), trained.adapter)
+    for name, tensor in merged(trained, tmp_path / "merged").items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_an_adapter_in_bfloat16_is_multiplied_in_float32(tmp_path: Path) -> None:
+    trained = write_trained(tmp_path, "llama")
+    write_adapter(Path(trained.base.path), trained.adapter, SUFFIXES["llama"], dtype="bfloat16")
+    theirs = by_peft(load(trained, torch.float32), trained.adapter)
+    for name, tensor in merged(trained, tmp_path / "merged", onto="original").items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_a_tied_base_that_stores_only_its_head_is_merged(tmp_path: Path) -> None:
+    trained = write_trained(tmp_path, "llama")
+    file = Path(trained.base.path) / "model.safetensors"
+    tensors = load_file(file)
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, file, {"format": "pt"})
+    ours = merged(trained, tmp_path / "merged", dtype="bfloat16")
+    assert torch.equal(ours["lm_head.weight"], tensors["lm_head.weight"])
+
+
+def test_a_file_that_leaves_the_prefix_out_is_merged_under_its_own_names(tmp_path: Path) -> None:
+    trained = write_trained(tmp_path, "gpt2")
+    file = Path(trained.base.path) / "model.safetensors"
+    before = merged(trained, tmp_path / "before")
+    save_file({k.removeprefix("transformer."): v for k, v in load_file(file).items()}, file, {"format": "pt"})
+    after = merged(trained, tmp_path / "after")
+    assert {f"transformer.{name}" for name in after} == set(before)
+    assert all(torch.equal(tensor, before[f"transformer.{name}"]) for name, tensor in after.items())
+
+
+def test_a_merged_model_in_shards_is_the_same_model(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    trained = write_trained(tmp_path, "llama")
+    out = tmp_path / "shards"
+    whole = merged(trained, out, dtype="bfloat16")
+    (out / "model.safetensors").unlink()
+    held = Held(trained.base, as_trained=True)
+    tensors = checkpoint(Path(trained.base.path))
+    plan = Merged(tensors, layout(trained.base), read_adapter(trained.adapter), held, "bfloat16")
+    write(plan, out, lambda done, total: None, largest=40_000)
+    shards = sorted(out.glob("model-*.safetensors"))
+    assert len(shards) > 3 and not (out / "model.safetensors").exists()
+    assert shards[0].name == f"model-00001-of-{len(shards):05}.safetensors"
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"]) == set(whole)
+    loaded = AutoModelForCausalLM.from_pretrained(out).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in whole.items())
+
+
+def test_the_merged_folder_is_a_plain_model_that_knows_where_answers_end(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    trained = write_trained(tmp_path, "llama")
+    base = Path(trained.base.path)
+    generation = {**json.loads((base / "generation_config.json").read_text()), "eos_token_id": 0}
+    (base / "generation_config.json").write_text(json.dumps(generation))
+    out = tmp_path / "merged"
+    merged(trained, out, dtype="float16")
+    config = json.loads((out / "config.json").read_text())
+    assert config["dtype"] == "float16" and "quantization_config" not in config
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(base).chat_template
+    assert (out / "chat_template.jinja").is_file()
+
+
+def refused(trained: Trained, out: Path, **changed: Any) -> str:
+    with pytest.raises(BaseModelError) as error:
+        merged(trained, out, **changed)
+    return str(error.value)
+
+
+def change_config(adapter: Path, **keys: object) -> None:
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"use_dora": True}, {"use_rslora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "all"}, {"lora_bias": True},
+        {"rank_pattern": {"q_proj": 2}}, {"alpha_pattern": {"q_proj": 2}}, {"target_parameters": ["x"]},
+        {"init_lora_weights": "pissa"}, {"peft_type": "LOHA"}, {"some_new_key": 3},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_kind_of_adapter_that_is_not_understood_is_refused(tmp_path: Path, keys: dict[str, object]) -> None:
+    trained = write_trained(tmp_path, "llama")
+    change_config(trained.adapter, **keys)
+    assert next(iter(keys)) in refused(trained, tmp_path / "merged")
+
+
+def rewrite(file: Path, change: Any) -> None:
+    save_file({k: v for k, v in (change(k, v) for k, v in load_file(file).items()) if k}, file, {"format": "pt"})
+
+
+def test_updates_that_fit_no_layer_are_all_named(tmp_path: Path) -> None:
+    trained = write_trained(tmp_path, "llama")
+    file = trained.adapter / "adapter_model.safetensors"
+    saved = load_file(file)
+    rewrite(file, lambda k, v: (k.replace("layers.1", "layers.7"), v))
+    assert "layers.7.self_attn.q_proj is no linear layer" in refused(trained, tmp_path / "a")
+    assert refused(trained, tmp_path / "b").count("is no linear layer") == 7
+    save_file(saved, file)
+    rewrite(file, lambda k, v: (k, v[:, :32].contiguous() if k.endswith("0.self_attn.q_proj.lora_A.weight") else v))
+    assert "q_proj: the update is [64, 32], the weight [64, 64]" in refused(trained, tmp_path / "c")
+    save_file(saved, file)
+    rewrite(file, lambda k, v: (None if k.endswith("1.self_attn.q_proj.lora_B.weight") else k, v))
+    assert "model.layers.1.self_attn.q_proj has only lora_A" in refused(trained, tmp_path / "d")
+    save_file(saved, file)
+    rewrite(file, lambda k, v: (k.replace("base_model.model.", ""), v))
+    assert "is no LoRA weight" in refused(trained, tmp_path / "e")
+
+
+def test_an_update_of_a_tied_head_is_refused(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    adapter = write_adapter(base, tmp_path / "adapter", ["q_proj"])
+    rewrite(adapter / "adapter_model.safetensors", lambda k, v: (k.replace("model.layers.0.self_attn.q_proj", "lm_head"), v))
+    trained = Trained(spec(base), adapter, tmp_path / "none.parquet")
+    assert "lm_head shares its weight" in refused(trained, tmp_path / "merged")

@@ -1,0 +1,47 @@
+"""The plan counts steps as the trainer does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from llmtune.plan.geometry import Geometry, geometry
+
+USUAL: dict[str, Any] = {
+    "batch_size": 8, "micro_batch": 2, "processes": 1, "epochs": 3.0, "max_steps": None, "evaluations": 8,
+    "warmup": 0.1,
+}  # fmt: skip
+
+
+def plan(rows: int = 100, **changed: Any) -> Geometry:
+    return geometry([10 + n % 7 for n in range(rows)], [3 + n % 2 for n in range(rows)], **{**USUAL, **changed})
+
+
+def test_steps_by_hand() -> None:
+    found = plan()
+    # 100 rows are 50 micro-batches of 2, accumulated by 4: 12 whole steps and a short one
+    assert (found.steps_per_epoch, found.steps, found.accumulation) == (13, 39, 4)
+    assert (found.warmup_steps, found.evaluate_every) == (4, 5)
+    assert (found.longest_row, found.micro_batch_tokens, found.micro_batch_supervised) == (16, 32, 8)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("epochs", 1.0), ("max_steps", 5), ("batch_size", 16), ("micro_batch", 4), ("warmup", 0.5), ("evaluations", 2)],
+)
+def test_every_planned_option_changes_the_plan(key: str, value: Any) -> None:
+    assert plan() != plan(**{key: value})
+
+
+@given(rows=some.integers(1, 400), micro=some.integers(1, 4), times=some.integers(1, 4), processes=some.integers(1, 3))
+def test_an_epoch_sees_every_row_and_at_most_one_step_is_short(
+    rows: int, micro: int, times: int, processes: int
+) -> None:
+    batch = micro * times * processes
+    found = plan(rows, batch_size=batch, micro_batch=micro, processes=processes)
+    assert (found.steps_per_epoch - 1) * batch < rows + processes * micro
+    assert found.steps_per_epoch * batch >= rows
+    assert found.micro_batch * found.accumulation * found.processes == batch

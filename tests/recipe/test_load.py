@@ -1,0 +1,170 @@
+"""A recipe is read strictly, and everything wrong with it is told at once, with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmtune.errors import Problem, RecipeError
+from llmtune.recipe.load import Loaded, load
+from llmtune.recipe.problems import leaves, meaning
+from llmtune.recipe.rules import RULES
+
+
+def read(tmp_path: Path, text: str, *overrides: str) -> Loaded:
+    file = tmp_path / "shop.yaml"
+    file.write_text(text)
+    return load(file, overrides)
+
+
+def problems(tmp_path: Path, text: str, *overrides: str) -> list[Problem]:
+    with pytest.raises(RecipeError) as caught:
+        read(tmp_path, text, *overrides)
+    return [Problem(Path(p.where).name, p.what, p.do) for p in caught.value.problems]
+
+
+def test_two_lines_are_a_recipe(tmp_path: Path) -> None:
+    loaded = read(tmp_path, "base: some/model\ndata: rows.csv\n")
+    assert loaded.name == "shop"
+    assert loaded.recipe.base.name == "some/model"
+    assert loaded.recipe.data.train == "rows.csv"
+    assert loaded.recipe.adapter.rank == 16
+    assert loaded.recipe.quantization.type == "nf4"
+
+
+def test_pain_29_every_problem_is_told_at_once_with_its_place_and_the_nearest_right_name(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        """\
+base: some/model
+data:
+  train: rows.csv
+  heldot: 0.1
+adapter:
+  rank: many
+training:
+  schedule: cosin
+  epochs: 0
+""",
+    )
+    assert [(p.where, p.what) for p in found] == [
+        ("shop.yaml:4:3", "data.heldot: no such key"),
+        ("shop.yaml:6:3", "adapter.rank: 'many' is not a whole number"),
+        ("shop.yaml:8:3", "training.schedule: 'cosin' is not a choice"),
+        ("shop.yaml:9:3", "training.epochs: 0 is out of range"),
+    ]
+    assert found[0].do == "did you mean data.heldout?"
+    assert found[2].do.startswith("did you mean cosine?")
+
+
+def test_a_key_in_the_wrong_place_is_shown_its_own(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "base: a/b\ndata: rows.csv\nlearning_rate: 1e-4\n")
+    assert problem.do == "did you mean training.learning_rate?"
+
+
+@pytest.mark.parametrize("text", ["2e-4", "2.0e-4", "0.0002", "2E-4", ".0002"])
+def test_pain_30_a_number_is_the_number_that_it_looks_like(tmp_path: Path, text: str) -> None:
+    loaded = read(tmp_path, f"base: a/b\ndata: rows.csv\ntraining: {{learning_rate: {text}}}\n")
+    assert loaded.recipe.training.learning_rate == 2e-4
+
+
+def test_pain_30_no_is_a_name_and_not_false(tmp_path: Path) -> None:
+    assert read(tmp_path, "base: no\ndata: on\n").recipe.base.name == "no"
+
+
+def test_pain_30_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "base: a/b\ndata: rows.csv\nbase: c/d\n")
+    assert (problem.where, problem.what) == ("shop.yaml:3:1", "base: is given twice")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "is empty"),
+        ("# only a comment\n", "is empty"),
+        ("- a\n- b\n", "is not a mapping of keys"),
+        ("base: [a\n", "is not YAML"),
+        ("base: !!python/object/apply:os.system [ls]\ndata: x\n", "is not YAML"),
+        ("base: a/b\n", "data: is missing"),
+        ("base: 3\ndata: x\n", "base: 3 is not a mapping"),
+        ("base: a/b\ndata: {train: x, heldout: 2}\n", "data.heldout: 2 is out of range"),
+        ("base: a/b\ndata: {train: x, heldout: true}\n", "data.heldout: True is not"),
+        ("base: a/b\ndata: x\nname: ../../etc\n", "name: '../../etc' is not a name"),
+        ("base: a/b\ndata: x\nrecipe: 2\n", "recipe: 2 is not a choice"),
+        ("base: a/b\ndata: x\nadapter: {target_modules: [q_proj, 3]}\n", "adapter.target_modules[1]: 3 is not text"),
+        ("base: a/b\ndata: x\nadapter: {rank: 1.5}\n", "adapter.rank: 1.5 is not a whole number"),
+        ("base: a/b\ndata: x\nadapter: {rank: true}\n", "adapter.rank: True is not a whole number"),
+        (
+            "base: {name: a/b, trust_remote_code: 'yes'}\ndata: x\n",
+            "base.trust_remote_code: 'yes' is not true or false",
+        ),
+    ],
+)
+def test_what_is_no_recipe_is_refused_in_one_line(tmp_path: Path, text: str, what: str) -> None:
+    found = problems(tmp_path, text)
+    assert len(found) == 1, found
+    assert found[0].what.startswith(what)
+
+
+def test_a_missing_recipe_is_told_its_nearest_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "shop.yaml").write_text("base: a/b\ndata: x\n")
+    with pytest.raises(RecipeError, match=r"no such recipe \(did you mean .*shop.yaml"):
+        load(tmp_path / "shp.yaml")
+
+
+def test_an_override_takes_the_place_of_a_key(tmp_path: Path) -> None:
+    loaded = read(tmp_path, "base: a/b\ndata: rows.csv\n", "data.heldout=0.2", "training.epochs=1", "adapter.rank=4")
+    recipe = loaded.recipe
+    assert (recipe.data.train, recipe.data.heldout, recipe.training.epochs, recipe.adapter.rank) == (
+        "rows.csv",
+        0.2,
+        1,
+        4,
+    )
+
+
+def test_a_wrong_override_is_told_as_what_was_typed(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "base: a/b\ndata: rows.csv\n", "adapter.rnak=4")
+    assert (problem.where, problem.do) == ("--set adapter.rnak=4", "did you mean adapter.rank?")
+
+
+def test_an_alias_is_what_its_anchor_says(tmp_path: Path) -> None:
+    text = "base: a/b\ndata: {train: &rows rows.csv, unseen: *rows}\n"
+    assert read(tmp_path, text).recipe.data.unseen == "rows.csv"
+
+
+def test_a_bomb_of_aliases_is_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    (problem,) = problems(tmp_path, "\n".join(lines))
+    assert "more than" in problem.what
+
+
+def test_every_option_has_a_meaning() -> None:
+    assert [leaf for leaf in leaves() if not meaning(tuple(leaf.split(".")))] == []
+
+
+BREAKS = {
+    "training.max_steps": "training: {max_steps: 10, epochs: 2}",
+    "training.batch_size": "training: {batch_size: 10, micro_batch: 4}",
+    "data.columns": "data: {train: x, format: alpaca, columns: {question: a, answer: b}}",
+    "data.format": "data: {train: x, format: columns}",
+    "quantization.double": "quantization: {type: none, double: true}",
+    "zero.offload_optimizer": "zero: {stage: 0, offload_optimizer: true}",
+    "merge": "merge: {onto: original}\nexport: [adapter]",
+    "export": "export: []",
+    "adapter.target_modules": "adapter: {target_modules: []}",
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.says)
+def test_every_rule_is_broken_by_a_recipe_that_breaks_it(tmp_path: Path, rule: object) -> None:
+    from llmtune.recipe.rules import Rule
+
+    assert isinstance(rule, Rule)
+    broken = "export: [adapter, adapter]" if "twice" in rule.says else BREAKS[rule.keys[0]]
+    text = broken if broken.startswith("data:") else f"data: x\n{broken}"
+    (problem,) = problems(tmp_path, f"base: a/b\n{text}\n")
+    assert rule.says in problem.what
+    assert problem.do == rule.do

@@ -1,0 +1,113 @@
+"""No option does nothing, and what each becomes is what the library calls it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmtune.recipe.problems import leaves
+from llmtune.recipe.schema import Recipe
+from llmtune.recipe.translate import Facts, translate
+
+FACTS = Facts(
+    linear_suffixes=("q_proj", "v_proj"), device="cpu", cores=2, steps=100, micro_batch=4, accumulation=2,
+    warmup_steps=3, evaluate_every=10, checkpointing=False,
+)  # fmt: skip
+
+# For each option two values that differ; the rest of a recipe that the option needs beside it.
+VALUES: dict[str, tuple[Any, Any]] = {
+    "base.name": ("a/b", "c/d"),
+    "base.revision": (None, "v2"),
+    "base.trust_remote_code": (False, True),
+    "data.train": ("a.csv", "b.csv"),
+    "data.format": ("auto", "alpaca"),
+    "data.columns.question": ("q", "frage"),
+    "data.columns.answer": ("a", "antwort"),
+    "data.columns.system": (None, "s"),
+    "data.system": (None, "Be kind."),
+    "data.heldout": (0.1, "held.jsonl"),
+    "data.unseen": (None, "unseen.jsonl"),
+    "data.general": (None, "general.jsonl"),
+    "data.replay.path": ("a.jsonl", "b.jsonl"),
+    "data.replay.share": (0.1, 0.2),
+    "data.max_tokens": (None, 100),
+    "data.too_long": ("stop", "skip"),
+    "data.on_bad_row": ("stop", "skip"),
+    "adapter.rank": (4, 8),
+    "adapter.alpha": (4.0, 8.0),
+    "adapter.dropout": (0.0, 0.1),
+    "adapter.target_modules": ("all-linear", ["q_proj"]),
+    "quantization.type": ("nf4", "none"),
+    "quantization.double": (True, False),
+    "quantization.compute_dtype": ("bfloat16", "float32"),
+    "training.learning_rate": (1e-4, 2e-4),
+    "training.schedule": ("cosine", "constant"),
+    "training.weight_decay": (0.0, 0.1),
+    "training.max_grad_norm": (1.0, 0.5),
+    "training.early_stopping.patience": (1, 2),
+    "training.early_stopping.min_change": (0.0, 0.1),
+    "training.keep_checkpoints": (1, 2),
+    "training.attention": ("eager", "sdpa"),
+    "training.seed": (0, 1),
+    "training.threads": (1, 2),
+    "zero.stage": (2, 3),
+    "zero.offload_optimizer": (False, True),
+    "launch.processes": (1, 2),
+    "evaluation.max_rows": (10, 20),
+    "evaluation.max_new_tokens": (None, 20),
+    "evaluation.batch_size": (1, 2),
+    "merge.onto": ("trained", "original"),
+    "merge.dtype": ("bfloat16", "float32"),
+    "export": (["adapter"], ["adapter", "merged"]),
+}
+# Decided in the plan, whose numbers are among the facts here; tests/plan changes each of them.
+PLANNED = {
+    "training.epochs", "training.max_steps", "training.batch_size", "training.micro_batch", "training.warmup",
+    "training.evaluations", "training.gradient_checkpointing",
+}  # fmt: skip
+# The adapter's method has one value until there is a second; the version and the name decide nothing but themselves.
+FIXED = {"recipe", "name", "adapter.method"}
+
+
+def recipe(key: str, value: Any) -> Recipe:
+    plain: dict[str, Any] = {"base": {"name": "a/b"}, "data": {"train": "a.csv"}}
+    if key.startswith("data.columns"):
+        plain["data"]["columns"] = {"question": "x", "answer": "y"}
+    if key.startswith("data.replay"):
+        plain["data"]["replay"] = {"path": "r.jsonl"}
+    *above, last = key.split(".")
+    place = plain
+    for part in above:
+        place = place.setdefault(part, {})
+    place[last] = value
+    return Recipe.model_validate(plain)
+
+
+@pytest.mark.parametrize("key", sorted(VALUES))
+def test_every_option_changes_something(key: str) -> None:
+    before, after = (translate(recipe(key, value), FACTS) for value in VALUES[key])
+    assert before != after
+
+
+def test_no_option_is_left_out_of_the_test_above() -> None:
+    assert set(leaves()) == set(VALUES) | PLANNED | FIXED
+
+
+def test_lora_is_what_peft_calls_it() -> None:
+    assert translate(recipe("adapter.rank", 8), FACTS)["adapter"] == {
+        "r": 8,
+        "lora_alpha": 16,
+        "lora_dropout": 0.0,
+        "target_modules": ["q_proj", "v_proj"],
+        "task_type": "CAUSAL_LM",
+    }
+
+
+def test_stage_zero_needs_no_deepspeed() -> None:
+    assert translate(recipe("zero.stage", 0), FACTS)["deepspeed"] is None
+
+
+def test_a_translated_recipe_is_pure() -> None:
+    one = recipe("adapter.rank", 8)
+    assert translate(one, FACTS) == translate(one, FACTS)
