@@ -66,17 +66,15 @@ def say_data(checked: Checked, record: Record, console: Console) -> None:
 
 def say_train(record: Record, console: Console) -> None:
     """How it went, and that what was saved is what was trained."""
-    result = record.result
-    early = f", ended early after {result['steps']}" if result["steps"] < result["planned_steps"] else ""
-    best = (
-        f"held-out loss {result['heldout_loss']:.3f} at step {result['best_step']} of {result['planned_steps']}{early}"
-    )
-    say("train", record, console, best)
-    console.more(
-        f"{result['tokens_per_second']:,.0f} tok/s, {result['supervised_tokens_per_second']:,.0f} trained tok/s,"
-        f" {size(record.peak_rss_bytes)}"
-    )
-    console.more(f"adapter of {result['trained_parameters']:,} numbers: none missing, not zero, reload equals memory")
+    result, adapter = record.result, record.result["adapter"]
+    early = f"; ended early, after {result['steps']}" if result["stopped_early"] else ""
+    resumed = f"; went on from step {result['resumed_from']}" if result["resumed_from"] else ""
+    best = f"best held-out loss {result['heldout_loss']:.3f} at step {result['best_step']} of {result['total_steps']}"
+    say("train", record, console, best + early + resumed)
+    if not record.again:
+        console.more(
+            f"{adapter['parameters']:,} numbers in {adapter['pairs']} layers: none missing, not zero, reload equals memory"
+        )
 
 
 def say_evaluate(record: Record, console: Console) -> None:

@@ -39,8 +39,9 @@ def summary(run: RunDir) -> dict[str, Any]:
     if "data" in results:
         found["data"] = {key: results["data"][key] for key in ("rows", "tokens", "supervised_tokens")}
     if "train" in results:
-        keys = ("steps", "best_step", "heldout_loss", "trained_parameters", "adapter_sha256")
-        found["train"] = {key: results["train"][key] for key in keys}
+        keys = ("steps", "total_steps", "best_step", "stopped_early", "heldout_loss")
+        adapter = records["train"]["outputs"]["trained/adapter/adapter_model.safetensors"]["sha256"]
+        found["train"] = {key: results["train"][key] for key in keys} | {"adapter_sha256": adapter}
     if "evaluate" in results:
         found["evaluation"] = results["evaluate"]
     if "merge" in results:

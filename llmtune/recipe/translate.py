@@ -105,8 +105,6 @@ def training_arguments(recipe: Recipe, facts: Facts) -> Arguments:
         "max_grad_norm": training.max_grad_norm,
         "seed": training.seed,
         "data_seed": training.seed,
-        "bf16": recipe.quantization.compute_dtype == "bfloat16",
-        "use_cpu": facts.device == "cpu",
         "activation_checkpointing": facts.checkpointing,
     }
 
@@ -120,7 +118,8 @@ def early_stopping(recipe: Recipe) -> Arguments | None:
 def deepspeed_config(recipe: Recipe, facts: Facts) -> Arguments | None:
     """DeepSpeed's configuration; None for stage 0, where there is nothing for it to do.
 
-    `train_batch_size` is left out: DeepSpeed would check it before it knows how many processes there are.
+    `train_batch_size` is left out: DeepSpeed would check it before it knows how many processes there are. So is `bf16`:
+    the adapter trains in float32, whatever the base computes in.
     """
     if recipe.zero.stage == 0:
         return None
@@ -133,7 +132,6 @@ def deepspeed_config(recipe: Recipe, facts: Facts) -> Arguments | None:
         "gradient_clipping": recipe.training.max_grad_norm,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": recipe.quantization.compute_dtype == "bfloat16"},
         "wall_clock_breakdown": False,
     }
 

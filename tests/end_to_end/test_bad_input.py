@@ -1,0 +1,180 @@
+"""What bad input gets: one clear message, exit code 2, no traceback, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmtune import cli
+
+Change = Callable[[Path], None]
+
+
+def row(*messages: tuple[str, object], **more: object) -> str:
+    return json.dumps({"messages": [{"role": role, "content": content} for role, content in messages], **more}) + "\n"
+
+
+GOOD = "".join(row(("user", f"What does kettle {n} cost?"), ("assistant", f"It costs {n} euros.")) for n in range(30))
+ASKED = ("user", "hi")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text(GOOD)
+    file = tmp_path / "shop.yaml"
+    file.write_text(f"base: {tiny_base}\ndata:\n  train: rows.jsonl\n")
+    return file
+
+
+def answer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["llmtune", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr()
+    return int(str(ended.value.code or 0)), printed.err + printed.out
+
+
+def write(text: str) -> Change:
+    return lambda folder: (folder / "rows.jsonl").write_text(text) and None  # type: ignore[func-returns-value]
+
+
+def add(line: str) -> Change:
+    return write(GOOD + line)
+
+
+def recipe_line(line: str) -> Change:
+    def change(folder: Path) -> None:
+        file = folder / "shop.yaml"
+        file.write_text(file.read_text() + line + "\n")
+
+    return change
+
+
+# what is done to good input, and what must be said: where, and some of what and what to do
+BAD: dict[str, tuple[Change, list[str]]] = {
+    "misspelt key": (recipe_line("adapter: {rnak: 4}"), ["shop.yaml:4:11", "adapter.rnak: no such key", "adapter.rank?"]),
+    "wrong type": (recipe_line("adapter: {rank: many}"), ["shop.yaml:4:11", "'many' is not a whole number"]),
+    "duplicated key": (recipe_line("base: other"), ["shop.yaml:4:1", "base: is given twice"]),
+    "missing data file": (lambda folder: (folder / "rows.jsonl").unlink(), ["rows.jsonl"]),
+    "empty data file": (write(""), ["rows.jsonl", "empty"]),
+    "broken line": (add('{"messages": [\n'), ["rows.jsonl:31"]),
+    "missing columns": (write('{"frage": "a", "antwort": "b"}\n' * 3), ["frage", "antwort"]),
+    "no assistant turn": (add(row(ASKED)), ["rows.jsonl:31", "assistant"]),
+    "a role nobody knows": (add(row(ASKED, ("bot", "yo"))), ["rows.jsonl:31", "bot", "assistant"]),
+    "null content": (add(row(ASKED, ("assistant", None))), ["rows.jsonl:31"]),
+    "content that is no text": (add(row(ASKED, ("assistant", 7))), ["rows.jsonl:31"]),
+    "empty answer": (add(row(ASKED, ("assistant", " "))), ["rows.jsonl:31", "empty"]),
+    "too long": (add(row(ASKED, ("assistant", "kettle " * 300))), ["rows.jsonl:31", "tokens", "data.too_long: skip"]),
+    "one row repeated": (write(GOOD.splitlines(keepends=True)[0] * 40), ["rows.jsonl", "same"]),
+    "layer that is not there": (
+        recipe_line("adapter: {target_modules: [q_proj, query]}"),
+        ["shop.yaml:4:11", "no layer query", "q_proj"],
+    ),
+    "more tokens than the base reads": (recipe_line("  max_tokens: 9999"), ["shop.yaml:4:3", "9,999"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_gets_one_clear_message(
+    name: str, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, expected = BAD[name]
+    change(recipe.parent)
+    code, said = answer(capsys, monkeypatch, "run", "shop.yaml")
+    assert code == 2, said
+    assert "Traceback" not in said
+    assert [words for words in expected if words not in said.replace("\n", " ")] == [], said
+    assert "nothing was started" in said
+    assert not (recipe.parent / "runs").exists()
+
+
+def test_what_is_wrong_in_several_places_is_told_at_once(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(GOOD + row(ASKED) + row(ASKED, ("bot", "yo")))(recipe.parent)
+    recipe_line("  unseen: nowhere.jsonl\nadapter: {target_modules: [query]}")(recipe.parent)
+    _, said = answer(capsys, monkeypatch, "check", "shop.yaml")
+    for words in ("rows.jsonl:31", "rows.jsonl:32", "nowhere.jsonl", "no layer query"):
+        assert words in said
+
+
+def test_an_unknown_base_is_told_its_nearest_neighbour(
+    recipe: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_base, recipe.parent / "models" / "kettle")
+    recipe.write_text("base: models/ketle\ndata: rows.jsonl\n")
+    code, said = answer(capsys, monkeypatch, "check", "shop.yaml")
+    assert (code, "models/kettle" in said, "shop.yaml:1:1" in said) == (2, True, True), said
+
+
+def test_a_base_as_a_pickle_is_refused(
+    recipe: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = recipe.parent / "pickled"
+    shutil.copytree(tiny_base, base)
+    (base / "model.safetensors").rename(base / "pytorch_model.bin")
+    recipe.write_text("base: pickled\ndata: rows.jsonl\n")
+    code, said = answer(capsys, monkeypatch, "check", "shop.yaml")
+    assert (code, "pickle" in said) == (2, True), said
+
+
+def test_no_compiler_is_said_at_check(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(recipe.parent))
+    code, said = answer(capsys, monkeypatch, "check", "shop.yaml")
+    assert (code, "compiler" in said) == (2, True), said
+
+
+def test_a_full_disk_is_said_at_check(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(recipe.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    code, said = answer(capsys, monkeypatch, "check", "shop.yaml")
+    assert (code, "GB are free" in said, "--out" in said) == (2, True, True), said
+
+
+def test_the_folder_of_another_recipe_is_left_alone(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (recipe.parent / "out").mkdir()
+    (recipe.parent / "out" / "recipe.lock").write_text('{"name": "other"}')
+    code, said = answer(capsys, monkeypatch, "run", "shop.yaml", "--out", "out")
+    assert (code, "another recipe, other" in said) == (2, True), said
+    (recipe.parent / "photos").mkdir()
+    (recipe.parent / "photos" / "me.jpg").write_text("x")
+    code, said = answer(capsys, monkeypatch, "run", "shop.yaml", "--out", "photos")
+    assert (code, "not a run's" in said) == (2, True), said
+    assert sorted(path.name for path in (recipe.parent / "photos").iterdir()) == ["me.jpg"]
+
+
+def test_a_file_where_the_folder_should_be_is_refused(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, said = answer(capsys, monkeypatch, "run", "shop.yaml", "--out", "rows.jsonl/run")
+    assert (code, "is a file" in said) == (2, True), said
+
+
+def test_problems_are_json_when_asked(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe_line("adapter: {rnak: 4}")(recipe.parent)
+    _, said = answer(capsys, monkeypatch, "check", "shop.yaml", "--json")
+    (problem,) = json.loads(said)["problems"]
+    assert problem["what"] == "adapter.rnak: no such key"
+
+
+def test_a_good_recipe_passes_and_writes_nothing(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(recipe.parent.rglob("*"))
+    code, said = answer(capsys, monkeypatch, "check", "shop.yaml", "--set", "training.learning_rate=2e-4")
+    assert code == 0, said
+    assert sorted(recipe.parent.rglob("*")) == before

@@ -1,0 +1,171 @@
+"""The whole way on a two-layer model: from two lines of recipe to proven artifacts, whatever comes in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from llmtune.files import hashes, manifest
+from tests.tiny_models import write_base, write_rows
+
+pytestmark = pytest.mark.slow
+
+RECIPE = """\
+base: base
+data: {{train: rows.jsonl, heldout: 0.2}}
+adapter: {{rank: 4}}
+training: {{epochs: 2, batch_size: 8, learning_rate: 1e-2, evaluations: 3, threads: 1}}
+evaluation: {{max_rows: {rows}, max_new_tokens: 8}}
+"""
+
+
+def llmtune(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "llmtune.cli", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def make(folder: Path, rows: int = 6) -> Path:
+    write_base(folder / "base")
+    write_rows(folder / "rows.jsonl", 40)
+    (folder / "shop.yaml").write_text(RECIPE.format(rows=rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the recipe was run to its end."""
+    folder = make(tmp_path_factory.mktemp("finished"))
+    done = llmtune(folder, "run", "shop.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def shape(value: Any) -> Any:
+    """The keys of a JSON object, with the kind of each value."""
+    if isinstance(value, dict):
+        return {key: shape(below) for key, below in value.items()}
+    return type(value).__name__
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(llmtune(folder, "show", "runs/shop", "--json").stdout)
+    return found
+
+
+STAGE = {"seconds": "float", "peak_rss_bytes": "int"}
+FIGURES = {"loss": "float", "perplexity": "float", "exact": "float", "token_f1": "float", "rouge_l": "float"}
+
+
+def test_the_summary_keeps_its_keys(finished: Path) -> None:
+    found = summary(finished)
+    kinds = shape(found)
+    assert kinds["stages"] == dict.fromkeys(("data", "train", "evaluate", "merge", "export", "verify"), STAGE)
+    assert kinds["evaluation"] == {"heldout": {"rows": "int", "before": FIGURES, "after": FIGURES}}
+    assert kinds["data"] == {"rows": "int", "tokens": "int", "supervised_tokens": "int"}
+    assert set(kinds) == {
+        "name", "base", "finished", "stages", "data", "train", "evaluation", "merge", "verify", "artifacts"
+    }  # fmt: skip
+    assert kinds["train"] == {
+        "steps": "int", "total_steps": "int", "best_step": "int", "stopped_early": "bool", "heldout_loss": "float",
+        "adapter_sha256": "str",
+    }  # fmt: skip
+    assert {"max_abs_logit_diff": "float", "mean_abs_logit_diff": "float", "equal_greedy_tokens": "float"}.items() <= (
+        kinds["merge"].items()
+    )
+    assert found["finished"] is True
+    assert (found["verify"]["adapter"]["passed"], found["verify"]["merged"]["passed"]) == (True, True)
+    assert found["evaluation"]["heldout"]["after"]["loss"] < found["evaluation"]["heldout"]["before"]["loss"]
+
+
+def test_the_manifest_has_the_hash_of_every_file(finished: Path) -> None:
+    run = finished / "runs" / "shop"
+    found = manifest(run)
+    assert found is not None
+    kept = {name for name in hashes(run) if name.split("/")[0] not in (".held", "log.txt", "checkpoints")}
+    assert found["files"] == {name: digest for name, digest in hashes(run).items() if name in kept}
+
+
+def test_no_path_of_this_machine_leaves_with_the_artifacts(finished: Path) -> None:
+    for folder in ("adapter", "merged"):
+        for path in (finished / "runs" / "shop" / folder).rglob("*"):
+            assert str(finished).encode() not in path.read_bytes(), path
+
+
+def test_the_same_command_again_does_nothing_and_says_so(finished: Path) -> None:
+    run = finished / "runs" / "shop"
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+    again = llmtune(finished, "run", "shop.yaml")
+    assert again.returncode == 0
+    assert again.stdout.count("as before") == 6
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
+
+
+def test_a_changed_key_redoes_what_depends_on_it_alone(finished: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(finished, tmp_path / "copy")
+    changed = llmtune(tmp_path / "copy", "run", "shop.yaml", "--set", "merge.dtype=float32")
+    assert changed.returncode == 0, changed.stderr
+    redone = {line.split()[0] for line in changed.stdout.splitlines() if line.startswith(" ") and line[1] != " "} - {
+        line.split()[0] for line in changed.stdout.splitlines() if "as before" in line
+    }
+    assert redone == {"check", "plan", "merge", "export", "verify"}
+
+
+def test_the_same_recipe_and_seed_give_the_same_adapter_whatever_killed_it(finished: Path, tmp_path: Path) -> None:
+    """SIGKILL in every stage, and each time the same command again."""
+    folder = make(tmp_path)
+    for stage in ("train", "evaluate", "merge", "verify"):
+        events = folder / "runs" / "shop" / "stages" / f"{stage}.events.jsonl"
+        running = subprocess.Popen(
+            [sys.executable, "-m", "llmtune.cli", "run", "shop.yaml"], cwd=folder, stdout=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while not (events.exists() and '"progress"' in events.read_text()) and time.monotonic() < deadline:
+            assert running.poll() is None, stage
+            time.sleep(0.05)
+        orphans = psutil.Process(running.pid).children(recursive=True)
+        running.kill()
+        running.wait()
+        assert psutil.wait_procs(orphans, timeout=20)[1] == [], "a stage outlives its pipeline"
+        assert summary(folder)["finished"] is False
+    done = llmtune(folder, "run", "shop.yaml")
+    assert done.returncode == 0, done.stderr
+    found = summary(folder)
+    assert found["finished"] is True
+    assert found["train"]["adapter_sha256"] == summary(finished)["train"]["adapter_sha256"]
+
+
+def test_a_stopped_run_says_how_to_go_on_and_goes_on(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    events = folder / "runs" / "shop" / "stages" / "train.events.jsonl"
+    running = subprocess.Popen(
+        [sys.executable, "-m", "llmtune.cli", "run", "shop.yaml", "--set", "training.epochs=40"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (events.exists() and '"progress"' in events.read_text()):
+        assert running.poll() is None
+        time.sleep(0.05)
+    os.kill(running.pid, signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 75, said
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+
+
+def test_a_learning_rate_that_explodes_is_named_with_its_step(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    failed = llmtune(folder, "run", "shop.yaml", "--set", "training.learning_rate=1e30")
+    assert failed.returncode == 3, failed.stdout + failed.stderr
+    assert "step" in failed.stderr
+    assert "training.learning_rate" in failed.stderr
+    assert "Traceback" not in failed.stderr
