@@ -185,6 +185,11 @@ def _span(ids: list[int], prompt: list[int], chat: ChatTokenizer) -> tuple[int, 
             "prompt and answer share a token: a server's prompt would not be the trained one",
             "remove white space or signs at the start of the answer, or take another template",
         )
+    if chat.end_of_turn_id not in ids[start:]:
+        raise RowFault(
+            f"the tokenizer does not find {chat.end_of_turn} after the answer",
+            "the model would not learn to stop: remove the signs at the end of the answer, or mend the tokenizer",
+        )
     # The words hold no such token (_lay_out), so the first one after the prompt is the answer's own.
     return start, ids.index(chat.end_of_turn_id, start) + 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -10,15 +11,25 @@ from collections.abc import Iterator, Sequence
 from llmtune.data.conversation import Conversation
 from llmtune.errors import DataError
 
+_BETWEEN_DIGITS = r"(?<=\d)\s*[^\w\s]\s*(?=\d)"
+_SIGNS = re.compile(rf"({_BETWEEN_DIGITS})|[\W_]")
+
 
 def plain(text: str) -> str:
-    """A text without what does not make it another question: case, spaces, punctuation."""
-    if text.isascii():
-        kept = "".join(filter(str.isalnum, text)).lower()
-    else:
-        folded = unicodedata.normalize("NFKC", text).casefold()
-        kept = "".join(sign for sign in folded if sign.isalnum() or unicodedata.category(sign)[0] == "M")
-    return kept or text.strip()
+    """A text without what does not make it another question: case, spaces, punctuation.
+
+    Signs that make another number or another sum stay: 1.5 is not 15, and 9 - 3 is not 9 + 3.
+    """
+    folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    return _SIGNS.sub(_kept, folded) or text.strip()
+
+
+def _kept(found: re.Match[str]) -> str:
+    if found[1] is not None:
+        return found[1].strip()
+    kind = unicodedata.category(found[0])
+    # Marks are parts of letters; currencies and signs of sums have a meaning of their own.
+    return found[0] if kind[0] == "M" or (kind in ("Sm", "Sc") and found[0] != "=") else ""
 
 
 def cut(
@@ -38,7 +49,7 @@ def cut(
         if len(held) + len(group) <= wanted:
             held.update(group)
     if not held and len(order) > 1:
-        held.update(min(order, key=lambda group: len(group)))
+        held.update(sorted(order, key=len)[0])
     if not held:
         raise DataError.one(
             label,

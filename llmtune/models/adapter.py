@@ -79,7 +79,9 @@ def _unknown(config: dict[str, Any], where: str) -> list[Problem]:
     start = config.get("init_lora_weights", True)
     if isinstance(start, str) and start != "gaussian":
         found.append(Problem(where, f"init_lora_weights: {start!r} changes the base model too", do))
-    found += [Problem(where, f"{key}: {value!r}", do) for key, value in config.items() if key not in _HARMLESS and value]
+    found += [
+        Problem(where, f"{key}: {value!r}", do) for key, value in config.items() if key not in _HARMLESS and value
+    ]
     return found
 
 
@@ -100,7 +102,9 @@ def _pairs(file: Path, rank: int) -> dict[str, Pair]:
         elif len(found["A"].shape) != 2 or len(found["B"].shape) != 2:
             what = f"{module}: lora_A {list(found['A'].shape)} and lora_B {list(found['B'].shape)} are not matrices"
         elif found["A"].shape[0] != rank or found["B"].shape[1] != rank:
-            what = f"{module}: lora_A {list(found['A'].shape)} and lora_B {list(found['B'].shape)} are not of rank {rank}"
+            what = (
+                f"{module}: lora_A {list(found['A'].shape)} and lora_B {list(found['B'].shape)} are not of rank {rank}"
+            )
         else:
             pairs[module] = Pair(found["A"], found["B"])
             continue

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from llmtune.errors import BaseModelError
 
@@ -51,13 +52,7 @@ def spans(file: Path) -> dict[str, Span]:
             length = int.from_bytes(opened.read(8), "little")
             header = json.loads(opened.read(min(length, 1 << 27)))
         header.pop("__metadata__", None)
-        found = {
-            name: Span(
-                file, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0],
-                entry["data_offsets"][1] - entry["data_offsets"][0],
-            )  # fmt: skip
-            for name, entry in header.items()
-        }
+        found = {name: _span(file, 8 + length, entry) for name, entry in header.items()}
         size = file.stat().st_size
     except OSError as error:
         raise BaseModelError.one(str(file), f"cannot be read: {error.strerror}", "check the path") from error
@@ -68,6 +63,12 @@ def spans(file: Path) -> dict[str, Span]:
             what = f"{name}: {span.dtype} {list(span.shape)} does not lie in the {size} bytes of the file"
             raise BaseModelError.one(str(file), what, "download or save the file again")
     return dict(sorted(found.items(), key=lambda item: item[1].start))
+
+
+def _span(file: Path, numbers: int, entry: dict[str, Any]) -> Span:
+    """`numbers`: where the header ends and the tensors begin."""
+    start, stop = entry["data_offsets"]
+    return Span(file, entry["dtype"], tuple(entry["shape"]), numbers + start, stop - start)
 
 
 def checkpoint(folder: Path) -> dict[str, Span]:

@@ -148,6 +148,15 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def plain(begins_with_bos: bool) -> str:
-    """The plain template; with the begin-of-sequence token in front when the tokenizer itself would write one."""
-    return PLAIN.replace("{% if BEGIN %}{{ bos_token }}{% endif %}", "{{ bos_token }}" if begins_with_bos else "")
+def plain(begins_with_bos: bool, border: str | None = None) -> str:
+    """The plain template; with the begin-of-sequence token in front when the tokenizer itself would write one.
+
+    `border` names a special token variable to put between `Assistant:` and the answer, instead of a space, for
+    tokenizers whose tokens reach over spaces.
+    """
+    source = PLAIN.replace("{% if BEGIN %}{{ bos_token }}{% endif %}", "{{ bos_token }}" if begins_with_bos else "")
+    if border is None:
+        return source
+    return source.replace("{{ 'Assistant:' }}", f"{{{{ 'Assistant:' + {border} }}}}").replace(
+        "' ' + message", "message"
+    )

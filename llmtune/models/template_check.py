@@ -44,8 +44,8 @@ def closing(template: Template, tokenizer: Tokenizer, place: str) -> tuple[str, 
     if not answered.startswith(asked):
         raise BaseModelError.one(
             place,
-            f"the chat template asks for an answer with ...{asked[-24:]!r}, and writes answers otherwise: a server would "
-            "ask for what was not trained",
+            f"the chat template asks for an answer with ...{asked[-24:]!r}, and writes answers otherwise: a server "
+            "would ask for what was not trained",
             "give the base a template that writes answers as it asks for them, without thinking",
         )
     middle, last = (_tokens_at(text.partition(f"Zebra{number} answer")[2], tokenizer) for number in range(2))

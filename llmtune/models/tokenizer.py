@@ -100,10 +100,10 @@ class ChatTokenizer:
 
 def load(folder: Path) -> ChatTokenizer:
     """Read the tokenizer of a base model's folder. Raises BaseModelError when it cannot be trained with."""
-    tokenizer = _read_tokenizer(folder)
+    notes: list[str] = []
+    tokenizer = _whole_tokens(_read_tokenizer(folder), notes)
     config = _read_json(folder / "tokenizer_config.json")
     names = _names(folder, config, tokenizer)
-    notes: list[str] = []
     source, place = _template(folder, config)
     if source is None:
         source, note = _choose_template(folder, tokenizer, names)
@@ -172,6 +172,24 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def _whole_tokens(tokenizer: Tokenizer, notes: list[str]) -> Tokenizer:
+    """Special tokens must be found right behind a word; some files have them normalized, which puts a space before."""
+    from tokenizers import Tokenizer
+
+    lost = [
+        token.content
+        for number, token in tokenizer.get_added_tokens_decoder().items()
+        if token.special and number not in tokenizer.encode(f"a{token.content}", add_special_tokens=False).ids
+    ]
+    if not lost:
+        return tokenizer
+    data = json.loads(tokenizer.to_str())
+    for token in data["added_tokens"]:
+        token["normalized"] = token["normalized"] and token["content"] not in lost
+    notes.append(f"the tokenizer finds {', '.join(lost)} only after a space: mended, also in what is written")
+    return Tokenizer.from_str(json.dumps(data))
+
+
 def _names(folder: Path, config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
     """Special tokens by name, from tokenizer_config.json, else special_tokens_map.json, else config.json's ids."""
     found: dict[str, str] = {}
@@ -217,10 +235,18 @@ def _choose_template(folder: Path, tokenizer: Tokenizer, names: Mapping[str, str
             "name an eos_token in tokenizer_config.json, or choose another base",
         )
     bos = names.get("bos_token")
-    first = tokenizer.encode("a").ids[:1]
-    begins = bos is not None and first == [tokenizer.token_to_id(bos)]
-    written = f"{bos if begins else ''}User: ... Assistant: ...{names['eos_token']}"
-    return plain(begins), f'the base has no chat template: a plain one is used, "{written}"'
+    begins = bos is not None and tokenizer.encode("a").ids[:1] == [tokenizer.token_to_id(bos)]
+    border = None if _splits_at_spaces(tokenizer) else ("eos_token" if bos is None else "bos_token")
+    space = " " if border is None else names[border]
+    written = f"{bos if begins else ''}User: ... Assistant:{space}...{names['eos_token']}"
+    return plain(begins, border), f'the base has no chat template: a plain one is used, "{written}"'
+
+
+def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
+    """Whether `Assistant:` keeps its tokens whatever follows after a space."""
+    alone = tokenizer.encode("Assistant:", add_special_tokens=False).ids
+    together = (f"Assistant: {word}" for word in ("Hello", "the", "3", "(", "\u4f60"))
+    return all(tokenizer.encode(text, add_special_tokens=False).ids[: len(alone)] == alone for text in together)
 
 
 def _stop_at(
@@ -232,6 +258,7 @@ def _stop_at(
     changed = {**names, "eos_token": end_of_turn}
     other = template.with_tokens(changed)
     if probe(template, 2) != probe(other, 2):
+        notes.append(f"answers end with {end_of_turn}: a server must stop there, not only at {names['eos_token']}")
         return template, dict(names)
     eos = names.get("eos_token", "an eos token")
     notes.append(f"answers end with {end_of_turn}, not with {eos}: it is written as eos_token, where servers stop")

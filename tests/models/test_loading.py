@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmtune.errors import BaseModelError
+from llmtune.models import loading
+from llmtune.models.loading import disarm_repacking, load_base, load_with_adapter
+from llmtune.models.spec import BaseSpec
+from llmtune.train.batches import Rows
+from tests.tiny_models import write_base
+from tests.train.setup import NF4, write_split
+
+
+def spec(base: Path, **changes: Any) -> BaseSpec:
+    plain = BaseSpec(
+        path=str(base), revision=None, trust_remote_code=False, quantization=NF4, dtype="bfloat16", attention="eager",
+        device="cpu", threads=1,
+    )  # fmt: skip
+    return replace(plain, **changes)
+
+
+@pytest.fixture(scope="module")
+def rows(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    return Rows.read(write_split(tiny_base, tmp_path_factory.mktemp("rows") / "train.parquet", 4))
+
+
+def linear(model: Any) -> Any:
+    return model.model.layers[0].mlp.down_proj
+
+
+def test_nf4_base_is_4_bit_but_for_head_and_embeddings(tiny_base: Path) -> None:
+    model = load_base(spec(tiny_base))
+    assert linear(model).weight.quant_state.quant_type == "nf4"
+    assert linear(model).weight.quant_state.nested
+    assert linear(model).compute_dtype == torch.bfloat16
+    assert model.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_base_in_full_precision_has_the_type_asked_for(tiny_base: Path) -> None:
+    model = load_base(spec(tiny_base, quantization=None, dtype="float32", attention="sdpa"))
+    assert linear(model).weight.dtype == torch.float32
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_pain_33_an_evaluation_leaves_the_4_bit_weights_alone(tiny_base: Path, rows: Rows) -> None:
+    model = load_base(spec(tiny_base))
+    layer = linear(model)
+    before = layer.weight.detach().clone()
+    with torch.no_grad():
+        model(input_ids=rows.batch([0])["input_ids"])
+    assert torch.equal(layer.weight, before)
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="only CPUs with AVX512-BF16 repack")
+def test_pain_33_without_the_guard_the_weights_are_repacked_in_place(
+    tiny_base: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "disarm_repacking", lambda model: None)
+    model = load_base(spec(tiny_base))
+    layer = linear(model)
+    before = layer.weight.detach().clone()
+    with torch.no_grad():
+        model(input_ids=rows.batch([0])["input_ids"])
+    assert layer.weight.shape != before.shape or not torch.equal(layer.weight, before)
+
+
+def test_every_4_bit_layer_gets_the_guard(tiny_base: Path) -> None:
+    assert disarm_repacking(load_base(spec(tiny_base))) == 14
+    assert disarm_repacking(load_base(spec(tiny_base, quantization=None))) == 0
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2"])
+def test_pain_36_packed_rows_do_not_see_each_other(
+    architecture: str, attention: str, rows: Rows, tmp_path: Path
+) -> None:
+    write_base(tmp_path, architecture)
+    model = load_base(spec(tmp_path, quantization=None, dtype="float32", attention=attention))
+    packed = rows.batch([0, 1, 2])
+    with torch.no_grad():
+        together = model(input_ids=packed["input_ids"], position_ids=packed["position_ids"]).logits[0]
+        apart = torch.cat([model(input_ids=rows.batch([row])["input_ids"]).logits[0] for row in (0, 1, 2)])
+        wrong = {"attention_mask": torch.ones_like(packed["input_ids"])}, {"use_cache": True}
+        for ask in wrong:
+            leaky = model(input_ids=packed["input_ids"], position_ids=packed["position_ids"], **ask).logits[0]
+            assert (leaky - apart).abs().max() > 1e-2, "the trap is gone: the guard may go too"
+    assert (together - apart).abs().max() < 2e-5
+
+
+def test_generation_still_uses_a_cache(tiny_base: Path) -> None:
+    model = load_base(spec(tiny_base))
+    assert model.config.use_cache is False
+    made = model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=2, return_dict_in_generate=True)
+    assert made.past_key_values is not None
+
+
+def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BaseModelError) as raised:
+        load_base(spec(tmp_path))
+    assert raised.value.problems[0].where == str(tmp_path)
+
+
+def test_an_adapter_is_loaded_in_float32_and_switched_on(tiny_base: Path, rows: Rows, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    ids = rows.batch([0])["input_ids"]
+    with torch.no_grad():
+        made = get_peft_model(load_base(spec(tiny_base)), config).eval()
+        made.save_pretrained(tmp_path)
+        loaded = load_with_adapter(spec(tiny_base), tmp_path)
+        assert torch.equal(loaded(input_ids=ids).logits, made(input_ids=ids).logits)
+        with loaded.disable_adapter():
+            assert not torch.equal(loaded(input_ids=ids).logits, made(input_ids=ids).logits)
+    assert {p.dtype for n, p in loaded.named_parameters() if "lora_" in n} == {torch.float32}
+    assert not loaded.training

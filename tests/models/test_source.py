@@ -1,0 +1,80 @@
+"""A base that cannot be used is refused before anything is loaded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from llmtune.errors import BaseModelError
+from llmtune.models.source import resolve
+from llmtune.recipe.schema import Base
+
+
+@pytest.fixture
+def base(tiny_base: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_base, tmp_path / "tiny"))
+
+
+def said(name: str, beside: Path) -> str:
+    with pytest.raises(BaseModelError) as caught:
+        resolve(Base(name=name), beside)
+    return str(caught.value)
+
+
+def test_a_folder_is_found_beside_the_recipe_and_by_its_whole_path(base: Path) -> None:
+    assert resolve(Base(name="tiny"), base.parent) == base
+    assert resolve(Base(name="./tiny"), base.parent) == base
+    assert resolve(Base(name=str(base)), Path("/")) == base
+
+
+def test_a_misspelt_folder_names_the_nearest(base: Path) -> None:
+    assert "did you mean tinny" not in said("./tinny", base.parent)
+    assert "did you mean tiny?" in said("./tinny", base.parent)
+
+
+def test_pickled_weights_are_refused(base: Path) -> None:
+    (base / "model.safetensors").rename(base / "pytorch_model.bin")
+    assert "pickle" in said("./tiny", base.parent)
+
+
+def test_cut_weights_are_refused(base: Path) -> None:
+    path = base / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-10])
+    assert f"{len(data) - 10:,} bytes long where its header says {len(data):,}" in said("./tiny", base.parent)
+    path.write_bytes(data[:100])
+    assert "ends inside its header" in said("./tiny", base.parent)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert "pointer of Git LFS" in said("./tiny", base.parent)
+
+
+def test_a_missing_part_of_the_weights_is_named(base: Path) -> None:
+    (base / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}')
+    assert "model-2.safetensors: this part of the weights is missing" in said("./tiny", base.parent)
+
+
+def test_everything_that_is_missing_is_named_at_once(base: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (base / name).unlink()
+    message = said("./tiny", base.parent)
+    assert all(part in message for part in ("no config.json", "no tokenizer.json", "no *.safetensors"))
+
+
+def test_an_adapter_is_not_a_base(base: Path) -> None:
+    (base / "config.json").unlink()
+    (base / "adapter_config.json").write_text('{"base_model_name_or_path": "acme/lamp-1"}')
+    assert "write base: acme/lamp-1" in said("./tiny", base.parent)
+
+
+def test_a_gguf_file_is_not_a_base(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    assert "a GGUF file" in said("a.gguf", tmp_path)
+
+
+def test_a_hub_model_without_network_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "not in the hub's cache" in said("acme/no-such-model-here", tmp_path)
