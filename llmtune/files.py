@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 MANIFEST = "manifest.json"
 
@@ -50,7 +51,7 @@ def seal(folder: Path, **facts: object) -> None:
     write_json(folder / MANIFEST, {**facts, "files": hashes(folder)})
 
 
-def manifest(folder: Path) -> dict[str, object] | None:
+def manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a sealed folder, or None if it has none that can be read."""
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,16 +12,15 @@ from typing import Any
 from llmtune import quiet
 from llmtune.check import Checked, check
 from llmtune.console import Console
-from llmtune.errors import MachineError
 from llmtune.evaluate.inputs import EvaluateInputs
 from llmtune.export.inputs import CardFacts, ExportInputs, VerifyInputs
-from llmtune.files import hashes, write_json
+from llmtune.files import hashes, manifest, sha256, write_json
+from llmtune.held import held
 from llmtune.lock import write_lock
 from llmtune.merge.inputs import MergeInputs
 from llmtune.models.spec import BaseSpec
 from llmtune.narration import headline, say, say_check, say_data, say_evaluate, say_merge, say_plan, say_train
 from llmtune.recipe.translate import Facts, base_arguments, translate
-from llmtune.rundir import RunDir
 from llmtune.stages import Record, clear, fingerprint, in_process, in_worker
 from llmtune.summary import print_summary
 from llmtune.train.inputs import TrainInputs
@@ -49,18 +46,6 @@ def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console
         console.title(checked.loaded.name, headline(checked))
         Run(checked, console).all_stages()
         print_summary(checked.run, console)
-
-
-@contextmanager
-def held(run: RunDir) -> Iterator[None]:
-    """Only one process works in a run folder; the worker of a pipeline that is gone notices that it is."""
-    with run.held.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            where = str(run.root)
-            raise MachineError.one(where, "another llmtune is at work in it", "wait for it, or stop it first") from None
-        yield
 
 
 def data_facts(checked: Checked) -> dict[str, Any]:
@@ -105,7 +90,7 @@ class Run:
         """Each stage is asked with the bytes that the earlier ones made."""
         say_check(self.checked, self.console)
         say_plan(self.checked, self.console)
-        write_json(self.dir.plan, self.checked.plan.as_json())
+        self.write_plan()
         data = self.data()
         train = self.train(data)
         evaluate = self.evaluate(data, train)
@@ -113,6 +98,14 @@ class Run:
         export = self.export(train, evaluate, merge)
         self.verify(train, merge, export)
         self.seal()
+
+    def write_plan(self) -> None:
+        """Beside the lock; a manifest that has other ones is of another run."""
+        write_json(self.dir.plan, self.checked.plan.as_json())
+        found = manifest(self.dir.root)
+        now = {path.name: sha256(path) for path in (self.dir.lock, self.dir.plan)}
+        if found is not None and not now.items() <= found["files"].items():
+            clear(self.dir.manifest)
 
     def asked(self, stage: str, **depends_on: object) -> dict[str, object]:
         """What the stage is asked: its own arguments, the bytes it works on, and the versions it works with."""
@@ -161,7 +154,6 @@ class Run:
             checkpoints=str(run.checkpoints),
             out=str(run.trained),
             metrics=str(run.metrics),
-            held=str(run.held),
             fingerprint=fingerprint(asked),
         )
         with self.console.progress("train") as progress:
@@ -264,7 +256,9 @@ class Run:
         return record
 
     def seal(self) -> None:
-        """The manifest is written last: it is what says that the run is whole."""
+        """The manifest is written last: it is what says that the run is whole. A stage that begins takes it away."""
+        if self.dir.manifest.exists():
+            return
         skip = (self.dir.held.name, self.dir.log.name, "checkpoints")
         files = {name: digest for name, digest in hashes(self.dir.root).items() if name.split("/")[0] not in skip}
         write_json(self.dir.manifest, {"name": self.lock["name"], "files": files})

@@ -92,7 +92,7 @@ def in_process(run: RunDir, stage: str, asked: object, made: Sequence[Path], wor
     found = done(run, stage, asked)
     if found is not None:
         return found
-    run.stage(stage).unlink(missing_ok=True)
+    clear(run.manifest, run.stage(stage))
     started = time.monotonic()
     result = work()
     seconds = time.monotonic() - started
@@ -127,7 +127,7 @@ def in_worker(
     found = done(run, stage, asked)
     if found is not None:
         return found
-    run.stage(stage).unlink(missing_ok=True)
+    clear(run.manifest, run.stage(stage))
     events = run.events(stage)
     events.parent.mkdir(parents=True, exist_ok=True)
     events.unlink(missing_ok=True)

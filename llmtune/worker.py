@@ -16,6 +16,8 @@ from typing import Any
 from llmtune import quiet
 from llmtune.errors import LlmtuneError
 from llmtune.events import Events
+from llmtune.held import die_with_holder
+from llmtune.rundir import RunDir
 from llmtune.stages import peak_rss_bytes
 
 Request = dict[str, Any]
@@ -63,6 +65,7 @@ def main(arguments: list[str]) -> int:
     rank = int(os.environ.get("RANK", "0"))
     events = Events(Path(told))
     events.tell("started", rank=rank, pid=os.getpid())
+    die_with_holder(RunDir(Path(request).parent.parent))
     quiet.hush()
     try:
         asked = json.loads(Path(request).read_text(encoding="utf-8"))

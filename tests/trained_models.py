@@ -106,11 +106,11 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
         shutil.copyfile(source / name, folder / name)
 
 
-def write_trained(folder: Path, architecture: str = "llama", **changed: Any) -> Trained:
+def write_trained(folder: Path, architecture: str = "llama", rows: int = 12, **changed: Any) -> Trained:
     """A base, an adapter and held-out rows of it in one folder."""
     from llmtune.data.store import write as write_samples
 
     base = write_base(folder / "base", architecture)
     adapter = write_adapter(base, folder / "adapter", SUFFIXES[architecture])
-    write_samples(folder / "heldout.parquet", samples(base))
+    write_samples(folder / "heldout.parquet", samples(base, rows))
     return Trained(spec(base, **changed), adapter, folder / "heldout.parquet")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,12 @@ class _Progress:
         self._events.progress(self._done, self._total)
 
 
+def evenly(count: int, most: int) -> list[int]:
+    """Indices of at most `most` of `count` rows, spread evenly."""
+    taken = min(count, most)
+    return [place * count // taken for place in range(taken)]
+
+
 def evaluate(inputs: EvaluateInputs, events: Events) -> dict[str, Any]:
     """Measure every split before and after training, and write answers.jsonl and report.md into `inputs.out`.
 
@@ -54,7 +59,6 @@ def evaluate(inputs: EvaluateInputs, events: Events) -> dict[str, Any]:
 
     from llmtune.data.store import read
     from llmtune.models.loading import load_with_adapter
-    from llmtune.models.reference import evenly
     from llmtune.models.stopping import stop_ids
 
     rows = {}
@@ -70,12 +74,12 @@ def evaluate(inputs: EvaluateInputs, events: Events) -> dict[str, Any]:
     most = inputs.max_new_tokens or max(len(s.ids) - len(s.prompt_ids) for s in everything) + SPARE_TOKENS
     progress = _Progress(events, 4 * len(everything))
 
-    def measure(samples: list[Sample]) -> Measured:
-        return _measure(model, tokenizer, samples, stops, most, inputs.batch_size, progress)
+    def measure() -> dict[str, Measured]:
+        return _measure(model, tokenizer, chosen, stops, most, inputs.batch_size, progress)
 
     with model.disable_adapter():
-        before = {name: measure(samples) for name, samples in chosen.items()}
-    after = {name: measure(samples) for name, samples in chosen.items()}
+        before = measure()
+    after = measure()
 
     result = {
         name: {"rows": len(samples), "before": before[name].as_dict(), "after": after[name].as_dict()}
@@ -88,21 +92,25 @@ def evaluate(inputs: EvaluateInputs, events: Events) -> dict[str, Any]:
 def _measure(
     model: Any,
     tokenizer: Any,
-    samples: list[Sample],
+    splits: dict[str, list[Sample]],
     stops: list[int],
     max_new_tokens: int,
     batch_size: int,
     progress: _Progress,
-) -> Measured:
+) -> dict[str, Measured]:
     from llmtune.evaluate.generation import greedy, loss
 
-    mean_loss = loss(model, samples, progress)
-    prompts = [sample.prompt_ids for sample in samples]
-    answers = greedy(model, prompts, stops, tokenizer.pad_token_id, max_new_tokens, batch_size, progress)
-    spoken = [ids[:-1] if ids and ids[-1] in stops else ids for ids in answers]
-    texts = [text.strip() for text in tokenizer.batch_decode(spoken, skip_special_tokens=True)]
-    scores = tuple(score(text, sample.answer) for text, sample in zip(texts, samples, strict=True))
-    return Measured(mean_loss, tuple(tuple(ids) for ids in answers), tuple(texts), scores)
+    losses = {name: loss(model, samples, progress) for name, samples in splits.items()}
+    together = [sample for samples in splits.values() for sample in samples]
+    answers = iter(greedy(model, together, stops, tokenizer.pad_token_id, max_new_tokens, batch_size, progress))
+    found = {}
+    for name, samples in splits.items():
+        given = [next(answers) for _ in samples]
+        spoken = [ids[:-1] if ids and ids[-1] in stops else ids for ids in given]
+        texts = [text.strip() for text in tokenizer.batch_decode(spoken, skip_special_tokens=True)]
+        scores = [score(text, sample.answer) for text, sample in zip(texts, samples, strict=True)]
+        found[name] = Measured(losses[name], tuple(tuple(ids) for ids in given), tuple(texts), tuple(scores))
+    return found
 
 
 def _write(

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from llmtune.data.conversation import Sample
 
-TOKENS_AT_ONCE = 2048
+TOKENS_AT_ONCE = 512
 """Of one forward pass for the loss: attention over flattened rows costs its square."""
 LOGITS_AT_ONCE = 1 << 26
 """Numbers in the logits of one forward pass for the loss (256 MB in float32)."""
@@ -21,20 +21,26 @@ Tell = Callable[[int], None]
 
 def greedy(
     model: Any,
-    prompts: Sequence[Sequence[int]],
+    samples: Sequence[Sample],
     stops: Sequence[int],
     pad: int,
     max_new_tokens: int,
     batch_size: int,
     tell: Tell,
 ) -> list[list[int]]:
-    """The most likely continuation of each prompt, up to and with the first stop token.
+    """The most likely answer to each row's `prompt_ids`, up to and with the first stop token.
 
-    Prompts of like length are answered together, left-padded. The batch is halved when memory runs out, so that an
-    evaluation does not lose a training that has ended well.
+    A batch takes as long as its longest answer, so rows whose references are of like length are answered together,
+    among those whose prompts are (within a factor of two, as they are padded on the left). The batch is halved when
+    memory runs out: an evaluation must not lose a training that has ended well.
     """
-    answers: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
+    answers: list[list[int]] = [[] for _ in samples]
+    prompts = [sample.prompt_ids for sample in samples]
+
+    def like(index: int) -> tuple[int, int]:
+        return len(prompts[index]).bit_length(), len(samples[index].ids) - len(prompts[index])
+
+    order = sorted(range(len(samples)), key=like, reverse=True)
     start = 0
     while start < len(order):
         chosen = order[start : start + batch_size]
@@ -81,11 +87,12 @@ def room(model: Any, prompt: int, wanted: int) -> int:
     """New tokens that fit behind a prompt of so many tokens; at least one."""
     config = model.config.get_text_config()
     if hasattr(config, "max_position_embeddings"):
-        return max(1, min(wanted, config.max_position_embeddings - prompt))
+        return max(1, min(wanted, int(config.max_position_embeddings) - prompt))
     return wanted
 
 
 def until_stop(ids: Sequence[int], stops: Sequence[int]) -> list[int]:
+    """The ids up to and with the first stop token."""
     for place, token in enumerate(ids):
         if token in stops:
             return list(ids[: place + 1])
@@ -119,7 +126,9 @@ def loss(model: Any, samples: Sequence[Sample], tell: Tell) -> float:
         # A place where the positions start again is a border that attention does not cross; that holds only without a
         # mask and without a cache.
         positions = torch.cat([torch.arange(len(sample.ids)) for sample in together])
-        targets = torch.tensor([flag for sample in together for flag in (False, *sample.supervised[1:])]).nonzero()[:, 0]
+        targets = torch.tensor([flag for sample in together for flag in (False, *sample.supervised[1:])]).nonzero()[
+            :, 0
+        ]
         logits = model(
             input_ids=ids[None].to(model.device),
             position_ids=positions[None].to(model.device),

@@ -30,6 +30,7 @@ def words(text: str) -> list[str]:
 
 
 def exact(answer: str, reference: str) -> float:
+    """1 if both are equal but for white space around them, else 0."""
     return float(answer.strip() == reference.strip())
 
 
@@ -69,6 +70,7 @@ def longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def score(answer: str, reference: str) -> Score:
+    """Every metric of one answer."""
     return Score(exact(answer, reference), token_f1(answer, reference), rouge_l(answer, reference))
 
 

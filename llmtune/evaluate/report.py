@@ -60,7 +60,7 @@ def _table(name: str, numbers: dict[str, Any]) -> str:
     for key, title, form, factor in COLUMNS:
         before, after = numbers["before"][key] * factor, numbers["after"][key] * factor
         change = form.format(abs(after - before))
-        sign = "−" if after < before else "+"
+        sign = "-" if after < before else "+"
         lines.append(f"| {title} | {form.format(before)} | {form.format(after)} | {sign}{change} |")
     return "\n".join(lines) + "\n"
 

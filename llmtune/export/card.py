@@ -43,7 +43,7 @@ def merged_card(facts: CardFacts) -> str:
         f"{_base_link(facts)} with a LoRA adapter merged into it, made with llmtune.\n",
         _measured(facts),
         _distance(facts.merge),
-        "## Serve it\n\nIn this folder:\n\n```sh\n" f"vllm serve . --served-model-name {shlex.quote(facts.name)}\n```\n",
+        f"## Serve it\n\nIn this folder:\n\n```sh\nvllm serve . --served-model-name {shlex.quote(facts.name)}\n```\n",
         "## Use it\n\n```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'tokenizer = AutoTokenizer.from_pretrained(".")\n'
@@ -122,8 +122,8 @@ def _distance(merge: dict[str, Any] | None) -> str:
         return ""
     onto = "the weights that it was trained on" if merge["onto"] == "trained" else "the original weights of the base"
     return (
-        f"The adapter was added to {onto} in float32 and rounded once to {merge['dtype']}. Beside the base with the live "
-        f"adapter, over {merge['tokens']} answer tokens of {merge['rows']} held-out rows: "
+        f"The adapter was added to {onto} in float32 and rounded once to {merge['dtype']}. Beside the base with the "
+        f"live adapter, over {merge['tokens']} answer tokens of {merge['rows']} held-out rows: "
         f"{merge['equal_greedy_tokens']:.2%} of the greedy tokens are equal, logits differ by "
         f"{merge['mean_abs_logit_diff']:.2g} on average and {merge['max_abs_logit_diff']:.2g} at most.\n"
     )
@@ -145,7 +145,9 @@ def _serve_adapter(facts: CardFacts, adapter: Adapter, template: bool, stop: str
         words += ["--chat-template", "chat_template.jinja"]
     told = f"## Serve it\n\nIn this folder:\n\n```sh\n{shlex.join(words)}\n```\n\nand ask for the model `{facts.name}`."
     if stop is not None:
-        told += f' The base does not stop at `{stop}`, which ends an answer: send `"stop": ["{stop}"]` with each request.'
+        told += (
+            f' The base does not stop at `{stop}`, which ends an answer: send `"stop": ["{stop}"]` with each request.'
+        )
     return told + "\n"
 
 

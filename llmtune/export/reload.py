@@ -4,7 +4,7 @@ Run by its path in a fresh process, `python -I reload.py < request.json`: nothin
 setting of its environment read. The last line of its output is a JSON object: for each of `adapter` and `merged` that
 the request names, how far the answers are from the reference given with it.
 
-A request: `{"base": {...}, "adapter": {"folder", "reference"} | null, "merged": {"folder", "reference", "dtype"} | null}`.
+A request: `{"base": BaseSpec, "adapter": {folder, reference} | null, "merged": {folder, reference, dtype} | null}`.
 """
 
 import json
@@ -50,23 +50,23 @@ def distance(model: Any, reference: Path) -> dict[str, Any]:
         do_sample=False,
         max_new_tokens=told["max_new_tokens"],
         eos_token_id=told["stop_ids"] or None,
-        pad_token_id=0,
+        pad_token_id=told["pad_id"],
         use_cache=True,
     )
     worst, equal = 0.0, 0
     with torch.inference_mode():
-        for number, row in enumerate(told["rows"]):
+        for number, row in enumerate(told["prompts"]):
             prompt = torch.tensor([row["prompt_ids"]], device=model.device)
             answer = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt))[0, prompt.shape[1] :]
             equal += answer.tolist() == row["answer_ids"]
-            whole = torch.tensor([row["prompt_ids"] + row["answer_ids"]], device=model.device)
             expected = logits[f"logits.{number}"]
-            start = prompt.shape[1] - 1
-            found = model(input_ids=whole, use_cache=False).logits[0, start : start + len(expected)].float().cpu()
+            answered = row["answer_ids"][: len(expected) - 1]
+            whole = torch.tensor([row["prompt_ids"] + answered], device=model.device)
+            found = model(input_ids=whole, use_cache=False).logits[0, prompt.shape[1] - 1 :].float().cpu()
             apart = (found - expected).abs().max().item()
             # What is no number is infinitely far, and JSON has no name for it.
             worst = max(worst, apart if apart == apart else 1e30)
-    return {"rows": len(told["rows"]), "equal_answers": equal, "max_abs_logit_diff": worst}
+    return {"rows": len(told["prompts"]), "equal_answers": equal, "max_abs_logit_diff": worst}
 
 
 def check_adapter(spec: dict[str, Any], asked: dict[str, str]) -> dict[str, Any]:
@@ -83,9 +83,8 @@ def check_adapter(spec: dict[str, Any], asked: dict[str, str]) -> dict[str, Any]
     }
 
 
-def main() -> None:
-    """Answer the request on standard input."""
-    request = json.load(sys.stdin)
+def check(request: dict[str, Any]) -> dict[str, Any]:
+    """Answer a request."""
     import torch
     from transformers import AutoTokenizer
 
@@ -101,8 +100,8 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(request[kind]["folder"])
         answer[kind]["chat_template"] = bool(tokenizer.chat_template)
     answer["imported"] = sorted(name for name in sys.modules if name.partition(".")[0] == "llmtune")
-    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+    return answer
 
 
 if __name__ == "__main__":
-    main()
+    sys.stdout.write("\n" + json.dumps(check(json.load(sys.stdin))) + "\n")

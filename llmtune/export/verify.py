@@ -24,18 +24,26 @@ def verify(inputs: VerifyInputs, events: Events) -> dict[str, Any]:
     Returns `{"adapter": {"passed", "rows", "equal_answers", "max_abs_logit_diff", ...}, "merged": {...}}`, without what
     was not exported. Raises ProofError with the numbers of everything that answers differently.
     """
-    request = {
+    request: dict[str, Any] = {
         "base": asdict(inputs.base),
         "adapter": None if inputs.adapter is None else {"folder": inputs.adapter, "reference": inputs.reference},
         "merged": None
         if inputs.merged is None
         else {"folder": inputs.merged, "reference": inputs.merged_reference, "dtype": inputs.merged_dtype},
     }
-    answer = in_fresh_process(request)
-    result = {kind: {"passed": _passed(answer[kind]), **answer[kind]} for kind in ("adapter", "merged") if kind in answer}
+    result = judged(request, in_fresh_process(request))
     events.progress(len(result), len(result))
+    return result
+
+
+def judged(request: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer with a verdict on each artifact. Raises ProofError when one of them failed."""
+    result: dict[str, Any] = {
+        kind: {"passed": _passed(answer[kind]), **answer[kind]} for kind in ("adapter", "merged") if kind in answer
+    }
+    do = "do not hand it on; the run's folder has all of it"
     problems = [
-        Problem(str(request[kind]["folder"]), _what(kind, found), "do not hand it on; the run's folder has all of it")  # type: ignore[index]
+        Problem(request[kind]["folder"], _what(kind, found), do)
         for kind, found in result.items()
         if not found["passed"]
     ]
@@ -72,8 +80,8 @@ def _what(kind: str, found: dict[str, Any]) -> str:
     if found["rows"] == 0:
         return f"the {kind} was compared with nothing"
     what = (
-        f"the {kind} reloaded in a fresh process answers differently: {found['equal_answers']} of {found['rows']} answers "
-        f"are equal, logits differ by up to {found['max_abs_logit_diff']:.3g} (at most {TOLERANCE:g})"
+        f"the {kind} reloaded in a fresh process answers differently: {found['equal_answers']} of {found['rows']} "
+        f"answers are equal, logits differ by up to {found['max_abs_logit_diff']:.3g} (at most {TOLERANCE:g})"
     )
     if found.get("base_max_abs_logit_diff") == found["max_abs_logit_diff"]:
         what += "; it answers exactly as the base without the adapter"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llmtune.data.conversation import Sample
 from llmtune.events import Events
-from llmtune.files import atomic_folder
+from llmtune.files import atomic_folder, write_json
 from llmtune.merge.inputs import MergeInputs
 
 TOKENIZER_FILES = (
@@ -56,12 +57,11 @@ def _write_beside(inputs: MergeInputs, folder: Path, samples: Sequence[Sample]) 
     from llmtune.models.stopping import stop_ids
 
     base, trusted = Path(inputs.base.path), inputs.base.trust_remote_code
-    config = AutoConfig.from_pretrained(base, trust_remote_code=trusted)
-    config.dtype = inputs.dtype
-    config.save_pretrained(folder)
+    write_json(folder / "config.json", _config(base, inputs.dtype))
     if (base / "generation_config.json").is_file():
         generation = GenerationConfig.from_pretrained(base)
     else:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=trusted)
         generation = GenerationConfig.from_model_config(config)
     tokenizer = AutoTokenizer.from_pretrained(inputs.tokenizer)
     # Servers stop at these; without the end of the trained turns an answer would run on to the limit.
@@ -73,3 +73,13 @@ def _write_beside(inputs: MergeInputs, folder: Path, samples: Sequence[Sample]) 
     if trusted:
         for code in base.glob("*.py"):
             shutil.copyfile(code, folder / code.name)
+
+
+def _config(base: Path, dtype: str) -> dict[str, Any]:
+    """The base's own configuration with another number type.
+
+    Its other keys stay as they are: transformers 5 saves them under names that older servers do not read.
+    """
+    config: dict[str, Any] = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    named = [key for key in ("dtype", "torch_dtype") if key in config]
+    return {**config, **dict.fromkeys(named or ["dtype"], dtype)}

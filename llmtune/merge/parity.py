@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from llmtune.data.conversation import Sample
 from llmtune.errors import ProofError
@@ -16,8 +17,7 @@ from llmtune.events import Events
 from llmtune.files import atomic_folder
 from llmtune.merge.inputs import MergeInputs
 from llmtune.models.loading import load_base, load_with_adapter
-from llmtune.models.reference import ROWS as REFERENCE_ROWS
-from llmtune.models.reference import evenly, write_reference
+from llmtune.train import reference
 
 ROWS = 128
 """Most rows that are compared; fewer when their logits would not fit `LOGITS`."""
@@ -25,6 +25,8 @@ POSITIONS = 64
 """Most answer tokens of a row that are compared."""
 LOGITS = 512 << 20
 """Bytes of logits that are held while one model makes room for the other."""
+PAD = 0
+"""Never in an answer, as answers to be kept are given one at a time."""
 EQUAL = 0.9
 """Least share of equal greedy tokens of a merge onto the trained weights.
 
@@ -48,6 +50,8 @@ class Text:
 
 @dataclass(frozen=True)
 class Parity:
+    """Two models over the same answer tokens."""
+
     max_abs_logit_diff: float
     mean_abs_logit_diff: float
     logit_spread: float
@@ -82,8 +86,8 @@ def _first(positions: Any) -> tuple[int, ...]:
 def chosen(found: Sequence[Text], vocabulary: int, number_size: int) -> list[Text]:
     """Rows spread evenly, as many as `ROWS` and `LOGITS` allow; at least one."""
     each = POSITIONS * vocabulary * number_size
-    most = max(1, min(ROWS, LOGITS // each))
-    return [found[index] for index in evenly(len(found), most)]
+    count = max(1, min(len(found), ROWS, LOGITS // each))
+    return [found[place * len(found) // count] for place in range(count)]
 
 
 @torch.inference_mode()
@@ -123,14 +127,13 @@ def parity(inputs: MergeInputs, samples: Sequence[Sample], events: Events) -> di
         equal += int((after.argmax(dim=-1) == before.argmax(dim=-1)).sum())
         tokens += len(row.positions)
         events.progress(len(rows) + done, 2 * len(rows), unit="rows compared")
-    found = Parity(
-        worst, total / tokens, spread / tokens, equal / tokens, len(rows), tokens, inputs.onto, inputs.dtype
-    )
+    found = Parity(worst, total / tokens, spread / tokens, equal / tokens, len(rows), tokens, inputs.onto, inputs.dtype)
     _prove(found, inputs.out, finite)
-    prompts = [samples[index].prompt_ids for index in evenly(len(samples), REFERENCE_ROWS)]
-    stops = merged.generation_config.eos_token_id
+    stops = merged.generation_config.eos_token_id or []
+    # What the file's own generation config asks for besides is not greedy decoding, and would be filled in.
+    merged.generation_config = GenerationConfig(eos_token_id=stops)
     with atomic_folder(Path(inputs.reference)) as folder:
-        write_reference(folder, merged, prompts, [] if stops is None else stops)
+        reference.write(merged, Path(inputs.heldout), stops, PAD, inputs.base.threads, folder)
     return asdict(found)
 
 

@@ -41,17 +41,17 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
             spec.path, f"the base model cannot be loaded: {error}", "check `base` in the recipe, and its files"
         ) from error
     disarm_repacking(model)
-    # A cache would switch off the mask that keeps packed rows apart (transformers builds it only without a cache), so it
-    # is off unless a call asks for it; `generate` asks for it by itself.
+    # With a cache transformers builds no mask that keeps packed rows apart. So it is off unless a call asks for it, as
+    # `generate` does by itself.
     model.config.use_cache = False
     model.requires_grad_(False)
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def load_with_adapter(spec: BaseSpec, adapter: Path) -> PeftModel:
     """The base with the adapter of the folder `adapter` switched on, in evaluation mode; adapter weights in float32."""
     model = PeftModel.from_pretrained(load_base(spec), str(adapter), is_trainable=False)
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def disarm_repacking(model: Any) -> int:

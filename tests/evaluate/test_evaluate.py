@@ -73,7 +73,9 @@ def test_before_is_the_base_alone_and_after_is_the_adapter(trained: Trained, tmp
     found = evaluate(asked(trained, tmp_path / "evaluation"), Events(None))["heldout"]
     assert found["rows"] == len(rows) == 12
     assert found["before"]["loss"] == pytest.approx(plainly(load_base(trained.base), rows), abs=1e-4)
-    assert found["after"]["loss"] == pytest.approx(plainly(load_with_adapter(trained.base, trained.adapter), rows), abs=1e-4)
+    assert found["after"]["loss"] == pytest.approx(
+        plainly(load_with_adapter(trained.base, trained.adapter), rows), abs=1e-4
+    )
     assert abs(found["after"]["loss"] - found["before"]["loss"]) > 1e-3
     assert found["after"]["perplexity"] == pytest.approx(math.exp(found["after"]["loss"]))
     assert set(found["after"]) == {"loss", "perplexity", "exact", "token_f1", "rouge_l"}
@@ -89,10 +91,10 @@ def test_pain_08_rows_computed_together_do_not_see_each_other(trained: Trained) 
 def test_batched_answers_are_those_given_one_by_one(trained: Trained) -> None:
     rows = read_samples(trained.heldout)
     model = load_with_adapter(trained.base, trained.adapter)
-    prompts = [row.prompt_ids[: 4 + 2 * number] for number, row in enumerate(rows)]
+    rows = [replace(row, prompt_ids=row.prompt_ids[: 4 + 2 * number]) for number, row in enumerate(rows)]
     told: list[int] = []
-    together = greedy(model, prompts, STOPS, 3, 12, 5, told.append)
-    assert together == [one_by_one(model, prompt, 12) for prompt in prompts]
+    together = greedy(model, rows, STOPS, 3, 12, 5, told.append)
+    assert together == [one_by_one(model, row.prompt_ids, 12) for row in rows]
     assert told == [5, 5, 2]
 
 
@@ -101,22 +103,22 @@ def test_a_generation_config_that_would_change_the_answer_is_not_used(trained: T
 
     rows = read_samples(trained.heldout)[:2]
     model = load_with_adapter(trained.base, trained.adapter)
-    plain = greedy(model, [row.prompt_ids for row in rows], STOPS, 3, 12, 2, nobody)
+    plain = greedy(model, rows, STOPS, 3, 12, 2, nobody)
     model.generation_config = GenerationConfig(repetition_penalty=50.0, do_sample=True, temperature=9.0)
-    assert greedy(model, [row.prompt_ids for row in rows], STOPS, 3, 12, 2, nobody) == plain
+    assert greedy(model, rows, STOPS, 3, 12, 2, nobody) == plain
 
 
 def test_an_answer_does_not_run_over_the_end_of_the_context(trained: Trained) -> None:
     model = load_with_adapter(trained.base, trained.adapter)
-    prompt = [100] * 250
-    assert len(greedy(model, [prompt], [], 3, 40, 1, nobody)[0]) == 6
+    row = Sample((100,) * 256, (True,) * 256, (100,) * 250, "", "", "")
+    assert len(greedy(model, [row], [], 3, 40, 1, nobody)[0]) == 6
 
 
 def test_memory_that_runs_out_halves_the_batch(trained: Trained) -> None:
     """The error is what torch raises on a GPU; nothing else of it can be had without one."""
     model = load_with_adapter(trained.base, trained.adapter)
-    prompts = [row.prompt_ids for row in read_samples(trained.heldout)]
-    plain = greedy(model, prompts, STOPS, 3, 4, 3, nobody)
+    rows = read_samples(trained.heldout)
+    plain = greedy(model, rows, STOPS, 3, 4, 3, nobody)
 
     class Small(type(model)):  # type: ignore[misc]
         def generate(self, **asked: Any) -> Any:
@@ -126,19 +128,22 @@ def test_memory_that_runs_out_halves_the_batch(trained: Trained) -> None:
 
     model.__class__ = Small
     told: list[int] = []
-    assert greedy(model, prompts, STOPS, 3, 4, 12, told.append) == plain
+    assert greedy(model, rows, STOPS, 3, 4, 12, told.append) == plain
     assert told == [3, 3, 3, 3]
 
 
 def test_pain_01_the_end_of_the_turn_stops_an_answer_though_the_tokenizer_has_another_end(trained: Trained) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(trained.tokenizer, eos_token="<|endoftext|>")
+    other = {"eos_token": "<|endoftext|>"}
+    tokenizer = AutoTokenizer.from_pretrained(trained.tokenizer, **other)
     rows = samples(Path(trained.base.path), 3)
     assert endings(rows, tokenizer.all_special_ids) == set()
     assert stop_ids(tokenizer, None, rows) == [0, 2]
     assert stop_ids(tokenizer, [5, 0]) == [0, 5]
-    newline_too = [replace(row, supervised=tuple(i >= len(row.prompt_ids) for i in range(len(row.ids)))) for row in rows]
+    newline_too = [
+        replace(row, supervised=tuple(i >= len(row.prompt_ids) for i in range(len(row.ids)))) for row in rows
+    ]
     assert stop_ids(tokenizer, 7, newline_too) == [0, 2, 7]
 
 

@@ -98,7 +98,9 @@ def test_pain_37_38_merged_onto_the_weights_that_training_held(trained: Trained,
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
     original = merged(trained, tmp_path / "original", onto="original")
-    assert sum(not torch.equal(ours[name], original[name]) for name in ours) == 2 * len(SUFFIXES[_kind(trained)]) + _more(trained)
+    assert sum(not torch.equal(ours[name], original[name]) for name in ours) == 2 * len(
+        SUFFIXES[_kind(trained)]
+    ) + _more(trained)
 
 
 def _kind(trained: Trained) -> str:
@@ -202,6 +204,18 @@ def test_the_merged_folder_is_a_plain_model_that_knows_where_answers_end(tmp_pat
     assert (out / "chat_template.jinja").is_file()
 
 
+def test_the_configuration_keeps_the_names_that_the_base_uses(tmp_path: Path) -> None:
+    """transformers 4 and the servers built on it know `torch_dtype` and `rope_theta`, not what transformers 5 saves."""
+    trained = write_trained(tmp_path, "llama")
+    path = Path(trained.base.path) / "config.json"
+    config = json.loads(path.read_text())
+    older = {key: value for key, value in config.items() if key not in ("dtype", "rope_parameters")}
+    path.write_text(json.dumps({**older, "torch_dtype": "bfloat16", "rope_theta": 10000.0}))
+    merged(trained, tmp_path / "merged", dtype="float32")
+    found = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert found == {**older, "torch_dtype": "float32", "rope_theta": 10000.0}
+
+
 def refused(trained: Trained, out: Path, **changed: Any) -> str:
     with pytest.raises(BaseModelError) as error:
         merged(trained, out, **changed)
@@ -216,7 +230,8 @@ def change_config(adapter: Path, **keys: object) -> None:
 @pytest.mark.parametrize(
     "keys",
     [
-        {"use_dora": True}, {"use_rslora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "all"}, {"lora_bias": True},
+        {"use_dora": True}, {"use_rslora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "all"},
+        {"lora_bias": True},
         {"rank_pattern": {"q_proj": 2}}, {"alpha_pattern": {"q_proj": 2}}, {"target_parameters": ["x"]},
         {"init_lora_weights": "pissa"}, {"peft_type": "LOHA"}, {"some_new_key": 3},
     ],
@@ -253,6 +268,8 @@ def test_updates_that_fit_no_layer_are_all_named(tmp_path: Path) -> None:
 def test_an_update_of_a_tied_head_is_refused(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base")
     adapter = write_adapter(base, tmp_path / "adapter", ["q_proj"])
-    rewrite(adapter / "adapter_model.safetensors", lambda k, v: (k.replace("model.layers.0.self_attn.q_proj", "lm_head"), v))
+    rewrite(
+        adapter / "adapter_model.safetensors", lambda k, v: (k.replace("model.layers.0.self_attn.q_proj", "lm_head"), v)
+    )
     trained = Trained(spec(base), adapter, tmp_path / "none.parquet")
     assert "lm_head shares its weight" in refused(trained, tmp_path / "merged")

@@ -49,7 +49,6 @@ def test_merged_in_float32_onto_the_trained_weights_is_the_adapter(exactly: Trai
 def test_pain_24_merged_in_bfloat16_the_distance_is_that_of_rounding(trained: Trained, tmp_path: Path) -> None:
     onto_trained = merge(asked(trained, tmp_path / "trained", dtype="bfloat16"), Events(None))
     onto_original = merge(asked(trained, tmp_path / "original", dtype="bfloat16", onto="original"), Events(None))
-    print(onto_trained, onto_original)
     assert onto_trained["equal_greedy_tokens"] > 0.95
     assert onto_trained["mean_abs_logit_diff"] < onto_original["mean_abs_logit_diff"] / 4
 
