@@ -41,6 +41,12 @@ class Checked:
     """That it took to know all this."""
 
     @property
+    def base_is_local(self) -> bool:
+        """A folder that the recipe names, not a model of the hub."""
+        named = self.loaded.beside / Path(self.loaded.recipe.base.name).expanduser()
+        return self.base == named.resolve()
+
+    @property
     def files(self) -> list[str]:
         """The data files, as the recipe names them."""
         data = self.loaded.recipe.data

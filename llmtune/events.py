@@ -28,6 +28,11 @@ class Events:
         if self._file is not None:
             self._file.write(json.dumps({"kind": kind, "time": time.time(), **facts}, ensure_ascii=False) + "\n")
 
+    def close(self) -> None:
+        """Nothing more will be told."""
+        if self._file is not None:
+            self._file.close()
+
     def progress(self, done: int, total: int, **numbers: object) -> None:
         self.tell("progress", done=done, total=total, **numbers)
 

@@ -40,14 +40,15 @@ def read_lock(run: RunDir) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and "name" in found else None
 
 
-def write_lock(run: RunDir, loaded: Loaded, base: Path, data: Sequence[str]) -> dict[str, Any]:
-    """Write and return the lock. `data`: the data files as the recipe names them."""
+def write_lock(run: RunDir, loaded: Loaded, base: Path, base_is_local: bool, data: Sequence[str]) -> dict[str, Any]:
+    """Write and return the lock. `base` is the folder it was found in, `data` the files as the recipe names them."""
     known = read_lock(run) or {}
     lock = {
         "name": loaded.name,
         "recipe": loaded.recipe.model_dump(mode="json"),
         "seed": loaded.recipe.training.seed,
         "versions": versions(),
+        "base_is_local": base_is_local,
         "data": {name: sha256(loaded.beside / name) for name in data},
         "base": digests(base, known.get("base", {})),
     }

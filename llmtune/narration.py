@@ -72,9 +72,8 @@ def say_train(record: Record, console: Console) -> None:
     best = f"best held-out loss {result['heldout_loss']:.3f} at step {result['best_step']} of {result['total_steps']}"
     say("train", record, console, best + early + resumed)
     if not record.again:
-        console.more(
-            f"{adapter['parameters']:,} numbers in {adapter['pairs']} layers: none missing, not zero, reload equals memory"
-        )
+        size_of = f"{adapter['parameters']:,} numbers in {adapter['pairs']} layers"
+        console.more(f"{size_of}: none missing, not zero, what was saved equals what was trained")
 
 
 def say_evaluate(record: Record, console: Console) -> None:

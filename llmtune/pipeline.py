@@ -83,7 +83,7 @@ class Run:
         self.arguments = translate(self.recipe, facts)
         self.base = BaseSpec(path=str(checked.base), **base_arguments(self.recipe, facts))
         self.environment = quiet.environment(self.base.device, self.base.threads)
-        self.lock = write_lock(self.dir, checked.loaded, checked.base, checked.files)
+        self.lock = write_lock(self.dir, checked.loaded, checked.base, checked.base_is_local, checked.files)
         self.base_bytes = {name: facts["sha256"] for name, facts in self.lock["base"].items()}
 
     def all_stages(self) -> None:
@@ -94,7 +94,7 @@ class Run:
         data = self.data()
         train = self.train(data)
         evaluate = self.evaluate(data, train)
-        merge = self.merge(data, train) if "merged" in self.recipe.export else None
+        merge = self.merge(data, train, evaluate) if "merged" in self.recipe.export else None
         export = self.export(train, evaluate, merge)
         self.verify(train, merge, export)
         self.seal()
@@ -189,16 +189,19 @@ class Run:
         say_evaluate(record, self.console)
         return record
 
-    def merge(self, data: Record, train: Record) -> Record:
+    def merge(self, data: Record, train: Record, evaluate: Record) -> Record:
         run, arguments = self.dir, self.arguments["merge"] or {}
-        asked = self.asked("merge", arguments=arguments, adapter=train.hashes, data=data.hashes, base=self.base_bytes)
+        asked = self.asked(
+            "merge", arguments=arguments, adapter=train.hashes, answers=evaluate.hashes, data=data.hashes,
+            base=self.base_bytes,
+        )  # fmt: skip
         request = MergeInputs(
             base=self.base,
             adapter=str(run.trained / "adapter"),
             tokenizer=str(run.tokenizer),
             out=str(run.merged),
             heldout=str(run.split("heldout")),
-            answers=None,
+            answers=str(run.evaluation / "answers.jsonl"),
             reference=str(run.parity),
             **arguments,
         )
@@ -213,10 +216,9 @@ class Run:
         from llmtune.export.export import export
 
         run, checked = self.dir, self.checked
-        local = checked.base == (checked.loaded.beside / Path(self.recipe.base.name).expanduser()).resolve()
         card = CardFacts(
             name=self.lock["name"],
-            base_is_local=local,
+            base_is_local=checked.base_is_local,
             recipe=self.lock["recipe"],
             data=self.lock["data"],
             evaluation=evaluate.result,

@@ -8,13 +8,12 @@ from typing import Any
 
 from llmtune.console import Console, escape, evaluation_table, size
 from llmtune.errors import RecipeError
+from llmtune.export.card import max_lora_rank
 from llmtune.files import manifest
 from llmtune.lock import read_lock
 from llmtune.rundir import RunDir
 
 STAGES = ("data", "train", "evaluate", "merge", "export", "verify")
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM (0.32, 0.33) takes for --max-lora-rank; the rank of an adapter may be any up to it."""
 
 
 def summary(run: RunDir) -> dict[str, Any]:
@@ -107,11 +106,13 @@ def next_commands(run: RunDir, found: dict[str, Any]) -> list[tuple[str, str]]:
     if lock is None or "artifacts" not in found:
         return []
     commands = [("talk to it", f"llmtune chat {shown(run.root)}")]
-    if "adapter" in found["artifacts"]:
-        rank = next(allowed for allowed in VLLM_RANKS if allowed >= lock["recipe"]["adapter"]["rank"])
-        served = f"vllm serve {found['base']} --enable-lora --lora-modules {found['name']}={shown(run.adapter)}"
-        commands.append(("serve it", f"{served} --max-lora-rank {rank}"))
-    else:
+    limit = max_lora_rank(lock["recipe"]["adapter"]["rank"])
+    if "adapter" in found["artifacts"] and limit is not None:
+        asked = json.loads(run.request("evaluate").read_text(encoding="utf-8"))["base"]
+        base = shown(Path(asked["path"])) if lock["base_is_local"] else found["base"]
+        served = f"vllm serve {base} --enable-lora --lora-modules {found['name']}={shown(run.adapter)}"
+        commands.append(("serve it", f"{served} --max-lora-rank {limit}"))
+    elif "merged" in found["artifacts"]:
         commands.append(("serve it", f"vllm serve {shown(run.merged)}"))
     commands.append(("look closer", f"llmtune show {shown(run.root)}"))
     return commands

@@ -70,12 +70,14 @@ def main(arguments: list[str]) -> int:
     try:
         asked = json.loads(Path(request).read_text(encoding="utf-8"))
         result = STAGES[stage](asked, events if rank == 0 else Events(None))
+        events.tell("peak", rank=rank, bytes=peak_rss_bytes())
+        if rank == 0:
+            events.result(result)
     except LlmtuneError as error:
         events.error(error)
         return error.exit_code
-    events.tell("peak", rank=rank, bytes=peak_rss_bytes())
-    if rank == 0:
-        events.result(result)
+    finally:
+        events.close()
     return 0
 
 

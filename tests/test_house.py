@@ -16,7 +16,7 @@ ROWS = (
     {"cli", "worker"},
     {"pipeline"},
     {"narration", "summary"},
-    {"check", "stages"},
+    {"check", "stages", "held"},
     {"train", "evaluate", "merge", "export", "serve"},
     {"lock"},
     {"models", "data", "plan"},

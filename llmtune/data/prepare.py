@@ -64,7 +64,7 @@ class _Preparation:
         files = self._files()
         self._check_limit()
         read = {part: self._read(label) for part, label in files.items()}
-        self._notes += [f"{label}: {found}" for label, found in self._found.items()]
+        self._notes += self._forms()
         chosen = self._choose(read)
         samples = self._tokenise(chosen)
         self._stop_if_bad()
@@ -77,6 +77,13 @@ class _Preparation:
             self._notes.append(f"{repeated:,} rows of train are another row again, word for word")
         audit = Audit(self._found, counts, count_rejected(self._rejected), self._shown(samples["train"]))
         return Prepared(samples, audit, self._rejected, self._notes)
+
+    def _forms(self) -> list[str]:
+        """What form the files were found to have, those of one form in one line."""
+        alike: dict[str, list[str]] = {}
+        for label, found in self._found.items():
+            alike.setdefault(found.partition("; not used:")[0], []).append(Path(label).name)
+        return [f"{', '.join(names)}: {found}" for found, names in alike.items()]
 
     def _files(self) -> dict[str, str]:
         data = self._data

@@ -160,7 +160,7 @@ class Evaluation(Closed):
     max_new_tokens: PositiveInt | None = Field(
         None, description="Longest answer that is generated. Default: the longest reference answer and a few more."
     )
-    batch_size: PositiveInt = Field(32, description="Answers generated at once.")
+    batch_size: PositiveInt = Field(128, description="Answers generated at once; halved when memory runs out.")
 
 
 class Merge(Closed):

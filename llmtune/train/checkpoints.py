@@ -128,6 +128,7 @@ class Checkpoints:
 
 
 def read_progress(folder: Path) -> Progress:
+    """How far the training was when the checkpoint in `folder` was written."""
     return Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
 
 

@@ -13,7 +13,7 @@ from llmtune.errors import Problem
 def problems() -> list[Problem]:
     """What is missing for DeepSpeed's own C++ code, which it compiles at its first start on a CPU. Imports no torch.
 
-    ninja is also looked for beside this Python, where pip puts it; llmtune starts its processes with that folder on PATH.
+    ninja is also looked for beside this Python, where pip puts it: stages are started with that folder on PATH.
     """
     path = str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", "")
     compiler = os.environ.get("CXX", "c++")

@@ -37,8 +37,6 @@ class TrainInputs:
     """Folder of the result: `adapter/`, `reference.json`, `reference.safetensors`."""
     metrics: str
     """JSON Lines, one a step."""
-    held: str
-    """File that the process which asked for the training holds a lock on for as long as it lives."""
     fingerprint: str
     """Stands for everything above that decides the numbers; a checkpoint with another one is not gone on from."""
 

@@ -1,4 +1,4 @@
-"""What the trained model answers, kept beside the adapter, so that whoever loads it later can see that it is the same."""
+"""What the trained model answers, kept beside the adapter: whoever loads it later can see that it is the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arguments of TRL's SFTConfig: those that the recipe decides, and those that are as they are because we train so."""
+"""The arguments of TRL's SFTConfig: those that the recipe decides, and those that follow from how llmtune trains."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def settings(inputs: TrainInputs, aside: Path) -> SFTConfig:
         "use_cpu": inputs.base.device == "cpu",
         "deepspeed": copy.deepcopy(engine(inputs)),  # transformers fills in what is "auto"
     }
-    if inputs.base.device == "cpu" :
+    if inputs.base.device == "cpu":
         own["ddp_backend"] = "gloo"
     twice = sorted(own.keys() & inputs.sft.keys())
     if twice:

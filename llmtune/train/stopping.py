@@ -9,7 +9,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME = 1.0
-"""Seconds in which a second signal is the first one on another way: a terminal tells every process, a launcher again."""
+"""Seconds in which a second signal is the first one come another way: a launcher hands on what it gets itself."""
 
 
 class StopRequest:

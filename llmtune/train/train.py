@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +21,7 @@ from llmtune.errors import Stopped
 from llmtune.events import Events
 from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.models.stopping import stop_ids
-from llmtune.train import held, proof, reference
+from llmtune.train import proof, reference
 from llmtune.train.batches import Rows
 from llmtune.train.checkpoints import ADAPTER, Checkpoint, Checkpoints, Progress
 from llmtune.train.inputs import TrainInputs
@@ -39,7 +40,7 @@ def train(inputs: TrainInputs, events: Events) -> dict[str, Any]:
     Raises Stopped when asked to stop (all is saved), TrainingError when the loss is no number, MachineError when the
     disk is full, ProofError when what came out is not an adapter.
     """
-    held.die_with(Path(inputs.held))
+    _meet_on_this_machine()
     stop = StopRequest()
     stop.install()
     began = time.monotonic()
@@ -128,6 +129,11 @@ def _hand_over(inputs: TrainInputs, model: Any, best: Path, progress: Progress, 
         "adapter": asdict(proved),
         "reference_prompts": answered,
     }
+
+
+def _meet_on_this_machine() -> None:
+    """Ranks talk over the loopback interface; gloo would look up the host's name, which need not have an address."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
 
 
 def _rank() -> int:

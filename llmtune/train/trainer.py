@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerControl
 from trl import SFTTrainer
 
 from llmtune.errors import TrainingError
@@ -44,9 +44,9 @@ class RowTrainer(SFTTrainer):
     On a CPU only the supervised positions get logits. On a GPU TRL's own fused head does the same.
     """
 
-    def __init__(
-        self, rows: Rows, heldout: Rows | None, checkpoints: Checkpoints, **given: Any
-    ) -> None:
+    control: TrainerControl
+
+    def __init__(self, rows: Rows, heldout: Rows | None, checkpoints: Checkpoints, **given: Any) -> None:
         self._rows = rows
         self._heldout = heldout
         self._checkpoints = checkpoints
@@ -75,6 +75,7 @@ class RowTrainer(SFTTrainer):
         self.counts.rows.append(rows)
         self.counts.tokens += inputs["input_ids"].numel()
         self.counts.supervised += int((inputs["labels"] != IGNORED).sum())
+        loss: Tensor
         if self._picks_positions:
             loss = self._summed_loss(model, inputs) / num_items_in_batch * self.accelerator.num_processes
         else:
@@ -104,7 +105,8 @@ class RowTrainer(SFTTrainer):
         groups = self._heldout.evenly(EVALUATED_AT_ONCE)
         ranks, rank = self.args.world_size, self.args.process_index
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        model = self.model_wrapped.eval()
+        model = self.model_wrapped
+        model.eval()  # DeepSpeed's engine returns nothing here
         with torch.no_grad():
             for turn in range(math.ceil(len(groups) / ranks)):  # every rank as often: ZeRO-3 gathers weights together
                 mine = turn * ranks + rank

@@ -145,21 +145,23 @@ class Metrics:
     """metrics.jsonl: one line a step. Lines after the step that is gone on from are dropped."""
 
     def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        if int(os.environ.get("RANK", "0")) != 0:
+            return
         kept = []
         if step and path.is_file():
             whole = path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
             kept = [line for line in whole if json.loads(line)["step"] <= step]
-        if int(os.environ.get("RANK", "0")) == 0:
-            files.write_text(path, "".join(line + "\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
+        files.write_text(path, "".join(line + "\n" for line in kept))
 
     def write(self, numbers: dict[str, Any]) -> None:
-        self._file.write(json.dumps(numbers) + "\n")
-        self._file.flush()
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(numbers) + "\n")
 
     def flush(self) -> None:
         """To the disk, before a checkpoint counts that these lines lead to."""
-        os.fsync(self._file.fileno())
+        with self._path.open("a", encoding="utf-8") as file:
+            os.fsync(file.fileno())
 
 
 def peak_rss_bytes() -> int:

@@ -41,7 +41,10 @@ def answer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
 
 
 def write(text: str) -> Change:
-    return lambda folder: (folder / "rows.jsonl").write_text(text) and None  # type: ignore[func-returns-value]
+    def change(folder: Path) -> None:
+        (folder / "rows.jsonl").write_text(text)
+
+    return change
 
 
 def add(line: str) -> Change:
@@ -58,7 +61,7 @@ def recipe_line(line: str) -> Change:
 
 # what is done to good input, and what must be said: where, and some of what and what to do
 BAD: dict[str, tuple[Change, list[str]]] = {
-    "misspelt key": (recipe_line("adapter: {rnak: 4}"), ["shop.yaml:4:11", "adapter.rnak: no such key", "adapter.rank?"]),
+    "misspelt key": (recipe_line("adapter: {rnak: 4}"), ["shop.yaml:4:11", "rnak: no such key", "adapter.rank?"]),
     "wrong type": (recipe_line("adapter: {rank: many}"), ["shop.yaml:4:11", "'many' is not a whole number"]),
     "duplicated key": (recipe_line("base: other"), ["shop.yaml:4:1", "base: is given twice"]),
     "missing data file": (lambda folder: (folder / "rows.jsonl").unlink(), ["rows.jsonl"]),

@@ -6,18 +6,24 @@ import dataclasses
 import json
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 
+from llmtune import quiet
+from llmtune.events import Follower
+from llmtune.held import held
 from llmtune.models.spec import BaseSpec
+from llmtune.rundir import RunDir
 from llmtune.train import launch
 from llmtune.train.inputs import TrainInputs
 from tests.tiny_models import SENTENCES
 
-NF4 = {
+NF4: dict[str, str | bool] = {
     "load_in_4bit": True,
     "bnb_4bit_quant_type": "nf4",
     "bnb_4bit_use_double_quant": True,
@@ -27,11 +33,12 @@ END = 2
 
 
 def write_split(base: Path, path: Path, count: int, first: int = 0) -> Path:
-    """Rows of question and answer in ChatML, tokenised by the base's tokenizer; the answer and its end are supervised."""
+    """Rows in ChatML, tokenised by the base's own tokenizer; the answer and its end are supervised."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-    columns: dict[str, list[Any]] = {name: [] for name in ("ids", "supervised", "prompt_ids", "question", "answer", "source")}
+    names = ("ids", "supervised", "prompt_ids", "question", "answer", "source")
+    columns: dict[str, list[Any]] = {name: [] for name in names}
     for number in range(first, first + count):
         question, answer = SENTENCES[number % len(SENTENCES)].split("? ", 1)
         prompt = tokenizer.encode(f"<|im_start|>user\n{question} {number}<|im_end|>\n<|im_start|>assistant\n").ids
@@ -86,7 +93,6 @@ def inputs(base: Path, folder: Path, **changes: Any) -> TrainInputs:
         "checkpoints": str(folder / "checkpoints"),
         "out": str(folder / "trained"),
         "metrics": str(folder / "metrics.jsonl"),
-        "held": str(folder / ".held"),
         "fingerprint": "a",
     } | changes
     for split, count, first in (("train", 24, 0), ("heldout", 5, 100)):
@@ -106,28 +112,48 @@ def zero(stage: int) -> dict[str, Any]:
     }
 
 
-def start(given: TrainInputs, processes: int = 1) -> subprocess.Popen[bytes]:
-    """Start the worker below torch's launcher, as the pipeline does; its words go to `log.txt` beside the metrics."""
-    folder = Path(given.metrics).parent
-    request = folder / "request.json"
-    request.write_text(json.dumps(dataclasses.asdict(given)))
-    command = launch.command(processes, ["train", str(request), str(folder / "events.jsonl")])
-    with (folder / "log.txt").open("ab") as log:
-        environment = launch.environment(given.base.device, given.base.threads)
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+@contextmanager
+def started(given: TrainInputs, processes: int = 1) -> Iterator[subprocess.Popen[bytes]]:
+    """The worker below torch's launcher, as the pipeline starts it; its words go to `log.txt` beside the metrics.
+
+    Holds the run folder meanwhile, as the pipeline does: the worker ends when nobody does.
+    """
+    run = RunDir(Path(given.metrics).parent)
+    run.request("train").parent.mkdir(exist_ok=True)
+    run.request("train").write_text(json.dumps(dataclasses.asdict(given)))
+    run.events("train").unlink(missing_ok=True)
+    command = launch.command(processes, ["train", str(run.request("train")), str(run.events("train"))])
+    environment = {**os.environ, **quiet.environment(given.base.device, given.base.threads)}
+    with held(run), run.log.open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        try:
+            yield process
+            process.wait(300)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 def events(given: TrainInputs) -> list[dict[str, Any]]:
-    path = Path(given.metrics).parent / "events.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return list(Follower(RunDir(Path(given.metrics).parent).events("train")).new())
 
 
-def finish(given: TrainInputs, processes: int = 1, timeout: float = 300) -> list[dict[str, Any]]:
+def log(given: TrainInputs) -> str:
+    return RunDir(Path(given.metrics).parent).log.read_text()
+
+
+def finish(given: TrainInputs, processes: int = 1) -> list[dict[str, Any]]:
     """Run the worker to its end, which must be a good one; returns its events."""
-    code = start(given, processes).wait(timeout)
-    log = (Path(given.metrics).parent / "log.txt").read_text()
-    assert code == 0, log[-4000:]
+    with started(given, processes) as process:
+        pass
+    assert process.returncode == 0, log(given)[-4000:]
     return events(given)
+
+
+def ranks(given: TrainInputs) -> list[int]:
+    """Process ids of the workers."""
+    return [event["pid"] for event in events(given) if event["kind"] == "started"]
 
 
 def adapter_bytes(given: TrainInputs) -> bytes:
@@ -136,6 +162,3 @@ def adapter_bytes(given: TrainInputs) -> bytes:
 
 def metrics(given: TrainInputs) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(given.metrics).read_text().splitlines()]
-
-
-assert os.environ.get("RANK") is None, "tests run outside of a launcher"

@@ -1,0 +1,111 @@
+"""The training below torch's launcher: several processes, and every way in which one can be ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmtune.events import Events
+from llmtune.train import compiler, launch
+from llmtune.train.inputs import TrainInputs
+from llmtune.train.train import train
+from tests.train.setup import adapter_bytes, events, finish, inputs, log, metrics, ranks, started, zero
+
+
+def test_the_command_meets_on_a_free_port_of_this_machine_alone() -> None:
+    command = launch.command(2, ["train", "request.json", "events.jsonl"])
+    assert command[command.index("--nproc-per-node") + 1] == "2"
+    assert command[command.index("--master-addr") + 1] == "127.0.0.1"
+    assert command[-5:] == ["-m", "llmtune.worker", "train", "request.json", "events.jsonl"]
+
+
+def test_nothing_is_missing_where_ninja_and_a_compiler_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ninja", "c++"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert compiler.problems() == []
+
+
+def test_a_missing_compiler_is_said_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    what = [problem.what for problem in compiler.problems()]
+    assert len(what) == 2
+    assert "ninja" in what[0]
+    assert "no-such-compiler" in what[1]
+
+
+def _until(true: Callable[[], bool], process: subprocess.Popen[bytes], given: TrainInputs) -> None:
+    end = time.monotonic() + 240
+    while not true():
+        assert process.poll() is None, log(given)[-3000:]
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("only_rank", "process_as_before")
+def test_pain_18_killed_while_it_writes_then_stopped_then_finished_gives_the_same_bytes(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """The same call three times: SIGKILL in the middle of a checkpoint, SIGTERM, undisturbed. Also pains 17, 19, 42."""
+    undisturbed = inputs(tiny_base, tmp_path / "undisturbed", deepspeed=zero(2))
+    train(undisturbed, Events(None))
+    given = inputs(tiny_base, tmp_path / "disturbed", deepspeed=zero(2))
+    first = Path(given.checkpoints) / "step-000002"
+    second = Path(given.checkpoints) / ".writing" / "checkpoint-4"
+
+    with started(given) as process:
+        _until(second.is_dir, process, given)
+        os.kill(ranks(given)[0], signal.SIGKILL)
+    assert process.returncode != 0
+    assert first.is_dir()
+    assert not (Path(given.checkpoints) / "step-000004").exists()
+
+    with started(given) as process:
+        _until(lambda: any(event.get("done") == 4 for event in events(given)), process, given)
+        os.kill(ranks(given)[0], signal.SIGTERM)
+    assert process.returncode != 0
+    (error,) = [event for event in events(given) if event["kind"] == "error"]
+    assert error["type"] == "Stopped"
+    assert error["problems"][0]["where"] == "step 5 of 6"
+
+    assert _notes(given) == ["goes on from step 2 of 6"]
+
+    finish(given)
+    assert _notes(given) == ["goes on from step 5 of 6"]
+    assert adapter_bytes(given) == adapter_bytes(undisturbed)
+    assert [line["step"] for line in metrics(given)] == [1, 2, 3, 4, 5, 6]
+    reference = "reference.safetensors"
+    assert Path(given.out, reference).read_bytes() == Path(undisturbed.out, reference).read_bytes()
+
+
+def _notes(given: TrainInputs) -> list[str]:
+    return [event["text"] for event in events(given) if event["kind"] == "note"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(tiny_base: Path, tmp_path: Path) -> None:
+    """ZeRO-2 over gloo: the same rows in a step, the same mean over all their tokens (pain 13), one adapter."""
+    alike = {"lora": {"lora_dropout": 0.0}, "evaluate_every": 3, "deepspeed": zero(2)}
+    one = inputs(tiny_base, tmp_path / "one", sft={"gradient_accumulation_steps": 2}, **alike)
+    two = inputs(tiny_base, tmp_path / "two", sft={"gradient_accumulation_steps": 1}, **alike)
+    finish(one)
+    told = finish(two, processes=2)
+    assert told[-1]["value"]["steps"] == 6
+    assert {event["rank"] for event in told if event["kind"] == "started"} == {0, 1}
+    for name, tolerance in (("loss", 2e-3), ("grad_norm", 2e-2)):
+        values = [[line[name] for line in metrics(given)] for given in (one, two)]
+        assert values[0] == pytest.approx(values[1], rel=tolerance)
+    tokens = [[line["supervised_tokens"] for line in metrics(given)] for given in (one, two)]
+    assert tokens[0] == tokens[1]
+    assert metrics(one)[-1]["heldout_loss"] == pytest.approx(metrics(two)[-1]["heldout_loss"], rel=2e-3)
