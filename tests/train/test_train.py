@@ -20,7 +20,9 @@ from safetensors.torch import load_file, save_file
 from llmtune import files
 from llmtune.errors import MachineError, ProofError, RecipeError, Stopped, TrainingError
 from llmtune.events import Events
+from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.train import proof
+from llmtune.train.batches import IGNORED, Rows
 from llmtune.train.checkpoints import ADAPTER, Checkpoints, read_progress
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.settings import engine
@@ -80,8 +82,6 @@ def test_the_adapter_is_float32_and_whole(undisturbed: Run) -> None:
 
 
 def test_the_reference_is_what_a_model_loaded_from_disk_answers(undisturbed: Run) -> None:
-    from llmtune.models.loading import load_with_adapter
-
     given, result = undisturbed
     told = json.loads((Path(given.out) / "reference.json").read_text())
     logits = load_file(Path(given.out) / "reference.safetensors")
@@ -231,6 +231,32 @@ def test_pain_13_the_split_into_micro_batches_changes_nothing(tiny_base: Path, t
         norms.append([line["grad_norm"] for line in metrics(given)])
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)  # bfloat16 sums in another order
     assert norms[0] == pytest.approx(norms[1], rel=2e-2)
+
+
+def _mean_loss(model: Any, path: str) -> float:
+    """Cross-entropy a supervised token, each row by itself, by transformers' plain forward pass."""
+    rows = Rows.read(Path(path))
+    total, count = 0.0, 0
+    for row in range(len(rows)):
+        batch = rows.batch([row])
+        with torch.no_grad():
+            logits = model(input_ids=batch["input_ids"]).logits[0, :-1].float()
+        labels = batch["labels"][0, 1:]
+        total += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum"))
+        count += int((labels != IGNORED).sum())
+    return total / count
+
+
+def test_pain_08_the_loss_of_flattened_rows_is_that_of_the_rows_one_by_one(
+    undisturbed: Run, tiny_base: Path, tmp_path: Path
+) -> None:
+    given = inputs(
+        tiny_base, tmp_path, sft={"per_device_train_batch_size": 8, "gradient_accumulation_steps": 3, "max_steps": 1}
+    )
+    train(replace(given, sft={**given.sft, "warmup_steps": 0}), NOBODY)
+    assert metrics(given)[0]["loss"] == pytest.approx(_mean_loss(load_base(given.base), given.train), rel=1e-3)
+    finished = load_with_adapter(given.base, Path(undisturbed[0].out) / "adapter")
+    assert undisturbed[1]["heldout_loss"] == pytest.approx(_mean_loss(finished, given.heldout), rel=1e-3)
 
 
 @pytest.mark.parametrize("stage", [1, 3])
