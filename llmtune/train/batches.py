@@ -9,12 +9,16 @@ from pathlib import Path
 import pyarrow.parquet
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from llmtune.data.conversation import Sample
 from llmtune.errors import DataError, Problem
 
 IGNORED = -100
 """Label of a token that is no target."""
+BLOCK = 64
+"""Micro-batches are filled up to a multiple of this many tokens. oneDNN keeps a kernel for every length that it has
+seen: with lengths that hardly ever repeat, 180 steps on a base of 7 million parameters grew by 1.5 GB."""
 
 Batch = dict[str, Tensor]
 """`input_ids`, `labels`, `position_ids`: int64 [1, tokens]; `rows`: int64 [rows], the numbers of the rows in it."""
@@ -62,15 +66,17 @@ class Rows:
         """Lay rows end to end. Positions begin at 0 in each, which is how the model tells them apart.
 
         No attention mask goes with it: transformers keeps the rows apart by their positions only if it gets none.
+        What fills up the last block is at position 0 token by token: rows of one token each, that are no targets.
         """
         spans = [slice(self.starts[row], self.starts[row + 1]) for row in rows]
         ids = torch.cat([self.ids[span] for span in spans])
         supervised = torch.cat([self.supervised[span] for span in spans])
         positions = torch.cat([torch.arange(span.stop - span.start) for span in spans])
+        fill = (0, -len(ids) % BLOCK)
         return {
-            "input_ids": ids.unsqueeze(0),
-            "labels": ids.masked_fill(~supervised, IGNORED).unsqueeze(0),
-            "position_ids": positions.unsqueeze(0),
+            "input_ids": functional.pad(ids, fill).unsqueeze(0),
+            "labels": functional.pad(ids.masked_fill(~supervised, IGNORED), fill, value=IGNORED).unsqueeze(0),
+            "position_ids": functional.pad(positions, fill).unsqueeze(0),
             "rows": torch.tensor(rows),
         }
 

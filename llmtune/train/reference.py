@@ -47,7 +47,9 @@ def _greedy(model: Any, prompt: list[int], stop_ids: list[int], pad_id: int) -> 
     how = GenerationConfig(
         do_sample=False, max_new_tokens=NEW_TOKENS, eos_token_id=stop_ids or None, pad_token_id=pad_id, use_cache=True
     )
-    made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=how)
+    # given as an argument, it would be filled up from the base's own, with its repetition penalty
+    model.generation_config = how
+    made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids))
     return [int(token) for token in made[0, len(prompt) :].tolist()]
 
 

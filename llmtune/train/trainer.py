@@ -73,7 +73,7 @@ class RowTrainer(SFTTrainer):
         assert not return_outputs  # noqa: S101
         rows = inputs.pop("rows")
         self.counts.rows.append(rows)
-        self.counts.tokens += inputs["input_ids"].numel()
+        self.counts.tokens += sum(self._rows.length(row) for row in rows.tolist())
         self.counts.supervised += int((inputs["labels"] != IGNORED).sum())
         loss: Tensor
         if self._picks_positions:

@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from llmtune.errors import DataError
-from llmtune.train.batches import IGNORED, Rows
+from llmtune.train.batches import BLOCK, IGNORED, Rows
 from tests.train.setup import END, write_split
 
 
@@ -25,15 +25,18 @@ def _write(path: Path, ids: list[list[int]], supervised: list[list[bool]]) -> Pa
 def test_pain_08_positions_restart_in_every_row(rows: Rows) -> None:
     batch = rows.batch([3, 0])
     first, second = rows.length(3), rows.length(0)
-    assert batch["input_ids"].shape == (1, first + second)
-    assert batch["position_ids"][0].tolist() == [*range(first), *range(second)]
+    filled = first + second + -(first + second) % BLOCK
+    assert batch["input_ids"].shape == (1, filled)
+    # what fills up the last block is a row of one token each, at position 0
+    assert batch["position_ids"][0].tolist() == [*range(first), *range(second), *[0] * (filled - first - second)]
+    assert (batch["labels"][0, first + second :] == IGNORED).all()
     assert "attention_mask" not in batch
 
 
 def test_pain_01_the_end_of_the_turn_is_a_target_of_every_row(rows: Rows) -> None:
     for row in range(len(rows)):
         labels = rows.batch([row])["labels"][0].tolist()
-        assert labels[-1] == END
+        assert labels[rows.length(row) - 1] == END
 
 
 def test_pain_04_only_the_answer_is_a_target(rows: Rows) -> None:
@@ -46,7 +49,7 @@ def test_pain_04_only_the_answer_is_a_target(rows: Rows) -> None:
 
 def test_the_first_token_of_a_row_is_never_a_target(tmp_path: Path) -> None:
     rows = Rows.read(_write(tmp_path / "a.parquet", [[5, 6], [7, 8, 9]], [[True, True], [True, False, True]]))
-    assert rows.batch([0, 1])["labels"][0].tolist() == [IGNORED, 6, IGNORED, IGNORED, 9]
+    assert rows.batch([0, 1])["labels"][0, :5].tolist() == [IGNORED, 6, IGNORED, IGNORED, 9]
 
 
 def test_pain_03_rows_without_a_target_are_refused_by_name(tmp_path: Path) -> None:
