@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import time
@@ -14,6 +15,7 @@ from llmtune.errors import LlmtuneError, Problem, RecipeError
 from llmtune.plan.device import Device, device
 from llmtune.plan.estimate import Plan, plan
 from llmtune.recipe.load import Loaded, load
+from llmtune.recipe.problems import leaves
 from llmtune.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class Problems:
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
+        self._keys = {*leaves(), "base", "data"}
         self.found: list[Problem] = []
 
     def of(self, work: Callable[[], T]) -> T | None:
@@ -72,7 +75,7 @@ class Problems:
     def add(self, problems: Sequence[Problem]) -> None:
         for problem in problems:
             # a stage names the recipe's key; here it becomes a line of the file
-            is_key = problem.where.split(".")[0] in type(self._loaded.recipe).model_fields
+            is_key = problem.where in self._keys
             self.found.append(replace(problem, where=self._loaded.where(problem.where)) if is_key else problem)
 
 
@@ -90,20 +93,20 @@ def check(file: Path, out: Path | None, overrides: Sequence[str]) -> Checked:
     run = RunDir((out or Path("runs") / loaded.name).absolute())
     problems = Problems(loaded)
     problems.add(list(_folder(run, loaded)))
-    problems.add(_tools(loaded))
     here = device()
+    problems.add(_tools(loaded, here))
     base = problems.of(lambda: source.resolve(loaded.recipe.base, loaded.beside))
     sizes = None if base is None else problems.of(lambda: family.read(base))
     words = None if base is None else problems.of(lambda: tokenizer.load(base))
     if base is None or sizes is None or words is None:
         raise RecipeError(problems.found)
-    problems.add(list(_base(loaded, sizes)))
+    problems.add(list(_base(loaded, sizes, here)))
+    parameters = sizes.parameters or source.count_parameters(base)
+    problems.add(list(_space(run, loaded, parameters)))
     prepared = problems.of(lambda: prepare(loaded.recipe, loaded.beside, words, sizes))
     if prepared is None:
         raise RecipeError(problems.found)
-    parameters = sizes.parameters or source.count_parameters(base)
     planned = problems.of(lambda: plan(loaded.recipe, sizes, parameters, prepared.splits["train"], here))
-    problems.add(list(_space(run, parameters)))
     if problems.found or planned is None:
         raise RecipeError(problems.found)
     seconds = time.monotonic() - started
@@ -122,22 +125,30 @@ def _folder(run: RunDir, loaded: Loaded) -> Iterator[Problem]:
         yield Problem(
             str(existing), "cannot be written to", "give another folder with --out, or change its permissions"
         )
-    elif run.root.exists() and any(path.name not in (".held", "log.txt") for path in run.root.iterdir()):
+    elif run.root.exists() and any(
+        not path.name.startswith(".") and path.name != "log.txt" for path in run.root.iterdir()
+    ):
         lock = read_lock(run)
         if lock is None:
             yield Problem(where, "holds files that are not a run's", "give another folder with --out")
-        elif lock["name"] != loaded.name:
-            yield Problem(where, f"holds the run of another recipe, {lock['name']}", "give another folder with --out")
+        elif lock["name"] != loaded.name or lock["recipe_file"] != str(loaded.file.resolve()):
+            other = f"{lock['name']} ({lock['recipe_file']})"
+            yield Problem(where, f"holds the run of another recipe, {other}", "give another folder with --out")
 
 
-def _tools(loaded: Loaded) -> Sequence[Problem]:
+def _tools(loaded: Loaded, here: Device) -> Sequence[Problem]:
     """DeepSpeed builds an operator on its first start on a CPU."""
     from llmtune.train.compiler import problems
 
-    return [] if loaded.recipe.zero.stage == 0 else problems()
+    return problems() if here.kind == "cpu" and loaded.recipe.zero.stage > 0 else []
 
 
-def _base(loaded: Loaded, family: Family) -> Iterator[Problem]:
+def _base(loaded: Loaded, family: Family, here: Device) -> Iterator[Problem]:
+    if loaded.recipe.training.attention == "flash_attention_2" and (
+        here.kind == "cpu" or importlib.util.find_spec("flash_attn") is None
+    ):
+        what = "flash_attention_2 needs a GPU and the package flash-attn"
+        yield Problem("training.attention", what, "set it to auto, which takes what this machine has")
     if family.quantized is not None:
         yield Problem(
             "base.name",
@@ -158,10 +169,14 @@ def _base(loaded: Loaded, family: Family) -> Iterator[Problem]:
                 yield Problem("adapter.target_modules", f"the base has no layer {name}", f"its layers are {there}")
 
 
-def _space(run: RunDir, parameters: int) -> Iterator[Problem]:
-    """The merged model is the largest thing that a run writes, 2 bytes a weight; a fifth more for the rest."""
+def _space(run: RunDir, loaded: Loaded, parameters: int) -> Iterator[Problem]:
+    """The merged model is by far the largest thing that is written; while it is made anew the old one is there too."""
     existing = next(path for path in (run.root, *run.root.parents) if path.exists())
-    needed = int(parameters * 2 * 1.2) + 50_000_000
+    recipe = loaded.recipe
+    width = {"bfloat16": 2, "float16": 2, "float32": 4}[recipe.merge.dtype]
+    merged = parameters * width * (2 if run.merged.exists() else 1) if "merged" in recipe.export else 0
+    adapters = 0.02 * parameters * 12 * (recipe.training.keep_checkpoints + 1)  # values and two moments, generously
+    needed = int(merged + adapters) + 50_000_000
     free = shutil.disk_usage(existing).free
     if free < needed:
         what = f"{free / 1e9:.1f} GB are free, and the run writes about {needed / 1e9:.1f} GB"

@@ -57,6 +57,10 @@ class Console:
     def print(self, text: RenderableType) -> None:
         self.rich.print(text)
 
+    def to_copy(self, purpose: str, command: str) -> None:
+        """A command in one line, however long: a broken one could not be pasted."""
+        self.rich.print(f"  {purpose:<13} [bold]{escape(command)}[/]", soft_wrap=True)
+
     def json(self, value: object) -> None:
         """The one JSON object of `--json`."""
         if self.as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class LlmtuneError(Exception):
     """
 
     exit_code = 2
-    ending = "nothing was started."
+    ending: str = "nothing was started."
     """What a person wants to know after the list of problems."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
@@ -33,7 +34,7 @@ class LlmtuneError(Exception):
         super().__init__("; ".join(f"{p.where}: {p.what} ({p.do})" for p in self.problems))
 
     @classmethod
-    def one(cls, where: str, what: str, do: str) -> LlmtuneError:
+    def one(cls, where: str, what: str, do: str) -> Self:
         return cls([Problem(where, what, do)])
 
 

@@ -25,6 +25,8 @@ LIBRARIES = (
     "tokenizers",
 )
 
+KEYS = {"name", "recipe", "recipe_file", "seed", "versions", "base_is_local", "data", "base"}
+
 
 def versions() -> dict[str, str]:
     """Of llmtune and of every library that decides numbers."""
@@ -37,7 +39,7 @@ def read_lock(run: RunDir) -> dict[str, Any] | None:
         found = json.loads(run.lock.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and "name" in found else None
+    return found if isinstance(found, dict) and found.keys() >= KEYS else None
 
 
 def write_lock(run: RunDir, loaded: Loaded, base: Path, base_is_local: bool, data: Sequence[str]) -> dict[str, Any]:
@@ -47,6 +49,7 @@ def write_lock(run: RunDir, loaded: Loaded, base: Path, base_is_local: bool, dat
         "name": loaded.name,
         "recipe": loaded.recipe.model_dump(mode="json"),
         "seed": loaded.recipe.training.seed,
+        "recipe_file": str(loaded.file.resolve()),
         "versions": versions(),
         "base_is_local": base_is_local,
         "data": {name: sha256(loaded.beside / name) for name in data},

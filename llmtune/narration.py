@@ -19,8 +19,8 @@ def headline(checked: Checked) -> str:
     recipe = checked.loaded.recipe
     on = "" if recipe.quantization.type == "none" else f" on {recipe.quantization.type.upper()}"
     rows = checked.prepared.audit.splits["train"].rows
-    base = Path(recipe.base.name).name
-    return f"{base} + LoRA r{recipe.adapter.rank}{on}, {rows:,} training rows of {Path(recipe.data.train).name}"
+    source = Path(recipe.data.train).name + (" and replay" if recipe.data.replay is not None else "")
+    return f"{Path(recipe.base.name).name} + LoRA r{recipe.adapter.rank}{on}, {rows:,} training rows of {source}"
 
 
 def say_check(checked: Checked, console: Console) -> None:

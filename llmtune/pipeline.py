@@ -91,6 +91,7 @@ class Run:
         say_check(self.checked, self.console)
         say_plan(self.checked, self.console)
         self.write_plan()
+        self.clear_unwanted()
         data = self.data()
         train = self.train(data)
         evaluate = self.evaluate(data, train)
@@ -98,6 +99,13 @@ class Run:
         export = self.export(train, evaluate, merge)
         self.verify(train, merge, export)
         self.seal()
+
+    def clear_unwanted(self) -> None:
+        """What an earlier recipe asked for and this one does not is not sealed as this run's."""
+        if "merged" not in self.recipe.export:
+            clear(self.dir.merged, self.dir.parity, self.dir.stage("merge"))
+        if "adapter" not in self.recipe.export:
+            clear(self.dir.adapter)
 
     def write_plan(self) -> None:
         """Beside the lock; a manifest that has other ones is of another run."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmtune.errors import LlmtuneError, MachineError, Stopped
+from llmtune.errors import LlmtuneError, MachineError, Stopped, TrainingError
 from llmtune.events import Event, Follower, raised
 from llmtune.files import sha256, write_json
 from llmtune.rundir import RunDir
@@ -170,7 +170,7 @@ def _follow(
             except ProcessLookupError:
                 continue
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         running = True
         while running:
@@ -196,14 +196,21 @@ def _follow(
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
     if errors:
-        raise errors[0]
+        raise in_the_middle(errors[0])
     if signals:
         raise Stopped.one(stage, "was stopped", "the same command goes on from here")
     if child.returncode != 0 or not results:
-        raise MachineError.one(
-            stage, f"ended without an answer: {_last_words(run.log)}", f"the whole story is in {run.log}"
-        )
+        what = f"ended without an answer: {_last_words(run.log)}"
+        raise in_the_middle(MachineError.one(stage, what, f"the whole story is in {run.log}"))
     return sum(peaks.values()), results[0]
+
+
+def in_the_middle(error: LlmtuneError) -> LlmtuneError:
+    """The same error, told as what it is once a run is under way."""
+    if error.exit_code == LlmtuneError.exit_code:
+        error.exit_code = TrainingError.exit_code
+        error.ending = "what was done is kept; the same command goes on from there."
+    return error
 
 
 def _last_words(log: Path) -> str:
@@ -224,7 +231,6 @@ def clear(*places: Path) -> None:
 
 
 def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far, and of the children it has waited for."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    peak = max(resource.getrusage(kind).ru_maxrss for kind in kinds)
+    """Largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

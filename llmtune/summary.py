@@ -24,7 +24,7 @@ def summary(run: RunDir) -> dict[str, Any]:
     lock = read_lock(run)
     if lock is None:
         raise RecipeError.one(str(run.root), "is no folder of a run", "name one, for example runs/quickstart")
-    records = {name: json.loads(run.stage(name).read_text()) for name in STAGES if run.stage(name).is_file()}
+    records = _records(run, lock)
     results = {name: record["result"] for name, record in records.items()}
     found: dict[str, Any] = {
         "name": lock["name"],
@@ -49,6 +49,19 @@ def summary(run: RunDir) -> dict[str, Any]:
         found["verify"] = results["verify"]
     if "export" in results:
         found["artifacts"] = {name: str(run.root / name) for name in results["export"]}
+    return found
+
+
+def _records(run: RunDir, lock: dict[str, Any]) -> dict[str, Any]:
+    """The stages that are done. What comes after one that is being done again is another recipe's."""
+    found: dict[str, Any] = {}
+    for name in STAGES:
+        if name == "merge" and "merged" not in lock["recipe"]["export"]:
+            continue
+        try:
+            found[name] = json.loads(run.stage(name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            break
     return found
 
 
@@ -97,7 +110,7 @@ def print_summary(run: RunDir, console: Console) -> None:
         console.print(f"  {escape(shown(path)):<44} {size(weight)}")
     console.blank()
     for purpose, command in next_commands(run, found):
-        console.print(f"  {purpose:<13} [bold]{escape(command)}[/]")
+        console.to_copy(purpose, command)
 
 
 def next_commands(run: RunDir, found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -107,13 +120,16 @@ def next_commands(run: RunDir, found: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     commands = [("talk to it", f"llmtune chat {shown(run.root)}")]
     limit = max_lora_rank(lock["recipe"]["adapter"]["rank"])
-    if "adapter" in found["artifacts"] and limit is not None:
+    if "merged" in found["artifacts"]:
+        # of a 4-bit base the merged model is what was measured; the adapter on the full base answers a little otherwise
+        commands.append(("serve it", f"vllm serve {shown(run.merged)}"))
+    elif limit is not None:
         asked = json.loads(run.request("evaluate").read_text(encoding="utf-8"))["base"]
         base = shown(Path(asked["path"])) if lock["base_is_local"] else found["base"]
         served = f"vllm serve {base} --enable-lora --lora-modules {found['name']}={shown(run.adapter)}"
-        commands.append(("serve it", f"{served} --max-lora-rank {limit}"))
-    elif "merged" in found["artifacts"]:
-        commands.append(("serve it", f"vllm serve {shown(run.merged)}"))
+        commands.append(
+            ("serve it", f"{served} --max-lora-rank {limit} --chat-template {shown(run.adapter)}/chat_template.jinja")
+        )
     commands.append(("look closer", f"llmtune show {shown(run.root)}"))
     return commands
 

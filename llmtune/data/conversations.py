@@ -16,12 +16,13 @@ from llmtune.recipe.schema import Columns, Data
 
 
 def read_conversations(
-    path: Path, data: Data, label: str | None = None
+    path: Path, data: Data, label: str | None = None, *, any_form: bool = False
 ) -> tuple[list[Conversation], list[Problem], str]:
     """Conversations of a file, the rows that cannot be used, and words for people on what the file was found to be.
 
     A conversation ends with an answer: what comes after the last one is left out. `data.system` is put in front of
-    every conversation without a system prompt. Raises DataError when the file as a whole cannot be used.
+    every conversation without a system prompt. `any_form`: the recipe's format and columns were said of another file;
+    they are used where they fit. Raises DataError when the file as a whole cannot be used.
     """
     label = label or path.name
     problems: list[Problem] = []
@@ -37,7 +38,7 @@ def read_conversations(
         fatal = error.problems
     if not rows:
         raise DataError([*problems, *fatal])
-    reader, said = _reader(rows[0].values, data, label)
+    reader, said = _reader(rows[0].values, data, label, any_form)
     found: list[Conversation] = []
     ids: dict[str, tuple[str, tuple[Message, ...]]] = {}
     for row in rows:
@@ -77,11 +78,13 @@ def _check_id(row: Row, messages: tuple[Message, ...], seen: dict[str, tuple[str
         )
 
 
-def _reader(first: Values, data: Data, label: str) -> tuple[Reader, str]:
+def _reader(first: Values, data: Data, label: str, any_form: bool) -> tuple[Reader, str]:
     asked = data.columns
-    if data.format == "columns" or asked is not None:
+    if asked is not None and not (any_form and asked.question not in first):
         return _named(first, asked, label)
-    if data.format == "auto":
+    if data.format == "columns" and not any_form:
+        return _named(first, None, label)
+    if data.format in ("auto", "columns") or any_form:
         for form in FORMS:
             if (bound := form.bind(first)) is not None:
                 return bound

@@ -63,7 +63,7 @@ class _Preparation:
     def prepared(self) -> Prepared:
         files = self._files()
         self._check_limit()
-        read = {part: self._read(label) for part, label in files.items()}
+        read = {part: self._read(part, label) for part, label in files.items()}
         self._notes += self._forms()
         chosen = self._choose(read)
         samples = self._tokenise(chosen)
@@ -82,8 +82,11 @@ class _Preparation:
         """What form the files were found to have, those of one form in one line."""
         alike: dict[str, list[str]] = {}
         for label, found in self._found.items():
-            alike.setdefault(found.partition("; not used:")[0], []).append(Path(label).name)
-        return [f"{', '.join(names)}: {found}" for found, names in alike.items()]
+            alike.setdefault(found.partition("; not used:")[0], []).append(label)
+        return [
+            f"{', '.join(Path(label).name for label in labels)}: {self._found[labels[0]] if len(labels) == 1 else form}"
+            for form, labels in alike.items()
+        ]
 
     def _files(self) -> dict[str, str]:
         data = self._data
@@ -102,10 +105,12 @@ class _Preparation:
             what = f"data.max_tokens: {asked:,}, but the base reads {context:,} tokens at most"
             self._fatal.append(Problem("data.max_tokens", what, f"write {context} or less, or leave it out"))
 
-    def _read(self, label: str) -> list[Conversation]:
+    def _read(self, part: str, label: str) -> list[Conversation]:
         path = self._beside / Path(label).expanduser()
+        # the general skills are those of the base as it was: without the new system prompt
+        data = self._data.model_copy(update={"system": None}) if part in ("general", "replay") else self._data
         try:
-            conversations, problems, found = read_conversations(path, self._data, label)
+            conversations, problems, found = read_conversations(path, data, label, any_form=part != "train")
         except DataError as error:
             self._fatal += error.problems if len(error.problems) <= _LISTED else listed(error.problems, _UNREAD)
             return []

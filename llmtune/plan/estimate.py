@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from llmtune.data.conversation import Sample
     from llmtune.models.family import Family
 
-USABLE = 0.9
-"""Share of the free memory that a plan may use: the estimate has an error, and memory has gaps."""
+USABLE = 0.85
+"""Share of a device's memory that a plan may use: the estimate has an error, and memory has gaps. Of all of it, not of
+what is free now: a plan that changed with every open browser could not be gone on with."""
 FLATTENED_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Most tokens of a micro-batch. Its rows lie end to end in one row, and attention over it costs the square of it: on a
 CPU 8 rows of 50 tokens, twice, were quicker than 16 at once."""
@@ -76,15 +77,19 @@ def plan(recipe: Recipe, family: Family, parameters: int, rows: Sequence[Sample]
             if size > 1 and training.micro_batch is None and counted.micro_batch_tokens > FLATTENED_TOKENS[device.kind]:
                 continue
             needed = memory(recipe, shape, counted, device=device.kind, checkpointing=checkpointing)
-            if needed.total * recipe.launch.processes <= device.free_bytes * USABLE:
+            together = needed.total * (recipe.launch.processes if device.kind == "cpu" else 1)
+            if together <= device.total_bytes * USABLE:
+                if together > device.free_bytes:
+                    raise _too_little(together, device, "end other programs that use its memory")
                 return Plan(counted, needed, checkpointing, adapter_parameters(shape, recipe.adapter.rank))
             smallest = needed if smallest is None or needed.total < smallest.total else smallest
     assert smallest is not None  # noqa: S101 (there is always one size)
-    raise MachineError.one(
-        "memory",
-        f"needs about {smallest.total / 1e9:.1f} GB, {device.name} has {device.free_bytes / 1e9:.1f} free",
-        _remedy(recipe),
-    )
+    raise _too_little(smallest.total, device, _remedy(recipe))
+
+
+def _too_little(needed: int, device: Device, do: str) -> MachineError:
+    has = f"{device.name} has {device.total_bytes / 1e9:.1f}, of which {device.free_bytes / 1e9:.1f} are free"
+    return MachineError.one("memory", f"needs about {needed / 1e9:.1f} GB, {has}", do)
 
 
 def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from llmtune.errors import Problem, RecipeError
 from llmtune.recipe.problems import KeyPath, place_of, problems_of
@@ -130,10 +130,18 @@ def _places(tree: Node | None, file: Path) -> Iterator[tuple[KeyPath, int, int]]
             yield path, name.start_mark.line + 1, name.start_mark.column + 1
         below: list[tuple[KeyPath, Node, Node]] = []
         if isinstance(node, MappingNode):
+            for key, _ in node.value:
+                if not isinstance(key, ScalarNode):
+                    line, column = key.start_mark.line + 1, key.start_mark.column + 1
+                    raise RecipeError.one(f"{file}:{line}:{column}", "is not a key", "write a name, then a colon")
             below = [((*path, key.value), key, value) for key, value in node.value]
         elif isinstance(node, SequenceNode):
             below = [((*path, index), value, value) for index, value in enumerate(node.value)]
         stack.extend(reversed(below))
+
+
+def _reason(error: YAMLError) -> str:
+    return str(error.problem) if isinstance(error, MarkedYAMLError) else str(error)
 
 
 def _override(values: dict[str, Any], positions: dict[KeyPath, str], override: str) -> None:
@@ -144,7 +152,7 @@ def _override(values: dict[str, Any], positions: dict[KeyPath, str], override: s
     try:
         value = YAML(typ="safe", pure=True).load(io.StringIO(text))
     except YAMLError as error:
-        raise RecipeError.one(where, f"the value is not YAML: {error}", "quote it") from None
+        raise RecipeError.one(where, f"the value is not YAML: {_reason(error)}", "quote it") from None
     *above, last = key.split(".")
     place = values
     for depth, part in enumerate(above):

@@ -12,7 +12,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Closed(BaseModel):
     """A frozen mapping that refuses keys it does not know and never guesses a type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _short(key: str) -> BeforeValidator:
@@ -138,7 +138,9 @@ class Training(Closed):
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         "auto", description="Attention kernel. `auto`: eager on a CPU, sdpa on a GPU."
     )
-    seed: int = Field(0, ge=0, description="Seed of the order of rows, of dropout and of the adapter's first values.")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Seed of the order of rows, of dropout and of the adapter's first values."
+    )
     threads: PositiveInt | None = Field(
         None, description="CPU threads of a process. Results are bit-equal only for equal threads. Default: all cores."
     )

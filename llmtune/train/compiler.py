@@ -31,3 +31,14 @@ def problems() -> list[Problem]:
             )
         )
     return found
+
+
+def build() -> None:
+    """Compile it now (about half a minute, once), so that the first training does not wait for it."""
+    from deepspeed.accelerator import get_accelerator
+
+    get_accelerator().create_op_builder("ShareMemCommBuilder").load(verbose=False)
+
+
+if __name__ == "__main__":
+    build()

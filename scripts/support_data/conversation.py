@@ -14,7 +14,7 @@ from support_data.wording import Manner, Slots
 SIZED = ("tent", "rucksack", "sleeping bag")
 
 MANNERS: dict[Split, Manner] = {
-    "train": Manner(opening=0.33, closing=0.2, lower=0.25, no_end=0.25, slip=0.15),
+    "train": Manner(opening=0.5, closing=0.3, lower=0.25, no_end=0.25, slip=0.15),
     "heldout": Manner(opening=0.33, closing=0.2, lower=0.2, no_end=0.2, slip=0.12),
     "unseen": Manner(opening=0.2, closing=0.12, lower=0.15, no_end=0.15, slip=0.08),
 }

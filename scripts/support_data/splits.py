@@ -17,10 +17,13 @@ SEED = 20
 # without looking at what is reported.
 SPARE_PHRASES = 2
 
+# How often train has each phrase: with other openings, closings and slips each time, and never the same text twice.
+VERSIONS = 2
+
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows of one split. `plain` counts per intent without a slot; None means every phrase once."""
+    """Rows of one split. `plain` counts per intent without a slot; None means every phrase, in VERSIONS ways."""
 
     plain: int | None
     each_product: int  # per intent and product
@@ -31,7 +34,7 @@ class Counts:
 
 
 COUNTS: dict[Split, Counts] = {
-    "train": Counts(plain=None, each_product=10, each_town=10, followups=220, pairs=150, out_of_scope=108),
+    "train": Counts(plain=None, each_product=14, each_town=16, followups=560, pairs=420, out_of_scope=300),
     "heldout": Counts(plain=3, each_product=1, each_town=1, followups=26, pairs=16, out_of_scope=12),
     "unseen": Counts(plain=3, each_product=1, each_town=1, followups=26, pairs=16, out_of_scope=10),
 }
@@ -110,7 +113,7 @@ def _singles(split: Split, counts: Counts, rng: Random) -> Iterator[Row]:
         elif intent in company.TOWN_INTENTS:
             fillings = [t.name for t in company.TOWNS] * counts.each_town
         else:
-            fillings = [""] * (len(phrases) if counts.plain is None else counts.plain)
+            fillings = [""] * (VERSIONS * len(phrases) if counts.plain is None else counts.plain)
         rng.shuffle(fillings)
         for number, filling in enumerate(fillings):
             slots = _with(intent, some_slots(rng, split == "train"), filling)

@@ -3,12 +3,12 @@
 import time
 from pathlib import Path
 
-from tiny_base import pretraining, rows, saving, text
+from tiny_base import card, pretraining, rows, saving, text
 from tiny_base import tokenizer as tokenizers_of
 from tiny_base.network import Shape
 
-SHAPE = Shape(width=320, layers=4, heads=5, kv_heads=1, hidden=896)
-STEPS = 2_280
+SHAPE = Shape()
+STEPS = 1_620
 TOKENIZER_DOCUMENTS = 20_000
 
 
@@ -23,8 +23,11 @@ def build(out: Path, work: Path, steps: int) -> None:
             log.write(line + "\n")
 
     tokenizer = tokenizers_of.trained(text.documents(0, TOKENIZER_DOCUMENTS), SHAPE.vocabulary)
-    schedule = pretraining.Schedule(steps=steps)
     tell(f"tokenizer after {time.monotonic() - began:.0f} s")
+    schedule = pretraining.Schedule(steps=steps)
     network, seconds = pretraining.pretrain(rows.Stream(tokenizer), SHAPE, schedule, work / "checkpoint.pt", tell)
     saving.write_model(network, SHAPE, tokenizer, out)
-    tell(f"written to {out} after {seconds:.0f} s of training")
+    tell(f"weights written to {out} after {seconds:.0f} s of training")
+    parameters = sum(weight.numel() for weight in network.parameters())
+    card.write_card(out, SHAPE, schedule, card.measured(out, parameters, seconds))
+    tell("model card written")

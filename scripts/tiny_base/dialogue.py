@@ -4,9 +4,10 @@ import re
 from collections.abc import Mapping
 from random import Random
 
+from tiny_base.details import brand, code, item, town
 from tiny_base.documents import Document, Message, Piece, Worth, answered, asked, told
 from tiny_base.phrasing import Kind, draw_slots, expand, kinds, plain_request, small_talk, wrapped
-from tiny_base.words import SHOPS, brand, code, item, town
+from tiny_base.things import SHOPS
 
 _DETAIL = re.compile(r"<([^<>]*)>")
 _ITEM = re.compile(r"[Tt]he \{item\}|\{item\}")
@@ -32,7 +33,9 @@ def _opening(rng: Random) -> Document:
     if rng.random() < 0.85:
         return ()
     shop, name = rng.choice(SHOPS), town(rng)
-    return (told(rng.choice((f"You answer for the {shop} {name}.", f"{name} {shop}.", f"You work at a {shop} in {name}."))),)
+    return (
+        told(rng.choice((f"You answer for the {shop} {name}.", f"{name} {shop}.", f"You work at a {shop} in {name}."))),
+    )
 
 
 def single(rng: Random) -> Document:
@@ -83,14 +86,24 @@ def _same_thing(rng: Random) -> Document:
         if not shared:
             return _same_question(rng)
         slots["n"] = rng.choice(shared)
-    pointer = {"item": ("it", "that one", "this one", "that"), "city": ("there", "that town", "that place"), "code": ("it", "that order")}
+    pointer = {
+        "item": ("it", "that one", "this one", "that"),
+        "city": ("there", "that town", "that place"),
+        "code": ("it", "that order"),
+    }
     words = pointer.get(slot, ("it", "that"))
     plain = plain_request(second, {**slots, slot: "@"} if slot != "n" else slots, rng)
     if slot == "n":
         plain = re.sub(r"\b(my|the|this|a|our) [\w-]+", "it", plain, count=1)
-    plain = re.sub(r"\b(?:the|a|one|your|any|order|in|my|is) @" if slot != "city" else r"\b(?:in|near|to) @", "@", plain) if rng.random() < 0.9 else plain
+    plain = (
+        re.sub(r"\b(?:the|a|one|your|any|order|in|my|is) @" if slot != "city" else r"\b(?:in|near|to) @", "@", plain)
+        if rng.random() < 0.9
+        else plain
+    )
     plain = plain.replace("@", rng.choice(words))
-    return *_turn(first, slots, wrapped(plain_request(first, slots, rng), rng), rng), *_turn(second, slots, _and(plain, rng), rng)
+    return *_turn(first, slots, wrapped(plain_request(first, slots, rng), rng), rng), *_turn(
+        second, slots, _and(plain, rng), rng
+    )
 
 
 def _same_question(rng: Random) -> Document:
@@ -103,7 +116,14 @@ def _same_question(rng: Random) -> Document:
         slots = draw_slots(kind, rng)
         name = slots[slot] if rng.random() < 0.7 else slots[slot].lower()
         forms = {
-            "item": ("and the {x}", "what about the {x}", "and for the {x}", "the {x} too", "same for the {x}", "how about the {x}"),
+            "item": (
+                "and the {x}",
+                "what about the {x}",
+                "and for the {x}",
+                "the {x} too",
+                "same for the {x}",
+                "how about the {x}",
+            ),
             "city": ("and in {x}", "what about {x}", "{x} too", "and {x}", "the same for {x}", "how about in {x}"),
             "code": ("and {x}", "what about {x}", "the same for {x}", "and order {x}", "{x} too"),
         }
@@ -164,7 +184,9 @@ def outside(rng: Random) -> Document:
 def codes_and_names(rng: Random) -> Document:
     """Names and codes said back, so that copying never depends on a known word."""
     word = rng.choice((code, code, town, brand, item))(rng)
-    form = rng.choice(("My code is {x}.", "i am calling about {x}", "it is about {x}", "This is for {x}.", "about {x}", "{x} please"))
+    form = rng.choice(
+        ("My code is {x}.", "i am calling about {x}", "it is about {x}", "This is for {x}.", "about {x}", "{x} please")
+    )
     reply = rng.choice(("What do you need for {x}?", "How can I help you with {x}?"))
     name = word if rng.random() < 0.7 else word.lower()
     return asked(form.replace("{x}", name)), answered(reply.replace("{x}", word))

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Worth = Literal["asked", "known", "detail"]
+Worth = Literal["asked", "known", "detail", "right"]
 Role = Literal["system", "user", "assistant"]
 
-# What a user types is worth little, what an answer must say everything; a detail that only this place could know teaches
-# nothing but its form.
-WEIGHTS: dict[Worth, float] = {"asked": 0.15, "known": 1.0, "detail": 0.1}
+# What a user types is worth little, what an answer must say everything; a detail that only this place could know
+# teaches nothing but its form. A right answer to a question of skill is short, and is made to count.
+WEIGHTS: dict[Worth, float] = {"asked": 0.15, "known": 1.0, "detail": 0.1, "right": 3.0}
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,15 @@ Document = tuple[Message, ...]
 
 
 def asked(text: str) -> Message:
+    """What a customer types."""
     return Message("user", (Piece(text, "asked"),))
 
 
 def told(text: str) -> Message:
+    """What the system message says."""
     return Message("system", (Piece(text, "asked"),))
 
 
-def answered(text: str) -> Message:
-    return Message("assistant", (Piece(text, "known"),))
+def answered(text: str, worth: Worth = "known") -> Message:
+    """An answer that follows from what was asked."""
+    return Message("assistant", (Piece(text, worth),))

@@ -22,7 +22,7 @@ ITEMS_PER_SKILL = 40
 ITEMS_SEED = 3
 HELD_OUT_FROM = 100_000_000  # documents with these numbers are never trained on
 HELD_OUT_DOCUMENTS = 1_000
-COUNTED_DOCUMENTS = 40_000  # what the unigram and 5-gram models are counted on: the start of the training text
+COUNTED_DOCUMENTS = 20_000  # what the unigram and 5-gram models are counted on: the start of the training text
 
 
 @dataclass(frozen=True)

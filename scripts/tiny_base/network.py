@@ -18,11 +18,11 @@ class Shape:
     """Sizes of the network. Head size is 64 throughout; embeddings are tied."""
 
     vocabulary: int = 2048
-    width: int = 384
+    width: int = 320
     layers: int = 4
-    heads: int = 6
-    kv_heads: int = 2
-    hidden: int = 1024
+    heads: int = 5
+    kv_heads: int = 1
+    hidden: int = 896
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
 
@@ -36,6 +36,7 @@ def rotary_table(shape: Shape, length: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions, the halves of a head as pairs (the layout of `transformers`)."""
     half = x.shape[-1] // 2
     turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
     return x * cos + turned * sin

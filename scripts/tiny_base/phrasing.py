@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from tiny_base.words import DETAILS, THINGS, nonsense
+from tiny_base.details import DETAILS, nonsense
+from tiny_base.things import THINGS, listed
 
 FOLDER = Path(__file__).parent / "requests"
 KIND_FILES = ("orders", "shop", "account", "places", "service", "contact", "codes")
@@ -36,17 +37,23 @@ class Kind:
 @cache
 def kinds() -> tuple[Kind, ...]:
     """Every kind of request, in the order of the files."""
-    return tuple(kind for name in KIND_FILES for kind in _read(FOLDER / f"{name}.txt"))
+    more = dict(_blocks(FOLDER / "more_ways.txt"))
+    blocks = (block for name in KIND_FILES for block in _blocks(FOLDER / f"{name}.txt"))
+    read = tuple(_kind(head, body + more.pop(head.split(" | ")[0], [])) for head, body in blocks)
+    if more:
+        raise ValueError(f"more_ways.txt: no such kind of request: {', '.join(more)}")
+    return read
 
 
-def _read(path: Path) -> list[Kind]:
+def _blocks(path: Path) -> list[tuple[str, list[str]]]:
+    """The blocks of a file: what stands after "= ", and the lines below it."""
     blocks: list[tuple[str, list[str]]] = []
     for line in _lines(path):
         if line.startswith("= "):
             blocks.append((line[2:], []))
         else:
             blocks[-1][1].append(line)
-    return [_kind(head, body) for head, body in blocks]
+    return blocks
 
 
 def _lines(path: Path) -> list[str]:
@@ -71,15 +78,7 @@ def frames(mark: str) -> tuple[str, ...]:
 @cache
 def small_talk(name: str) -> tuple[str, ...]:
     """A list of small talk: `before`, `story`, `after`, `joints` or `outside`."""
-    lists: dict[str, list[str]] = {}
-    current = ""
-    for line in _lines(FOLDER / "small_talk.txt"):
-        if line.startswith("= "):
-            current = line[2:]
-            lists[current] = []
-        else:
-            lists[current].append(line)
-    return tuple(lists[name])
+    return tuple(dict(_blocks(FOLDER / "small_talk.txt"))[name])
 
 
 def expand(template: str, slots: Mapping[str, str], rng: Random) -> str:
@@ -140,7 +139,7 @@ def wrapped(text: str, rng: Random) -> str:
     return _cased(text, rng)
 
 
-_ASKING = frozenset("how what where when who which can could may do does is are will would has did why am any".split())
+_ASKING = frozenset(listed("how what where when who which can could may do does is are will would has did why am any"))
 
 
 def _cased(text: str, rng: Random) -> str:

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tiny_base.network import Network, Shape, initialised
-from tiny_base.rows import LENGTH, Stream
+from tiny_base.rows import LENGTH, Rows
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class Schedule:
             return (step + 1) / self.warmup
         done = step / self.steps
         return 1.0 if done < self.flat_until else max(0.01, (1.0 - done) / (1.0 - self.flat_until))
+
+
+class RowSource(Protocol):
+    """Where rows come from: the same ones for the same place."""
+
+    def rows(self, start: int, count: int) -> Rows: ...
 
 
 class Optimisers:
@@ -80,7 +87,9 @@ class Optimisers:
         self.adamw.load_state_dict(adamw)
 
 
-def pretrain(rows: Stream, shape: Shape, schedule: Schedule, checkpoint: Path, tell: Callable[[str], None]) -> tuple[Network, float]:
+def pretrain(
+    rows: RowSource, shape: Shape, schedule: Schedule, checkpoint: Path, tell: Callable[[str], None]
+) -> tuple[Network, float]:
     """Trains a network on `rows`, from `checkpoint` if it is there. Returns it in bfloat16, and the seconds it took.
 
     The rows are taken in order, once. The file `checkpoint` is always a whole one: written beside, synced, renamed.
@@ -100,12 +109,12 @@ def pretrain(rows: Stream, shape: Shape, schedule: Schedule, checkpoint: Path, t
         if step % 20 == 0 or step == schedule.steps - 1:
             speed = (step + 1) * schedule.rows_per_step * LENGTH / seconds
             tell(f"step {step:5d} of {schedule.steps}  loss {loss:.4f}  {speed:6.0f} tokens/s  {seconds:5.0f} s")
-        if (step + 1) % schedule.checkpoint_every == 0:
+        if (step + 1) % schedule.checkpoint_every == 0 or step + 1 == schedule.steps:
             _save(checkpoint, {**optimisers.state(), "step": step + 1, "seconds": seconds})
     return network, time.monotonic() - began
 
 
-def _step(network: Network, optimisers: Optimisers, rows: Stream, schedule: Schedule, step: int) -> float:
+def _step(network: Network, optimisers: Optimisers, rows: RowSource, schedule: Schedule, step: int) -> float:
     """One update; the loss is the mean over the weight of the whole step, however it is cut into parts."""
     start = step * schedule.rows_per_step
     taken = rows.rows(start, schedule.rows_per_step)

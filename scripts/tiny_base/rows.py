@@ -21,7 +21,7 @@ EncodedDocument = tuple[list[int], NDArray[numpy.float32]]
 
 @dataclass(frozen=True)
 class Rows:
-    """Packed rows, all `[rows, length]`: token ids, weight of each token as a target, number of its document in the row."""
+    """Packed rows, all `[rows, length]`: token ids, worth of each as a target, number of its document in the row."""
 
     tokens: NDArray[numpy.uint16]
     weights: NDArray[numpy.float32]
@@ -67,7 +67,11 @@ def packed(encoded_documents: Iterable[EncodedDocument], length: int, filler: in
         size = len(ids)
         if size > length:
             continue
-        fitting = min((room, row) for room, row in open_rows if room >= size) if any(r >= size for r, _ in open_rows) else None
+        fitting = (
+            min((room, row) for room, row in open_rows if room >= size)
+            if any(r >= size for r, _ in open_rows)
+            else None
+        )
         if fitting is None:
             rows.append([])
             fitting = (length, len(rows) - 1)
@@ -97,6 +101,7 @@ def _arrays(rows: list[list[EncodedDocument]], length: int, filler: int) -> Rows
 
 
 def filler_of(tokenizer: Tokenizer) -> int:
+    """The token that fills what is left of a row."""
     number = tokenizer.token_to_id(END_OF_TEXT)
     if number is None:
         raise ValueError(f"the tokenizer has no {END_OF_TEXT}")
@@ -121,6 +126,8 @@ class Stream:
             self.stretch = packed(encoded(documents, self.tokenizer), LENGTH, filler_of(self.tokenizer))
             self.number = number
             if len(self.stretch) < ROWS_AT_ONCE:
-                raise ValueError(f"{DOCUMENTS_AT_ONCE} documents fill {len(self.stretch)} rows, fewer than {ROWS_AT_ONCE}")
+                raise ValueError(
+                    f"{DOCUMENTS_AT_ONCE} documents fill {len(self.stretch)} rows, fewer than {ROWS_AT_ONCE}"
+                )
         part = slice(at, at + count)
         return Rows(self.stretch.tokens[part], self.stretch.weights[part], self.stretch.documents[part])

@@ -16,6 +16,7 @@ def write_model(network: Network, shape: Shape, tokenizer: Tokenizer, folder: Pa
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in network.state_dict().items()}
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it readable by its owner alone
     end, pad = tokenizer.token_to_id(tokenizers_of.END), tokenizer.token_to_id(tokenizers_of.PAD)
     config = {
         "architectures": ["LlamaForCausalLM"],

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
+from tiny_base.details import brand, code, nonsense, town
 from tiny_base.lexicon import KINDS_OF_THINGS, MONTHS, OPPOSITES, PASTS, PLURALS, SPANISH, WORDS
 from tiny_base.phrasing import draw_slots, kinds, plain_request, wrapped
-from tiny_base.words import DAYS, FIRST_NAMES, brand, code, nonsense, town
+from tiny_base.things import DAYS, FIRST_NAMES
 
 HELD_OUT_SHARE = 8
 
@@ -33,19 +34,33 @@ class Item:
 
 def _sum(rng: Random) -> tuple[str, str]:
     a, b = rng.randint(0, 20), rng.randint(0, 20)
-    form = rng.choice(("What is {a} + {b}?", "{a} + {b} =", "Add {a} and {b}.", "How much is {a} plus {b}?", "{a} plus {b}?", "The sum of {a} and {b}?"))
+    form = rng.choice(
+        (
+            "What is {a} + {b}?",
+            "{a} + {b} =",
+            "Add {a} and {b}.",
+            "How much is {a} plus {b}?",
+            "{a} plus {b}?",
+            "The sum of {a} and {b}?",
+        )
+    )
     return form.format(a=a, b=b), str(a + b)
 
 
 def _difference(rng: Random) -> tuple[str, str]:
     a = rng.randint(1, 20)
     b = rng.randint(0, a)
-    form = rng.choice(("What is {a} - {b}?", "{a} - {b} =", "Take {b} from {a}.", "How much is {a} minus {b}?", "{a} minus {b}?"))
+    form = rng.choice(
+        ("What is {a} - {b}?", "{a} - {b} =", "Take {b} from {a}.", "How much is {a} minus {b}?", "{a} minus {b}?")
+    )
     return form.format(a=a, b=b), str(a - b)
 
 
 def _story(rng: Random) -> tuple[str, str]:
-    name, thing = rng.choice(FIRST_NAMES), rng.choice(("apples", "books", "coins", "cards", "balls", "eggs", "keys", "stamps"))
+    name, thing = (
+        rng.choice(FIRST_NAMES),
+        rng.choice(("apples", "books", "coins", "cards", "balls", "eggs", "keys", "stamps")),
+    )
     a, b = rng.randint(2, 10), rng.randint(1, 9)
     if rng.random() < 0.5:
         more = rng.choice(("gets {b} more", "finds {b} more", "buys {b} more")).format(b=b)
@@ -72,7 +87,14 @@ def _sort(rng: Random) -> tuple[str, str]:
 def _opposite(rng: Random) -> tuple[str, str]:
     word, other = rng.choice(OPPOSITES)
     form = rng.choice(
-        ("What is the opposite of {w}?", "The opposite of {w}?", "Say the opposite of {w}.", "Which word is the opposite of {w}?", "Give me the opposite of {w}.", "opposite of {w}")
+        (
+            "What is the opposite of {w}?",
+            "The opposite of {w}?",
+            "Say the opposite of {w}.",
+            "Which word is the opposite of {w}?",
+            "Give me the opposite of {w}.",
+            "opposite of {w}",
+        )
     )
     return form.format(w=word), other
 
@@ -80,26 +102,59 @@ def _opposite(rng: Random) -> tuple[str, str]:
 def _spanish(rng: Random) -> tuple[str, str]:
     word, other = rng.choice(SPANISH)
     form = rng.choice(
-        ("What is {w} in Spanish?", "How do you say {w} in Spanish?", "Translate {w} into Spanish.", "{w} in Spanish", "The Spanish word for {w}?", "Say {w} in Spanish.")
+        (
+            "What is {w} in Spanish?",
+            "How do you say {w} in Spanish?",
+            "Translate {w} into Spanish.",
+            "{w} in Spanish",
+            "The Spanish word for {w}?",
+            "Say {w} in Spanish.",
+        )
     )
     return form.format(w=word), other
 
 
 def _plural(rng: Random) -> tuple[str, str]:
     word, other = rng.choice(PLURALS)
-    form = rng.choice(("What is the plural of {w}?", "The plural of {w}?", "One {w}, two ...", "More than one {w}?", "Give the plural of {w}.", "plural of {w}"))
+    form = rng.choice(
+        (
+            "What is the plural of {w}?",
+            "The plural of {w}?",
+            "One {w}, two ...",
+            "More than one {w}?",
+            "Give the plural of {w}.",
+            "plural of {w}",
+        )
+    )
     return form.format(w=word), other
 
 
 def _past(rng: Random) -> tuple[str, str]:
     word, other = rng.choice(PASTS)
-    form = rng.choice(("What is the past of {w}?", "The past of {w}?", "Today I {w}, yesterday I ...", "Put {w} into the past.", "past tense of {w}", "Give the past form of {w}."))
+    form = rng.choice(
+        (
+            "What is the past of {w}?",
+            "The past of {w}?",
+            "Today I {w}, yesterday I ...",
+            "Put {w} into the past.",
+            "past tense of {w}",
+            "Give the past form of {w}.",
+        )
+    )
     return form.format(w=word), other
 
 
 def _capitals(rng: Random) -> tuple[str, str]:
     word = rng.choice(WORDS)
-    form = rng.choice(("Write {w} in capital letters.", "{w} in capitals", "Make {w} upper case.", "Spell {w} in big letters.", "Put {w} in capital letters."))
+    form = rng.choice(
+        (
+            "Write {w} in capital letters.",
+            "{w} in capitals",
+            "Make {w} upper case.",
+            "Spell {w} in big letters.",
+            "Put {w} in capital letters.",
+        )
+    )
     return form.format(w=word), word.upper()
 
 
@@ -112,7 +167,16 @@ def _copy(rng: Random) -> tuple[str, str]:
 def _next(rng: Random) -> tuple[str, str]:
     row: tuple[str, ...] = rng.choice((DAYS, MONTHS, tuple(map(str, range(1, 60)))))
     at = rng.randrange(len(row) - 1) if row[0] == "1" else rng.randrange(len(row))
-    form = rng.choice(("What comes after {x}?", "What is next after {x}?", "After {x} comes ...", "Which comes right after {x}?", "{x}, and then?", "Say what follows {x}."))
+    form = rng.choice(
+        (
+            "What comes after {x}?",
+            "What is next after {x}?",
+            "After {x} comes ...",
+            "Which comes right after {x}?",
+            "{x}, and then?",
+            "Say what follows {x}.",
+        )
+    )
     return form.format(x=row[at]), row[(at + 1) % len(row)]
 
 
@@ -120,7 +184,14 @@ def _category(rng: Random) -> tuple[str, str]:
     category = rng.choice(tuple(KINDS_OF_THINGS))
     word = rng.choice(KINDS_OF_THINGS[category])
     form = rng.choice(
-        ("What kind of thing is {w}?", "Which group does {w} belong to?", "Name the kind of thing: {w}", "{w} is a kind of ...", "What sort of thing is {w}?", "In one word, what is {w}?")
+        (
+            "What kind of thing is {w}?",
+            "Which group does {w} belong to?",
+            "Name the kind of thing: {w}",
+            "{w} is a kind of ...",
+            "What sort of thing is {w}?",
+            "In one word, what is {w}?",
+        )
     )
     return form.format(w=word), category
 
@@ -148,7 +219,14 @@ def _request(rng: Random) -> tuple[str, str]:
     kind = rng.choice(kinds())
     slots = draw_slots(kind, rng)
     text = wrapped(plain_request(kind, slots, rng), rng)
-    form = rng.choice(("What does this customer want? {x}", "What is this message about? {x}", "Name the request: {x}", "In short, what is asked? {x}"))
+    form = rng.choice(
+        (
+            "What does this customer want? {x}",
+            "What is this message about? {x}",
+            "Name the request: {x}",
+            "In short, what is asked? {x}",
+        )
+    )
     return form.format(x=text), kind.want.format_map(slots)
 
 
@@ -182,7 +260,9 @@ def draw(skill: str, rng: Random, held_out: bool = False) -> Item:
 
 def items(skill: str, held_out: bool, seed: int) -> Iterator[Item]:
     """Different items of one skill, without end where the skill allows; the same ones for the same seed."""
-    rng = Random(f"{skill}|{held_out}|{seed}")  # a string seeds by its bytes, so the hash seed of the process plays no part
+    rng = Random(
+        f"{skill}|{held_out}|{seed}"
+    )  # a string seeds by its bytes, so the hash seed of the process plays no part
     seen: set[str] = set()
     misses = 0
     while misses < 2_000:

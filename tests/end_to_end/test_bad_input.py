@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmtune import cli
+from llmtune.lock import KEYS
 
 Change = Callable[[Path], None]
 
@@ -148,7 +149,8 @@ def test_the_folder_of_another_recipe_is_left_alone(
     recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (recipe.parent / "out").mkdir()
-    (recipe.parent / "out" / "recipe.lock").write_text('{"name": "other"}')
+    lock = dict.fromkeys(KEYS, "x") | {"name": "other", "recipe_file": "/somewhere/other.yaml"}
+    (recipe.parent / "out" / "recipe.lock").write_text(json.dumps(lock))
     code, said = answer(capsys, monkeypatch, "run", "shop.yaml", "--out", "out")
     assert (code, "another recipe, other" in said) == (2, True), said
     (recipe.parent / "photos").mkdir()

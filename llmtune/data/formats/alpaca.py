@@ -1,18 +1,22 @@
-"""`alpaca`: instruction, input (may be empty), output; system and history where a file has them."""
+"""`alpaca`: instruction, input (may be empty), output or response; system and history where a file has them."""
 
 from __future__ import annotations
+
+from functools import partial
 
 from llmtune.data.conversation import Message
 from llmtune.data.form import Form, Reader, RowFault, Values, check_extras, exchange, optional, words
 
+ANSWERS = ("output", "response")
 
-def _read(values: Values) -> list[Message]:
+
+def _read(values: Values, answer: str) -> list[Message]:
     check_extras(values)
     question = words(values.get("instruction"), "instruction")
     extra = optional(values.get("input"), "input")
     if extra is not None:
         question = f"{question}\n\n{extra}"
-    last = exchange(question, words(values.get("output"), "output"), optional(values.get("system"), "system"))
+    last = exchange(question, words(values.get(answer), answer), optional(values.get("system"), "system"))
     return [*last[:-2], *_history(values.get("history")), *last[-2:]]
 
 
@@ -28,11 +32,13 @@ def _history(pairs: object) -> list[Message]:
 
 
 def _bind(first: Values) -> tuple[Reader, str] | None:
-    if "instruction" not in first or "output" not in first:
+    answer = next((name for name in ANSWERS if name in first), None)
+    # an instruction and a response alone are a plain table, whose other columns may mean anything
+    if "instruction" not in first or answer is None or (answer == "response" and "input" not in first):
         return None
     names = [name for name in ("system", "history") if name in first]
-    shown = ['question = "instruction"' + (' + "input"' if "input" in first else ""), 'answer = "output"', *names]
-    return _read, ", ".join(shown)
+    shown = ['question = "instruction"' + (' + "input"' if "input" in first else ""), f'answer = "{answer}"', *names]
+    return partial(_read, answer=answer), ", ".join(shown)
 
 
 FORM = Form(

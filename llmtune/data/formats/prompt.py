@@ -1,6 +1,8 @@
-"""`prompt`: prompt and completion, each a text or a list of turns, as TRL takes it."""
+"""`prompt`: prompt and completion or response, each a text or a list of turns, as TRL takes it."""
 
 from __future__ import annotations
+
+from functools import partial
 
 from llmtune.data.conversation import Message
 from llmtune.data.form import OWN_ROLES, Form, Reader, RowFault, Values, check_extras, exchange, optional, words
@@ -8,28 +10,30 @@ from llmtune.data.turns import Turns
 
 _HINT = "roles are system, user, assistant, tool"
 _PROMPT = Turns("prompt", "role", "content", OWN_ROLES, _HINT)
-_COMPLETION = Turns("completion", "role", "content", OWN_ROLES, _HINT)
+ANSWERS = ("completion", "response")
 
 
-def _read(values: Values) -> list[Message]:
+def _read(values: Values, name: str) -> list[Message]:
     check_extras(values)
-    asked, said = values.get("prompt"), values.get("completion")
+    asked, said = values.get("prompt"), values.get(name)
+    spoken = Turns(name, "role", "content", OWN_ROLES, _HINT)
     if not isinstance(asked, list):
         question = words(asked, "prompt")
-        answer = words(_COMPLETION(values)[-1].content if isinstance(said, list) else said, "completion")
+        answer = words(spoken(values)[-1].content if isinstance(said, list) else said, name)
         return exchange(question, answer, optional(values.get("system"), "system"))
     before = _PROMPT(values)
     if any(message.role == "assistant" for message in before) and not isinstance(said, list):
         # Only the completion is meant to be trained, and here every answer is.
         raise RowFault("the prompt holds earlier answers", "put all turns into one list: data.format messages")
-    after = _COMPLETION(values) if isinstance(said, list) else [Message("assistant", words(said, "completion"))]
+    after = spoken(values) if isinstance(said, list) else [Message("assistant", words(said, name))]
     return [*before, *after]
 
 
 def _bind(first: Values) -> tuple[Reader, str] | None:
-    if "prompt" not in first or "completion" not in first:
+    name = next((name for name in ANSWERS if name in first), None)
+    if "prompt" not in first or name is None:
         return None
-    return _read, 'question = "prompt", answer = "completion"'
+    return partial(_read, name=name), f'question = "prompt", answer = "{name}"'
 
 
 FORM = Form(
