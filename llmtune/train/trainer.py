@@ -21,7 +21,7 @@ from trl import SFTTrainer
 
 from llmtune.errors import TrainingError
 from llmtune.train import proof
-from llmtune.train.batches import IGNORED, Batch, Collator, Rows
+from llmtune.train.batches import BLOCK, IGNORED, Batch, Collator, Rows
 from llmtune.train.checkpoints import Checkpoints
 
 EVALUATED_AT_ONCE = 512
@@ -88,13 +88,16 @@ class RowTrainer(SFTTrainer):
         """Sum of the cross-entropies at the supervised positions of one flattened micro-batch, float32 scalar."""
         labels = inputs["labels"][0]
         positions = (labels[1:] != IGNORED).nonzero().squeeze(-1)  # each predicts the token after it
+        targets = labels[positions + 1]
+        fill = (0, -len(positions) % BLOCK)  # as the tokens are: see BLOCK
+        positions, targets = functional.pad(positions, fill), functional.pad(targets, fill, value=IGNORED)
         logits = model(
             input_ids=inputs["input_ids"],
             position_ids=inputs["position_ids"],
             use_cache=False,
             logits_to_keep=positions,
         ).logits[0]
-        return functional.cross_entropy(logits.float(), labels[positions + 1], reduction="sum")
+        return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Held-out loss: mean over all supervised tokens of all held-out rows, whatever rank they are on.
