@@ -141,13 +141,15 @@ class Run:
 
     def train(self, data: Record) -> Record:
         run, recipe = self.dir, self.recipe
+        training = dict(self.arguments["training"] or {})
+        # how many checkpoints are kept decides nothing of what is trained
+        decisive = {key: value for key, value in training.items() if key != "keep_checkpoints"}
         asked = self.asked(
             "train",
             base=[self.base_bytes, {key: value for key, value in asdict(self.base).items() if key != "path"}],
-            arguments=[self.arguments["adapter"], self.arguments["training"], self.arguments["deepspeed"]],
+            arguments=[self.arguments["adapter"], decisive, self.arguments["deepspeed"]],
             data={name: digest for name, digest in data.hashes.items() if self.is_trained_on(name)},
         )
-        training = dict(self.arguments["training"] or {})
         request = TrainInputs(
             base=self.base,
             tokenizer=str(run.tokenizer),
