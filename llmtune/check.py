@@ -115,7 +115,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str]) -> Checked:
 
 def _folder(run: RunDir, loaded: Loaded) -> Iterator[Problem]:
     """The run's folder: writable, and no other recipe's."""
-    from llmtune.lock import read_lock
+    from llmtune.lock import read_lock, seen_from
 
     where = str(run.root)
     existing = next(path for path in (run.root, *run.root.parents) if path.exists())
@@ -131,7 +131,7 @@ def _folder(run: RunDir, loaded: Loaded) -> Iterator[Problem]:
         lock = read_lock(run)
         if lock is None:
             yield Problem(where, "holds files that are not a run's", "give another folder with --out")
-        elif lock["name"] != loaded.name or lock["recipe_file"] != str(loaded.file.resolve()):
+        elif lock["name"] != loaded.name or lock["recipe_file"] != seen_from(run, loaded):
             other = f"{lock['name']} ({lock['recipe_file']})"
             yield Problem(where, f"holds the run of another recipe, {other}", "give another folder with --out")
 

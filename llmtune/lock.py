@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -42,6 +43,11 @@ def read_lock(run: RunDir) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and found.keys() >= KEYS else None
 
 
+def seen_from(run: RunDir, loaded: Loaded) -> str:
+    """The recipe's path as seen from the run's folder: it stays the same when both are moved together."""
+    return os.path.relpath(loaded.file.resolve(), run.root.resolve())
+
+
 def write_lock(run: RunDir, loaded: Loaded, base: Path, base_is_local: bool, data: Sequence[str]) -> dict[str, Any]:
     """Write and return the lock. `base` is the folder it was found in, `data` the files as the recipe names them."""
     known = read_lock(run) or {}
@@ -49,7 +55,7 @@ def write_lock(run: RunDir, loaded: Loaded, base: Path, base_is_local: bool, dat
         "name": loaded.name,
         "recipe": loaded.recipe.model_dump(mode="json"),
         "seed": loaded.recipe.training.seed,
-        "recipe_file": str(loaded.file.resolve()),
+        "recipe_file": seen_from(run, loaded),
         "versions": versions(),
         "base_is_local": base_is_local,
         "data": {name: sha256(loaded.beside / name) for name in data},
