@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,11 @@ def command(processes: int, arguments: Sequence[str]) -> list[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(processes)]
     meeting = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
     return [*launcher, *meeting, "-m", "llmtune.worker", *arguments]
+
+
+def rank() -> int:
+    """Number of this process among those that the launcher started; 0 without a launcher."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def free_port() -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from llmtune.errors import Problem, ProofError, RecipeError
 from llmtune.train.checkpoints import ADAPTER
+from llmtune.train.launch import rank
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,7 @@ def check_saved(model: nn.Module, folder: str) -> None:
 
 def _whole(parameters: list[nn.Parameter]) -> AbstractContextManager[bool]:
     """Parameters in one piece inside; gives whether this rank is the one that looks."""
-    import os
-
-    first = int(os.environ.get("RANK", "0")) == 0
+    first = rank() == 0
     if not any(hasattr(p, "ds_id") for p in parameters):
         return nullcontext(first)
     return _Gathered(parameters, first)

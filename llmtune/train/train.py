@@ -25,6 +25,7 @@ from llmtune.train import proof, reference
 from llmtune.train.batches import Rows
 from llmtune.train.checkpoints import ADAPTER, Checkpoint, Checkpoints, Progress
 from llmtune.train.inputs import TrainInputs
+from llmtune.train.launch import rank
 from llmtune.train.settings import settings, stage
 from llmtune.train.stopping import StopRequest
 from llmtune.train.trainer import RowTrainer
@@ -56,7 +57,7 @@ def train(inputs: TrainInputs, events: Events) -> dict[str, Any]:
     best = checkpoints.at(progress.best_step or progress.step)
     model = _with_best(trainer, inputs, best)
     del trainer
-    if _rank() != 0:
+    if rank() != 0:
         return {}
     return _hand_over(inputs, model, best, progress, pairs) | {
         "resumed_from": resumed.progress.step if resumed else 0,
@@ -65,7 +66,7 @@ def train(inputs: TrainInputs, events: Events) -> dict[str, Any]:
 
 
 def _trainer(inputs: TrainInputs, checkpoints: Checkpoints) -> RowTrainer:
-    if _rank() == 0:
+    if rank() == 0:
         checkpoints.clear()
     rows = Rows.read(Path(inputs.train))
     heldout = Rows.read(Path(inputs.heldout)) if inputs.heldout else None
@@ -105,7 +106,7 @@ def _with_best(trainer: RowTrainer, inputs: TrainInputs, best: Path) -> Any:
     trainer.model = trainer.model_wrapped = None
     gc.collect()
     unset_hf_deepspeed_config()
-    return load_with_adapter(inputs.base, best) if _rank() == 0 else None
+    return load_with_adapter(inputs.base, best) if rank() == 0 else None
 
 
 def _hand_over(inputs: TrainInputs, model: Any, best: Path, progress: Progress, pairs: int) -> dict[str, Any]:
@@ -134,7 +135,3 @@ def _hand_over(inputs: TrainInputs, model: Any, best: Path, progress: Progress, 
 def _meet_on_this_machine() -> None:
     """Ranks talk over the loopback interface; gloo would look up the host's name, which need not have an address."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))

@@ -19,6 +19,7 @@ from llmtune import files
 from llmtune.events import Events
 from llmtune.train.checkpoints import Checkpoints, Progress
 from llmtune.train.inputs import TrainInputs
+from llmtune.train.launch import rank
 from llmtune.train.stopping import StopRequest
 from llmtune.train.trainer import Counts, RowTrainer
 
@@ -43,7 +44,7 @@ class Watch(TrainerCallback):
         self._numbers: dict[str, Any] = {}
         self._since = 0.0
         self._told = 0.0
-        self._rank = int(os.environ.get("RANK", "0"))
+        self._rank = rank()
 
     def on_train_begin(self, _: TrainingArguments, state: TrainerState, __: TrainerControl, **___: Any) -> None:
         self.progress = replace(self.progress, total=state.max_steps)
@@ -146,7 +147,7 @@ class Metrics:
 
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
-        if int(os.environ.get("RANK", "0")) != 0:
+        if rank() != 0:
             return
         kept = []
         if step and path.is_file():
