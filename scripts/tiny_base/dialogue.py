@@ -6,7 +6,17 @@ from random import Random
 
 from tiny_base.details import brand, code, item, town
 from tiny_base.documents import Document, Message, Piece, Worth, answered, asked, told
-from tiny_base.phrasing import Kind, draw_slots, expand, kinds, plain_request, small_talk, wrapped
+from tiny_base.phrasing import (
+    Kind,
+    draw_slots,
+    expand,
+    kinds,
+    plain_request,
+    shop_kinds,
+    small_talk,
+    some_kinds,
+    wrapped,
+)
 from tiny_base.things import SHOPS
 
 _DETAIL = re.compile(r"<([^<>]*)>")
@@ -40,7 +50,7 @@ def _opening(rng: Random) -> Document:
 
 def single(rng: Random) -> Document:
     """One request, one answer."""
-    kind = rng.choice(kinds())
+    (kind,) = some_kinds(rng, 1)
     slots = draw_slots(kind, rng)
     request = wrapped(plain_request(kind, slots, rng), rng)
     return (*_opening(rng), asked(request), Message("assistant", answer_pieces(kind, slots, rng)))
@@ -48,17 +58,16 @@ def single(rng: Random) -> Document:
 
 def two_requests(rng: Random) -> Document:
     """Two requests in one message; the answers follow in the same order."""
-    first, second = rng.sample(kinds(), 2)
+    first, second = some_kinds(rng, 2)
     one, two = draw_slots(first, rng), draw_slots(second, rng)
-    joint = rng.choice(small_talk("joints")).strip("\n")
-    joint = joint if joint.startswith((".", "?", ",")) else f" {joint.strip()}"
-    both = f"{plain_request(first, one, rng)}{joint.rstrip()} {plain_request(second, two, rng)}"
+    both = rng.choice(small_talk("joints")).replace("{b}", plain_request(second, two, rng))
+    both = both.replace("{a}", plain_request(first, one, rng))
     pieces = (*answer_pieces(first, one, rng), Piece(" ", "known"), *answer_pieces(second, two, rng))
     return (*_opening(rng), asked(wrapped(both, rng)), Message("assistant", pieces))
 
 
 def _kinds_with(slot: str) -> list[Kind]:
-    return [kind for kind in kinds() if f"{{{slot}}}" in _DETAIL.sub("", kind.answer)]
+    return [kind for kind in (*kinds(), *shop_kinds()) if f"{{{slot}}}" in _DETAIL.sub("", kind.answer)]
 
 
 def follow_up(rng: Random) -> Document:
@@ -147,7 +156,7 @@ def _asked_back(rng: Random) -> Document:
 def _changed_topic(rng: Random) -> Document:
     """The second question has nothing to do with the first."""
     turns: list[Message] = []
-    for kind in rng.sample(kinds(), rng.choice((2, 2, 3))):
+    for kind in some_kinds(rng, rng.choice((2, 2, 3))):
         slots = draw_slots(kind, rng)
         turns += _turn(kind, slots, wrapped(plain_request(kind, slots, rng), rng), rng)
     return tuple(turns)
@@ -155,7 +164,7 @@ def _changed_topic(rng: Random) -> Document:
 
 def from_facts(rng: Random) -> Document:
     """The details stand in the system message; the answer copies the ones asked for."""
-    chosen = rng.sample(kinds(), rng.choice((2, 3, 3, 4)))
+    chosen = some_kinds(rng, rng.choice((2, 3, 3, 4)))
     slots = [draw_slots(kind, rng) for kind in chosen]
     answers = [answer_pieces(kind, own, rng, details="known") for kind, own in zip(chosen, slots, strict=True)]
     labelled = rng.random() < 0.5
@@ -175,7 +184,7 @@ def outside(rng: Random) -> Document:
     request = wrapped(expand(rng.choice(small_talk("outside")), {}, rng), rng)
     if rng.random() < 0.75:
         return *_opening(rng), asked(request), answered(REFUSAL)
-    kind = rng.choice(kinds())
+    (kind,) = some_kinds(rng, 1)
     slots = draw_slots(kind, rng)
     turn = _turn(kind, slots, wrapped(plain_request(kind, slots, rng), rng), rng)
     return *turn, asked(request), answered(REFUSAL)

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
+from tiny_base import shop_wording
 from tiny_base.details import DETAILS, nonsense
 from tiny_base.things import THINGS, listed
 
@@ -45,6 +46,29 @@ def kinds() -> tuple[Kind, ...]:
     return read
 
 
+@cache
+def shop_kinds() -> tuple[Kind, ...]:
+    """The kinds that shops are asked for, in the wording of their customers; answered as the kind in `kinds` is."""
+    named = {kind.name: kind for kind in kinds()}
+    return tuple(
+        Kind(
+            f"shop {name}",
+            named[name].want.replace("{n}", noun),
+            (),
+            named[name].answer.replace("{n}", noun),
+            (),
+            (),
+            shop_wording.sentences(intent),
+        )
+        for intent, (name, noun) in shop_wording.KIND_OF.items()
+    )
+
+
+def some_kinds(rng: Random, count: int) -> list[Kind]:
+    """Different kinds of request, about half of them in the wording of a shop's customers."""
+    return [rng.choice(pair) for pair in zip(rng.sample(kinds(), count), rng.sample(shop_kinds(), count), strict=True)]
+
+
 def _blocks(path: Path) -> list[tuple[str, list[str]]]:
     """The blocks of a file: what stands after "= ", and the lines below it."""
     blocks: list[tuple[str, list[str]]] = []
@@ -78,7 +102,7 @@ def frames(mark: str) -> tuple[str, ...]:
 @cache
 def small_talk(name: str) -> tuple[str, ...]:
     """A list of small talk: `before`, `story`, `after`, `joints` or `outside`."""
-    return tuple(dict(_blocks(FOLDER / "small_talk.txt"))[name])
+    return tuple(dict(_blocks(FOLDER / "small_talk.txt"))[name]) + shop_wording.small_talk(name)
 
 
 def expand(template: str, slots: Mapping[str, str], rng: Random) -> str:
@@ -136,13 +160,14 @@ def wrapped(text: str, rng: Random) -> str:
         text = f"{rng.choice(small_talk('before'))}{rng.choice((', ', ' ', '. ', '! '))}{text}"
     if rng.random() < 0.22:
         text = mistyped(text, rng)
-    return _cased(text, rng)
+    return cased(text, rng)
 
 
 _ASKING = frozenset(listed("how what where when who which can could may do does is are will would has did why am any"))
 
 
-def _cased(text: str, rng: Random) -> str:
+def cased(text: str, rng: Random) -> str:
+    """With capitals as in print, as typed, all small, or shouted."""
     roll = rng.random()
     if roll < 0.45:
         sentences = re.sub(r"([.?!] )([a-z])", lambda m: m.group(1) + m.group(2).upper(), text[0].upper() + text[1:])

@@ -12,7 +12,7 @@ from random import Random
 
 from tiny_base.details import brand, code, nonsense, town
 from tiny_base.lexicon import KINDS_OF_THINGS, MONTHS, OPPOSITES, PASTS, PLURALS, SPANISH, WORDS
-from tiny_base.phrasing import draw_slots, kinds, plain_request, wrapped
+from tiny_base.phrasing import cased, draw_slots, kinds, plain_request
 from tiny_base.things import DAYS, FIRST_NAMES
 
 HELD_OUT_SHARE = 8
@@ -218,7 +218,7 @@ def _context(rng: Random) -> tuple[str, str]:
 def _request(rng: Random) -> tuple[str, str]:
     kind = rng.choice(kinds())
     slots = draw_slots(kind, rng)
-    text = wrapped(plain_request(kind, slots, rng), rng)
+    text = cased(plain_request(kind, slots, rng), rng)
     form = rng.choice(
         (
             "What does this customer want? {x}",

@@ -53,10 +53,10 @@ Form = Callable[[Random], Document]
 
 # Chance of each form of document in the two parts.
 FIRST: dict[Form, float] = {
-    _first_questions: 0.30,
-    _named_request: 0.15,
-    dialogue.single: 0.25,
-    dialogue.two_requests: 0.06,
+    _first_questions: 0.28,
+    _named_request: 0.11,
+    dialogue.single: 0.27,
+    dialogue.two_requests: 0.10,
     dialogue.follow_up: 0.09,
     dialogue.from_facts: 0.08,
     dialogue.outside: 0.025,
@@ -64,10 +64,10 @@ FIRST: dict[Form, float] = {
     _first_question_and_dialogue: 0.02,
 }
 LATER: dict[Form, float] = {
-    _later_questions: 0.36,
-    _named_request: 0.14,
-    dialogue.single: 0.20,
-    dialogue.two_requests: 0.08,
+    _later_questions: 0.34,
+    _named_request: 0.11,
+    dialogue.single: 0.22,
+    dialogue.two_requests: 0.11,
     dialogue.follow_up: 0.07,
     dialogue.from_facts: 0.07,
     dialogue.outside: 0.02,
