@@ -16,8 +16,8 @@ from llmtune.errors import ProofError
 from llmtune.events import Events
 from llmtune.files import atomic_folder
 from llmtune.merge.inputs import MergeInputs
+from llmtune.models import reference
 from llmtune.models.loading import load_base, load_with_adapter
-from llmtune.train import reference
 
 ROWS = 128
 """Most rows that are compared; fewer when their logits would not fit `LOGITS`."""

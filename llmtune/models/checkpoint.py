@@ -20,6 +20,8 @@ BYTES = {
 """Size of one number of each type."""
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+LFS = b"version "
+"""How a pointer of Git LFS begins, which stands where the file itself was not fetched."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +48,42 @@ class Span:
 
 
 def spans(file: Path) -> dict[str, Span]:
-    """Every tensor of one safetensors file, in the order of its bytes."""
+    """Every tensor of one safetensors file, in the order of its bytes.
+
+    Raises BaseModelError for a file that is cut off, is another kind of file, or holds numbers of an unknown type.
+    """
     try:
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            header = json.loads(opened.read(min(length, 1 << 27)))
-        header.pop("__metadata__", None)
-        found = {name: _span(file, 8 + length, entry) for name, entry in header.items()}
         size = file.stat().st_size
+        with file.open("rb") as opened:
+            start = opened.read(8)
+            length = int.from_bytes(start, "little")
+            header = opened.read(min(length, size)) if start != LFS else b""
     except OSError as error:
         raise BaseModelError.one(str(file), f"cannot be read: {error.strerror}", "check the path") from error
+    if start == LFS:
+        raise _broken(file, "is only a pointer of Git LFS, not the weights themselves")
+    if len(start) < 8 or len(header) < length:
+        raise _broken(file, "is no whole safetensors file: it ends inside its header")
+    try:
+        entries = json.loads(header)
+        entries.pop("__metadata__", None)
+        found = {name: _span(file, 8 + length, entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise BaseModelError.one(str(file), "is no safetensors file", "download or save the file again") from error
+        raise _broken(file, "is no safetensors file: its header cannot be read") from error
+    whole = max((span.start + span.size for span in found.values()), default=8 + length)
+    if size != whole:
+        raise _broken(file, f"is {size:,} bytes long where its header says {whole:,}")
     for name, span in found.items():
-        if span.size != prod(span.shape) * BYTES.get(span.dtype, 0) or span.start + span.size > size:
-            what = f"{name}: {span.dtype} {list(span.shape)} does not lie in the {size} bytes of the file"
-            raise BaseModelError.one(str(file), what, "download or save the file again")
+        if span.dtype not in BYTES:
+            do = "take the model in bfloat16, float16 or float32"
+            raise BaseModelError.one(str(file), f"{name} is stored as {span.dtype}, which is not read here", do)
+        if span.size != prod(span.shape) * BYTES[span.dtype]:
+            raise _broken(file, f"{name}: {span.dtype} {list(span.shape)} does not fill its {span.size:,} bytes")
     return dict(sorted(found.items(), key=lambda item: item[1].start))
+
+
+def _broken(file: Path, what: str) -> BaseModelError:
+    return BaseModelError.one(str(file), what, "fetch or save this file again")
 
 
 def _span(file: Path, numbers: int, entry: dict[str, Any]) -> Span:

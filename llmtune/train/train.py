@@ -19,9 +19,10 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from llmtune import files
 from llmtune.errors import Stopped
 from llmtune.events import Events
+from llmtune.models import reference
 from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.models.stopping import stop_ids
-from llmtune.train import proof, reference
+from llmtune.train import proof
 from llmtune.train.batches import Rows
 from llmtune.train.checkpoints import ADAPTER, Checkpoint, Checkpoints, Progress
 from llmtune.train.inputs import TrainInputs

@@ -20,8 +20,8 @@ from llmtune.export.inputs import VerifyInputs
 from llmtune.export.reload import check
 from llmtune.export.verify import in_fresh_process, judged, verify
 from llmtune.merge.merge import merge
+from llmtune.models import reference
 from llmtune.models.loading import load_with_adapter
-from llmtune.train import reference
 from tests.merge.test_merge import asked
 from tests.trained_models import Trained, copy_tokenizer, write_trained
 

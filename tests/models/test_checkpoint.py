@@ -35,10 +35,10 @@ def test_the_bytes_of_each_tensor_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "is no safetensors file"),
-        (b"not json", "is no safetensors file"),
+        (b"", "ends inside its header"),
+        (b"not json", "ends inside its header"),
         ((3).to_bytes(8, "little") + b"[1]", "is no safetensors file"),
-        ((2).to_bytes(8, "little") + b"{", "is no safetensors file"),
+        ((2).to_bytes(8, "little") + b"{", "ends inside its header"),
     ],
 )
 def test_a_file_that_is_none_says_so(tmp_path: Path, content: bytes, words: str) -> None:
@@ -48,11 +48,22 @@ def test_a_file_that_is_none_says_so(tmp_path: Path, content: bytes, words: str)
         spans(file)
 
 
-def test_a_file_cut_off_says_which_tensor_is_lost(tmp_path: Path) -> None:
+def test_a_file_cut_off_says_so(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     save_file({"a": torch.zeros(100), "b": torch.zeros(100)}, file)
     file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(BaseModelError, match=r"b: F32 \[100\] does not lie in the"):
+    with pytest.raises(BaseModelError, match=r"is [\d,]+ bytes long where its header says"):
+        spans(file)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "words"), [("BF16", r"a: BF16 \[4\] does not fill its 16 bytes"), ("F4", "a is stored as F4")]
+)
+def test_numbers_of_another_type_than_the_header_says_are_refused(tmp_path: Path, dtype: str, words: str) -> None:
+    header = json.dumps({"a": {"dtype": dtype, "shape": [4], "data_offsets": [0, 16]}}).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    with pytest.raises(BaseModelError, match=words):
         spans(file)
 
 
