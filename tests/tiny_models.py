@@ -20,8 +20,11 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
+TURN_AND_TEXT_END = CHATML + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+"""As Phi-3 has it: a token that ends every turn, and another, the tokenizer's end of sequence, behind the last one."""
 
-def write_tokenizer(folder: Path, template: str | None = CHATML) -> int:
+
+def write_tokenizer(folder: Path, template: str | None = CHATML, eos: str = "<|im_end|>") -> int:
     """A byte-level BPE tokenizer with ChatML tokens; returns the size of its vocabulary."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -40,7 +43,7 @@ def write_tokenizer(folder: Path, template: str | None = CHATML) -> int:
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "<|im_end|>",
+        "eos_token": eos,
         "pad_token": "<|pad|>",
         "model_max_length": 256,
         "clean_up_tokenization_spaces": False,
@@ -51,13 +54,16 @@ def write_tokenizer(folder: Path, template: str | None = CHATML) -> int:
     return int(tokenizer.get_vocab_size())
 
 
-def write_base(folder: Path, architecture: str = "llama", template: str | None = CHATML, seed: int = 0) -> Path:
+def write_base(
+    folder: Path, architecture: str = "llama", template: str | None = CHATML, seed: int = 0, eos: str = "<|im_end|>"
+) -> Path:
     """A random base model of the given architecture (`llama`, `qwen3`, `gpt2`) with its tokenizer, in bfloat16."""
     import torch
     import transformers
 
-    vocabulary = write_tokenizer(folder, template)
-    size = {"vocab_size": (vocabulary + 63) // 64 * 64, "eos_token_id": 2, "pad_token_id": 3, "bos_token_id": None}
+    vocabulary = write_tokenizer(folder, template, eos)
+    size = {"vocab_size": (vocabulary + 63) // 64 * 64, "pad_token_id": 3, "bos_token_id": None}
+    size["eos_token_id"] = {"<|endoftext|>": 0, "<|im_end|>": 2}[eos]
     if architecture == "gpt2":
         config = transformers.GPT2Config(n_embd=64, n_layer=2, n_head=2, n_positions=256, **size)
     else:

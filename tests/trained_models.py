@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from llmtune.data.conversation import Sample
 from llmtune.events import Events
 from llmtune.models.spec import BaseSpec
-from tests.tiny_models import SENTENCES, write_base
+from llmtune.models.tokenizer import load
+from tests.tiny_models import CHATML, SENTENCES, write_base
 
 NF4: dict[str, str | bool] = {
     "load_in_4bit": True,
@@ -47,10 +47,7 @@ class Trained:
     base: BaseSpec
     adapter: Path
     heldout: Path
-
-    @property
-    def tokenizer(self) -> str:
-        return self.base.path
+    tokenizer: str
 
 
 def spec(path: Path, **changed: Any) -> BaseSpec:
@@ -98,19 +95,25 @@ def samples(tokenizer_folder: Path, count: int = 12) -> list[Sample]:
     return rows
 
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+def write_chat_tokenizer(base: Path, folder: Path) -> Path:
+    """The folder that a run makes of the base's tokenizer."""
+    load(base).write(folder)
+    return folder
 
 
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(source / name, folder / name)
-
-
-def write_trained(folder: Path, architecture: str = "llama", rows: int = 12, **changed: Any) -> Trained:
-    """A base, an adapter and held-out rows of it in one folder."""
+def write_trained(
+    folder: Path,
+    architecture: str = "llama",
+    rows: int = 12,
+    template: str = CHATML,
+    eos: str = "<|im_end|>",
+    **changed: Any,
+) -> Trained:
+    """A base, its tokenizer as a run writes it, an adapter and held-out rows in one folder."""
     from llmtune.data.store import write as write_samples
 
-    base = write_base(folder / "base", architecture)
+    base = write_base(folder / "base", architecture, template, eos=eos)
     adapter = write_adapter(base, folder / "adapter", SUFFIXES[architecture])
     write_samples(folder / "heldout.parquet", samples(base, rows))
-    return Trained(spec(base, **changed), adapter, folder / "heldout.parquet")
+    tokenizer = write_chat_tokenizer(base, folder / "tokenizer")
+    return Trained(spec(base, **changed), adapter, folder / "heldout.parquet", str(tokenizer))

@@ -70,7 +70,7 @@ def evaluate(inputs: EvaluateInputs, events: Events) -> dict[str, Any]:
 
     tokenizer = AutoTokenizer.from_pretrained(inputs.tokenizer)
     model = load_with_adapter(inputs.base, Path(inputs.adapter)).eval()
-    stops = stop_ids(tokenizer, model.generation_config.eos_token_id, everything)
+    stops = stop_ids(Path(inputs.tokenizer), model.generation_config.eos_token_id)
     most = inputs.max_new_tokens or max(len(s.ids) - len(s.prompt_ids) for s in everything) + SPARE_TOKENS
     progress = _Progress(events, 4 * len(everything))
 

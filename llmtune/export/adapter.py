@@ -13,6 +13,7 @@ from llmtune.export.inputs import ExportInputs
 from llmtune.files import atomic_folder, write_json
 from llmtune.models.adapter import CONFIG, WEIGHTS, Adapter, Pair, read_adapter
 from llmtune.models.checkpoint import Span, checkpoint
+from llmtune.models.stopping import GENERATION, eos_ids
 
 # Of a float, the bits that are all ones where it is infinite or no number (IEEE 754; bfloat16 is the upper half of
 # float32), with the integer type of its size.
@@ -114,18 +115,10 @@ def _width(span: Span) -> int:
     return 4 if span.dtype == "F32" else 2
 
 
-def unknown_stop(base: Path, tokenizer: Path) -> str | None:
-    """The token that ends the trained answers, if a server that reads the base's files does not stop at it."""
-    config = json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
-    eos = config.get("eos_token")
-    text = eos["content"] if isinstance(eos, dict) else eos
-    if text is None:
+def unknown_stop(base: Path, tokenizer: Path) -> tuple[str, int] | None:
+    """The end of a trained turn, with its id, if a server that reads the base's files does not stop at it."""
+    end_of_turn = eos_ids(tokenizer / GENERATION)[0]
+    if end_of_turn in (*eos_ids(base / GENERATION), *eos_ids(base / "config.json")):
         return None
-    added = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8")).get("added_tokens", [])
-    ids = {token["id"] for token in added if token["content"] == text}
-    known: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        if (base / name).is_file():
-            stops = json.loads((base / name).read_text(encoding="utf-8")).get("eos_token_id")
-            known.update(stops if isinstance(stops, list) else [] if stops is None else [stops])
-    return None if ids & known else str(text)
+    added = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    return next(token["content"] for token in added if token["id"] == end_of_turn), end_of_turn

@@ -21,15 +21,15 @@ FIGURES = (
 )
 
 
-def adapter_card(facts: CardFacts, adapter: Adapter, template: bool, stop: str | None) -> str:
-    """README.md of the adapter folder. `stop`: a token at which a server does not stop by itself."""
+def adapter_card(facts: CardFacts, adapter: Adapter, template: bool, stop: tuple[str, int] | None) -> str:
+    """README.md of the adapter folder. `stop`: the token that ends an answer, where the base does not stop at it."""
     parts = [
         front_matter(facts, "peft", "adapter"),
         f"# {facts.name}\n",
         f"A LoRA adapter of rank {adapter.rank} for {_base_link(facts)}, made with llmtune.\n",
         _measured(facts),
         _serve_adapter(facts, adapter, template, stop),
-        _use_adapter(facts),
+        _use_adapter(facts, stop),
         _origin(facts),
     ]
     return "\n".join(part for part in parts if part)
@@ -47,20 +47,22 @@ def merged_card(facts: CardFacts) -> str:
         "## Use it\n\n```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'tokenizer = AutoTokenizer.from_pretrained(".")\n'
-        'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto")\n' + _ASK,
+        'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto")\n' + _ask(None),
         _origin(facts),
     ]
     return "\n".join(part for part in parts if part)
 
 
-_ASK = (
-    'messages = [{"role": "user", "content": "..."}]\n'
-    "inputs = tokenizer.apply_chat_template(\n"
-    '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"\n'
-    ").to(model.device)\n"
-    "answer = model.generate(**inputs, do_sample=False, max_new_tokens=256)\n"
-    'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))\n```\n'
-)
+def _ask(stop: tuple[str, int] | None) -> str:
+    stops = "" if stop is None else f", eos_token_id=[{stop[1]}]"
+    return (
+        'messages = [{"role": "user", "content": "..."}]\n'
+        "inputs = tokenizer.apply_chat_template(\n"
+        '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"\n'
+        ").to(model.device)\n"
+        f"answer = model.generate(**inputs, do_sample=False, max_new_tokens=256{stops})\n"
+        'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))\n```\n'
+    )
 
 
 def public_base(facts: CardFacts) -> str:
@@ -134,7 +136,7 @@ def max_lora_rank(rank: int) -> int | None:
     return next((allowed for allowed in VLLM_RANKS if allowed >= rank), None)
 
 
-def _serve_adapter(facts: CardFacts, adapter: Adapter, template: bool, stop: str | None) -> str:
+def _serve_adapter(facts: CardFacts, adapter: Adapter, template: bool, stop: tuple[str, int] | None) -> str:
     limit = max_lora_rank(adapter.rank)
     if limit is None:
         return f"## Serve it\n\nvLLM serves no adapter above rank {VLLM_RANKS[-1]}; serve the merged model.\n"
@@ -145,13 +147,13 @@ def _serve_adapter(facts: CardFacts, adapter: Adapter, template: bool, stop: str
         words += ["--chat-template", "chat_template.jinja"]
     told = f"## Serve it\n\nIn this folder:\n\n```sh\n{shlex.join(words)}\n```\n\nand ask for the model `{facts.name}`."
     if stop is not None:
-        told += (
-            f' The base does not stop at `{stop}`, which ends an answer: send `"stop": ["{stop}"]` with each request.'
-        )
+        # not "stop": that is looked for in the answer's text, from which special tokens are left out
+        text, number = stop
+        told += f' The base does not stop at `{text}`, which ends an answer: send `"stop_token_ids": [{number}]` along.'
     return told + "\n"
 
 
-def _use_adapter(facts: CardFacts) -> str:
+def _use_adapter(facts: CardFacts, stop: tuple[str, int] | None) -> str:
     quantization = facts.recipe["quantization"]
     compute = quantization["compute_dtype"]
     lines = ["import torch", "from peft import PeftModel"]
@@ -174,7 +176,7 @@ def _use_adapter(facts: CardFacts) -> str:
         f'model = AutoModelForCausalLM.from_pretrained("{name}", {arguments})',
         'model = PeftModel.from_pretrained(model, ".")',
     ]
-    return "## Use it\n\n```python\n" + "\n".join(lines) + "\n" + _ASK
+    return "## Use it\n\n```python\n" + "\n".join(lines) + "\n" + _ask(stop)
 
 
 def _origin(facts: CardFacts) -> str:

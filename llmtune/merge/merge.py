@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llmtune.data.conversation import Sample
 from llmtune.events import Events
 from llmtune.files import atomic_folder, write_json
 from llmtune.merge.inputs import MergeInputs
@@ -27,14 +25,13 @@ def merge(inputs: MergeInputs, events: Events) -> dict[str, Any]:
     from llmtune.data.store import read
     from llmtune.merge.parity import parity
 
-    samples = read(Path(inputs.heldout))
     with atomic_folder(Path(inputs.out)) as folder:
-        write_merged(inputs, folder, samples, events)
-    return parity(inputs, samples, events)
+        write_merged(inputs, folder, events)
+    return parity(inputs, read(Path(inputs.heldout)), events)
 
 
-def write_merged(inputs: MergeInputs, folder: Path, samples: Sequence[Sample], events: Events) -> None:
-    """The files of the merged model; `samples` tell which token ends a trained turn."""
+def write_merged(inputs: MergeInputs, folder: Path, events: Events) -> None:
+    """The files of the merged model."""
     from llmtune.merge.layout import layout
     from llmtune.merge.weights import Held, Merged, write
     from llmtune.models.adapter import read_adapter
@@ -45,14 +42,14 @@ def write_merged(inputs: MergeInputs, folder: Path, samples: Sequence[Sample], e
     merged = Merged(tensors, layout(inputs.base), read_adapter(Path(inputs.adapter)), held, inputs.dtype)
     merged.check()
     write(merged, folder, lambda done, total: events.progress(done, total, unit="bytes"))
-    _write_beside(inputs, folder, samples)
+    _write_beside(inputs, folder)
 
 
-def _write_beside(inputs: MergeInputs, folder: Path, samples: Sequence[Sample]) -> None:
+def _write_beside(inputs: MergeInputs, folder: Path) -> None:
     """Configuration, generation configuration, tokenizer and chat template."""
     import shutil
 
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, GenerationConfig
 
     from llmtune.models.stopping import stop_ids
 
@@ -63,9 +60,8 @@ def _write_beside(inputs: MergeInputs, folder: Path, samples: Sequence[Sample]) 
     else:
         config = AutoConfig.from_pretrained(base, trust_remote_code=trusted)
         generation = GenerationConfig.from_model_config(config)
-    tokenizer = AutoTokenizer.from_pretrained(inputs.tokenizer)
     # Servers stop at these; without the end of the trained turns an answer would run on to the limit.
-    generation.eos_token_id = stop_ids(tokenizer, generation.eos_token_id, samples) or None
+    generation.eos_token_id = stop_ids(Path(inputs.tokenizer), generation.eos_token_id) or None
     generation.save_pretrained(folder)
     for name in TOKENIZER_FILES:
         if (Path(inputs.tokenizer) / name).is_file():

@@ -1,39 +1,30 @@
-"""Where an answer ends: the tokens that stop a generation."""
+"""Where an answer ends: the tokens that stop a generation.
+
+What ends a trained turn stands in the `generation_config.json` beside the tokenizer (`ChatTokenizer.write`): the
+template decides it, and it need not be the tokenizer's end of sequence (Phi-3 ends a turn with `<|end|>` and a text
+with `<|endoftext|>`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import json
+from pathlib import Path
 
-from llmtune.data.conversation import Sample
+GENERATION = "generation_config.json"
 
 
-def endings(samples: Iterable[Sample], special: Iterable[int]) -> set[int]:
-    """The special tokens that end the trained turns: what the model has learnt to stop with.
+def eos_ids(file: Path) -> list[int]:
+    """`eos_token_id` of a configuration file, in which it is a number, a list, null or not there; nor need the file."""
+    if not file.is_file():
+        return []
+    found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    return found if isinstance(found, list) else [] if found is None else [found]
 
-    The last supervised token that is special, as a template may put a line break behind the end of the turn.
+
+def stop_ids(tokenizer: Path, of_model: int | list[int] | None) -> list[int]:
+    """Every token that ends an answer, in rising order: those of the folder `tokenizer`, and the model's own.
+
+    `of_model` is `eos_token_id` of the model's generation config.
     """
-    among = set(special)
-    found = set()
-    for sample in samples:
-        for token, supervised in zip(reversed(sample.ids), reversed(sample.supervised), strict=True):
-            if supervised and token in among:
-                found.add(token)
-                break
-    return found
-
-
-def stop_ids(tokenizer: Any, of_model: int | list[int] | None, samples: Iterable[Sample] = ()) -> list[int]:
-    """Every token that ends an answer: the model's own, the tokenizer's, and those that end the trained turns.
-
-    `of_model` is `eos_token_id` of the generation config. Returned in rising order; may be empty.
-    """
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    found = endings(samples, special)
-    if isinstance(of_model, int):
-        found.add(of_model)
-    elif of_model is not None:
-        found.update(of_model)
-    if tokenizer.eos_token_id is not None:
-        found.add(tokenizer.eos_token_id)
-    return sorted(found)
+    own = of_model if isinstance(of_model, list) else [] if of_model is None else [of_model]
+    return sorted({*eos_ids(tokenizer / GENERATION), *own})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import BaseModelError
+from llmtune.models.stopping import GENERATION
 from llmtune.models.template import CHATML, Template, TemplateFault, Turn, plain
 from llmtune.models.template_check import added_tokens, probe, structure
 from llmtune.models.template_check import closing as find_closing
@@ -79,7 +80,9 @@ class ChatTokenizer:
         return self.encode([self.template.render(turns, answer_next=True)])[0]
 
     def write(self, folder: Path) -> None:
-        """Tokenizer files with these choices. transformers' AutoTokenizer gives the same ids from this folder.
+        """Tokenizer files with these choices, and a generation config with what ends an answer.
+
+        transformers' AutoTokenizer gives the same ids from this folder.
 
         The class is the generic one: transformers 5 rebuilds a LlamaTokenizer from its vocabulary alone and forgets
         how tokenizer.json splits text.
@@ -96,6 +99,8 @@ class ChatTokenizer:
         text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
         (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
         (folder / "chat_template.jinja").write_text(self.template.source, encoding="utf-8")
+        stops = json.dumps({"eos_token_id": list(self.stop_ids)})
+        (folder / GENERATION).write_text(stops + "\n", encoding="utf-8")
 
 
 def load(folder: Path) -> ChatTokenizer:

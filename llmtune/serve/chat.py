@@ -130,7 +130,7 @@ class Speaker:
         else:
             alone = replace(base, path=str(merged), revision=None, quantization=None)
             self._tuned = load_base(alone) if merged is not None else load_base(base)
-        self._stops = stop_ids(self._tokenizer, self._tuned.generation_config.eos_token_id)
+        self.stops = stop_ids(tokenizer, self._tuned.generation_config.eos_token_id)
         self._untuned: Any = None
         self._base_speaks = False
 
@@ -172,7 +172,7 @@ class Speaker:
             model.generation_config = GenerationConfig(
                 do_sample=False,
                 max_new_tokens=self.room(ids),
-                eos_token_id=self._stops or None,
+                eos_token_id=self.stops or None,
                 pad_token_id=self._tokenizer.pad_token_id,
                 use_cache=True,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from llmtune.data.conversation import Sample
 from llmtune.errors import DataError, Problem
 
 IGNORED = -100
@@ -79,13 +78,6 @@ class Rows:
             "position_ids": functional.pad(positions, fill).unsqueeze(0),
             "rows": torch.tensor(rows),
         }
-
-    def samples(self, count: int) -> Iterator[Sample]:
-        """The first rows, as ids and supervised tokens alone."""
-        for row in range(min(count, len(self))):
-            span = slice(self.starts[row], self.starts[row + 1])
-            ids, supervised = tuple(self.ids[span].tolist()), tuple(self.supervised[span].tolist())
-            yield Sample(ids, supervised, prompt_ids=(), question="", answer="", source=self.sources[row])
 
     def evenly(self, tokens: int) -> list[list[int]]:
         """All rows, longest first, in groups of at most `tokens` tokens; a longer row is a group of its own."""

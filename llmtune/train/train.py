@@ -32,9 +32,6 @@ from llmtune.train.stopping import StopRequest
 from llmtune.train.trainer import RowTrainer
 from llmtune.train.watch import Watch
 
-ENDINGS_FROM = 64
-"""Rows whose trained turns are looked at for how they end."""
-
 
 def train(inputs: TrainInputs, events: Events) -> dict[str, Any]:
     """Train an adapter, or go on with it, and write it to `inputs.out`. Called on every rank; rank 0 returns the facts.
@@ -120,7 +117,7 @@ def _hand_over(inputs: TrainInputs, model: Any, best: Path, progress: Progress, 
         proved = proof.prove(adapter, pairs)
         asked = Path(inputs.heldout or inputs.train)
         tokenizer = AutoTokenizer.from_pretrained(inputs.tokenizer)
-        stops = stop_ids(tokenizer, model.generation_config.eos_token_id, Rows.read(asked).samples(ENDINGS_FROM))
+        stops = stop_ids(Path(inputs.tokenizer), model.generation_config.eos_token_id)
         answered = reference.write(model, asked, stops, tokenizer.pad_token_id or 0, inputs.base.threads, folder)
     return {
         "steps": progress.step,

@@ -21,8 +21,7 @@ from llmtune.evaluate.inputs import EvaluateInputs
 from llmtune.events import Events
 from llmtune.files import is_whole
 from llmtune.models.loading import load_base, load_with_adapter
-from llmtune.models.stopping import endings, stop_ids
-from tests.trained_models import Told, Trained, samples, write_trained
+from tests.trained_models import Told, Trained, write_trained
 
 STOPS = [2]
 
@@ -130,21 +129,6 @@ def test_memory_that_runs_out_halves_the_batch(trained: Trained) -> None:
     told: list[int] = []
     assert greedy(model, rows, STOPS, 3, 4, 12, told.append) == plain
     assert told == [3, 3, 3, 3]
-
-
-def test_pain_01_the_end_of_the_turn_stops_an_answer_though_the_tokenizer_has_another_end(trained: Trained) -> None:
-    from transformers import AutoTokenizer
-
-    other = {"eos_token": "<|endoftext|>"}
-    tokenizer = AutoTokenizer.from_pretrained(trained.tokenizer, **other)
-    rows = samples(Path(trained.base.path), 3)
-    assert endings(rows, tokenizer.all_special_ids) == set()
-    assert stop_ids(tokenizer, None, rows) == [0, 2]
-    assert stop_ids(tokenizer, [5, 0]) == [0, 5]
-    newline_too = [
-        replace(row, supervised=tuple(i >= len(row.prompt_ids) for i in range(len(row.ids)))) for row in rows
-    ]
-    assert stop_ids(tokenizer, 7, newline_too) == [0, 2, 7]
 
 
 def test_what_is_left_behind_can_be_read(trained: Trained, tmp_path: Path) -> None:

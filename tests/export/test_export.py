@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmtune.errors import ProofError
 from llmtune.events import Events
@@ -22,9 +24,11 @@ from llmtune.export.export import export
 from llmtune.export.inputs import CardFacts, ExportInputs
 from llmtune.files import is_whole
 from llmtune.merge.merge import write_merged
+from llmtune.models.tokenizer import load
 from llmtune.recipe.schema import Recipe
 from tests.merge.test_merge import asked
-from tests.trained_models import SUFFIXES, Trained, copy_tokenizer, write_adapter, write_trained
+from tests.tiny_models import CHATML, TURN_AND_TEXT_END
+from tests.trained_models import SUFFIXES, Trained, write_adapter, write_trained
 
 FIGURES = {"loss": 2.5, "perplexity": 12.18, "exact": 0.0, "token_f1": 0.142, "rouge_l": 0.1}
 MERGE = {
@@ -47,10 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 def wanted(of: Trained, out: Path, card: CardFacts | None = None, **changed: Any) -> ExportInputs:
-    tokenizer = out.parent / "tokenizer"
-    tokenizer.mkdir(exist_ok=True)
-    copy_tokenizer(Path(of.base.path), tokenizer)
-    plain = ExportInputs(card or facts(), of.base.path, str(of.adapter), str(tokenizer), str(out), None)
+    plain = ExportInputs(card or facts(), of.base.path, str(of.adapter), of.tokenizer, str(out), None)
     return replace(plain, **changed)
 
 
@@ -66,7 +67,7 @@ def test_the_adapter_folder_is_what_servers_read(trained: Trained, tmp_path: Pat
     }
     assert made["parameters"] == sum(t.numel() for t in load_file(out / "adapter_model.safetensors").values())
     names = {"adapter_config.json", "adapter_model.safetensors", "README.md", "manifest.json"}
-    assert {p.name for p in out.iterdir()} == names | {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    assert {p.name for p in out.iterdir()} == names | {p.name for p in Path(trained.tokenizer).iterdir()}
     assert is_whole(out)
     config = json.loads((out / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "Qwen/Qwen3-0.6B"
@@ -101,14 +102,41 @@ def change_config(adapter: Path, **keys: object) -> None:
 
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen3"])
 def test_peft_loads_the_exported_adapter_as_the_trained_one(tmp_path: Path, architecture: str) -> None:
-    from llmtune.models.loading import load_with_adapter
-
     trained = write_trained(tmp_path, architecture)
     export(wanted(trained, tmp_path / "out"))
     ids = torch.arange(5, 25)[None]
-    with torch.no_grad():
-        found = [load_with_adapter(trained.base, folder)(ids).logits for folder in (trained.adapter, tmp_path / "out")]
+    found = []
+    for folder in (trained.adapter, tmp_path / "out"):
+        base = AutoModelForCausalLM.from_pretrained(trained.base.path, dtype=torch.float32)
+        alone = base(ids).logits
+        found.append(PeftModel.from_pretrained(base, folder)(ids).logits)
     assert torch.equal(*found)
+    assert not torch.equal(found[0], alone)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "template", "eos"),
+    [("llama", CHATML, "<|im_end|>"), ("gpt2", CHATML, "<|endoftext|>"), ("qwen3", TURN_AND_TEXT_END, "<|endoftext|>")],
+)
+def test_pain_05_a_plain_tokenizer_of_every_export_gives_the_trained_ids(
+    tmp_path: Path, architecture: str, template: str, eos: str
+) -> None:
+    trained = write_trained(tmp_path, architecture, template=template, eos=eos)
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    write_merged(asked(trained, merged), merged, Events(None))
+    export(wanted(trained, tmp_path / "adapter", merged=str(merged)))
+    chat = load(Path(trained.base.path))
+    turns = [{"role": "user", "content": "Do you\n repair  lamps?"}, {"role": "assistant", "content": "Yes, Élodie."}]
+    base = AutoTokenizer.from_pretrained(trained.base.path)
+    for folder in (tmp_path / "adapter", merged):
+        plain = AutoTokenizer.from_pretrained(folder)
+        assert plain.apply_chat_template(turns, return_dict=False) == chat.encode([chat.template.render(turns)])[0]
+        asked_for = plain.apply_chat_template(turns[:1], add_generation_prompt=True, return_dict=False)
+        assert asked_for == chat.prompt(turns[:1])
+        text = " Where is\tmy parcel?<|im_end|>\n 39 euros "
+        assert plain(text)["input_ids"] == base(text)["input_ids"]
+        assert (plain.pad_token_id, plain.vocab_size) == (chat.pad_id, base.vocab_size)
 
 
 def refused(trained: Trained, tmp_path: Path, change: Any) -> str:
@@ -173,7 +201,7 @@ def test_the_card_tells_where_the_adapter_comes_from_and_how_to_serve_it(trained
     assert "| held-out (226 rows) | exact answer | 0.0% | 61.9% |" in text
     assert "learning_rate: 0.0002" in text and "tickets.csv` | `abab" in text
     assert 'bnb_4bit_quant_type="nf4"' in text
-    assert '"stop"' not in text
+    assert "stop_token_ids" not in text and "eos_token_id" not in text
 
 
 @pytest.mark.parametrize(
@@ -203,7 +231,8 @@ def test_a_stop_token_that_the_base_does_not_know_is_told(tmp_path: Path) -> Non
         path = Path(trained.base.path) / name
         path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [0, 1]}))
     _, text = card_of(trained, tmp_path, facts())
-    assert 'send `"stop": ["<|im_end|>"]` with each request' in text
+    assert 'The base does not stop at `<|im_end|>`, which ends an answer: send `"stop_token_ids": [2]`' in text
+    assert "max_new_tokens=256, eos_token_id=[2])" in text
 
 
 @pytest.mark.parametrize(("rank", "limit"), [(1, 1), (2, 8), (16, 16), (17, 32), (257, 320), (512, 512), (513, None)])
@@ -219,7 +248,7 @@ def test_paths_are_cut_down_to_names_wherever_they_are() -> None:
 def test_the_merged_folder_gets_a_card_and_stays_whole(trained: Trained, tmp_path: Path) -> None:
     out = tmp_path / "merged"
     out.mkdir()
-    write_merged(asked(trained, out, dtype="bfloat16"), out, [], Events(None))
+    write_merged(asked(trained, out, dtype="bfloat16"), out, Events(None))
     made = export(wanted(trained, tmp_path / "adapter", adapter=None, merged=str(out)))
     assert made["merged"]["tensors"] == 20 and made["merged"]["bytes"] < (out / "model.safetensors").stat().st_size
     data = ModelCard.load(out / "README.md").data.to_dict()

@@ -23,7 +23,7 @@ from llmtune.merge.merge import merge
 from llmtune.models import reference
 from llmtune.models.loading import load_with_adapter
 from tests.merge.test_merge import asked
-from tests.trained_models import Trained, copy_tokenizer, write_trained
+from tests.trained_models import Trained, write_chat_tokenizer, write_trained
 
 Change = Callable[[str, torch.Tensor], tuple[str, torch.Tensor]]
 
@@ -46,7 +46,7 @@ class Run:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("run")
     trained = write_trained(folder, rows=3)
-    copy_tokenizer(Path(trained.base.path), trained.adapter)
+    write_chat_tokenizer(Path(trained.base.path), trained.adapter)
     merge(asked(trained, folder / "merged", dtype="bfloat16"), Events(None))
     live = load_with_adapter(trained.base, trained.adapter)
     (folder / "trained").mkdir()

@@ -28,7 +28,7 @@ def peak():
 def merge(base, adapter, out):
     out.mkdir()
     inputs = MergeInputs(spec(base), str(adapter), str(base), "trained", "bfloat16", str(out), "", None, "")
-    write_merged(inputs, out, [], Events(None))
+    write_merged(inputs, out, Events(None))
 
 root = Path(sys.argv[1])
 small = write_base(root / "small")

@@ -95,7 +95,7 @@ def test_the_tuned_model_answers_and_the_base_when_asked_for(trained: Trained) -
 
 def test_the_merged_model_answers_where_there_is_no_adapter(trained: Trained, tmp_path: Path) -> None:
     exact = shorter(trained)
-    write_merged(asked(exact, tmp_path, onto="original"), tmp_path, [], Events(None))
+    write_merged(asked(exact, tmp_path, onto="original"), tmp_path, Events(None))
     by_adapter = talk(exact, "hello", "/reset", "/base", "hello")
     assert talk(exact, "hello", "/reset", "/base", "hello", adapter=False, merged=tmp_path) == by_adapter
 
