@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from llmtune.errors import LlmtuneError, Problem, RecipeError
-from llmtune.plan.device import Device, device
+from llmtune.plan import device as machine
+from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan, plan
 from llmtune.recipe.load import Loaded, load
 from llmtune.recipe.problems import leaves
@@ -21,7 +22,9 @@ from llmtune.rundir import RunDir
 if TYPE_CHECKING:
     from llmtune.data.prepare import Prepared
     from llmtune.models.family import Family
+    from llmtune.models.source import Source, Weights
     from llmtune.models.tokenizer import ChatTokenizer
+    from llmtune.recipe.schema import Recipe
 
 T = TypeVar("T")
 
@@ -32,8 +35,7 @@ class Checked:
 
     loaded: Loaded
     run: RunDir
-    base: Path
-    """Folder of the base model."""
+    source: Source
     family: Family
     tokenizer: ChatTokenizer
     prepared: Prepared
@@ -43,10 +45,14 @@ class Checked:
     """That it took to know all this."""
 
     @property
+    def base(self) -> Path:
+        """Folder of the base model."""
+        return self.source.folder
+
+    @property
     def base_is_local(self) -> bool:
         """A folder that the recipe names, not a model of the hub."""
-        named = self.loaded.beside / Path(self.loaded.recipe.base.name).expanduser()
-        return self.base == named.resolve()
+        return not self.source.on_hub
 
     @property
     def files(self) -> list[str]:
@@ -85,29 +91,35 @@ def check(file: Path, out: Path | None, overrides: Sequence[str]) -> Checked:
     Raises:
         LlmtuneError: with every problem found.
     """
-    from llmtune.data.prepare import prepare
+    from llmtune.data.prepare import look, prepare
     from llmtune.models import family, source, tokenizer
 
     started = time.monotonic()
     loaded = load(file, overrides)
+    recipe, beside = loaded.recipe, loaded.beside
     run = RunDir((out or Path("runs") / loaded.name).absolute())
     problems = Problems(loaded)
     problems.add(list(_folder(run, loaded)))
-    here = device()
+    here = machine.device(recipe.launch.processes)
+    problems.add(machine.problems(here, recipe.launch.processes, machine.torch_version()))
     problems.add(_tools(loaded, here))
-    base = problems.of(lambda: source.resolve(loaded.recipe.base, loaded.beside))
-    sizes = None if base is None else problems.of(lambda: family.read(base))
-    words = None if base is None else problems.of(lambda: tokenizer.load(base))
-    if base is None or sizes is None or words is None:
-        raise RecipeError(problems.found)
-    problems.add(list(_base(loaded, sizes, here)))
-    parameters = sizes.parameters or source.count_parameters(base)
-    problems.add(list(_space(run, loaded, parameters)))
-    prepared = problems.of(lambda: prepare(loaded.recipe, loaded.beside, words, sizes))
-    if prepared is None:
-        raise RecipeError(problems.found)
-    planned = problems.of(lambda: plan(loaded.recipe, sizes, parameters, prepared.splits["train"], here))
-    if problems.found or planned is None:
+    base = problems.of(lambda: source.find(recipe.base, beside))
+    weights = sizes = words = prepared = planned = None
+    if base is not None:
+        weights = problems.of(lambda: source.weights(base))
+        sizes = problems.of(lambda: family.read(base.folder))
+        words = problems.of(lambda: tokenizer.load(base.folder))
+        problems.add(list(_base(recipe, base, sizes, here)))
+    if sizes is not None and words is not None:
+        prepared = problems.of(lambda: prepare(recipe, beside, words, sizes))
+    else:
+        problems.of(lambda: look(recipe, beside))
+    if base is not None and weights is not None and sizes is not None:
+        parameters = sizes.parameters or source.count_parameters(base, weights)
+        problems.add(list(_space(run, recipe, parameters, base, weights)))
+        if prepared is not None:
+            planned = problems.of(lambda: plan(recipe, sizes, parameters, prepared.splits, here))
+    if problems.found or not (base and sizes and words and prepared and planned):
         raise RecipeError(problems.found)
     seconds = time.monotonic() - started
     return Checked(loaded, run, base, sizes, words, prepared, here, planned, seconds)
@@ -143,25 +155,34 @@ def _tools(loaded: Loaded, here: Device) -> Sequence[Problem]:
     return problems() if here.kind == "cpu" and loaded.recipe.zero.stage > 0 else []
 
 
-def _base(loaded: Loaded, family: Family, here: Device) -> Iterator[Problem]:
-    if loaded.recipe.training.attention == "flash_attention_2" and (
+def _base(recipe: Recipe, source: Source, family: Family | None, here: Device) -> Iterator[Problem]:
+    if recipe.base.revision is not None and not source.on_hub:
+        what = f"{recipe.base.name} is a folder, which has no revisions"
+        yield Problem("base.revision", what, "remove it, or name a model of the hub")
+    if recipe.training.attention == "flash_attention_2" and (
         here.kind == "cpu" or importlib.util.find_spec("flash_attn") is None
     ):
         what = "flash_attention_2 needs a GPU and the package flash-attn"
         yield Problem("training.attention", what, "set it to auto, which takes what this machine has")
+    if family is not None:
+        yield from _family(recipe, family)
+
+
+def _family(recipe: Recipe, family: Family) -> Iterator[Problem]:
+    """What config.json tells about whether this can be tuned as asked."""
     if family.quantized is not None:
         yield Problem(
             "base.name",
             f"the base is stored quantized already ({family.quantized})",
             "name the same model in full precision; llmtune quantizes it itself",
         )
-    if family.remote_code and not loaded.recipe.base.trust_remote_code:
+    if family.remote_code and not recipe.base.trust_remote_code:
         yield Problem(
             "base.name",
             "the base brings Python code of its own",
             "read it, then set base.trust_remote_code: true, or choose another base",
         )
-    wanted = loaded.recipe.adapter.target_modules
+    wanted = recipe.adapter.target_modules
     if wanted != "all-linear" and family.linear_suffixes is not None:
         for name in wanted:
             if name.rsplit(".", 1)[-1] not in family.linear_suffixes:
@@ -169,10 +190,9 @@ def _base(loaded: Loaded, family: Family, here: Device) -> Iterator[Problem]:
                 yield Problem("adapter.target_modules", f"the base has no layer {name}", f"its layers are {there}")
 
 
-def _space(run: RunDir, loaded: Loaded, parameters: int) -> Iterator[Problem]:
+def _space(run: RunDir, recipe: Recipe, parameters: int, source: Source, weights: Weights) -> Iterator[Problem]:
     """The merged model is by far the largest thing that is written; while it is made anew the old one is there too."""
     existing = next(path for path in (run.root, *run.root.parents) if path.exists())
-    recipe = loaded.recipe
     width = {"bfloat16": 2, "float16": 2, "float32": 4}[recipe.merge.dtype]
     merged = parameters * width * (2 if run.merged.exists() else 1) if "merged" in recipe.export else 0
     adapters = 0.02 * parameters * 12 * (recipe.training.keep_checkpoints + 1)  # values and two moments, generously
@@ -181,3 +201,7 @@ def _space(run: RunDir, loaded: Loaded, parameters: int) -> Iterator[Problem]:
     if free < needed:
         what = f"{free / 1e9:.1f} GB are free, and the run writes about {needed / 1e9:.1f} GB"
         yield Problem(str(existing), what, "free some space, or give a folder on another disk with --out")
+    room = shutil.disk_usage(source.folder).free
+    if room < weights.missing:
+        what = f"{room / 1e9:.1f} GB are free, and {source.name} is {weights.missing / 1e9:.1f} GB to fetch"
+        yield Problem(str(source.folder), what, "free some space, or name another folder for the hub's cache: HF_HOME")

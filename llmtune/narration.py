@@ -41,8 +41,10 @@ def say_plan(checked: Checked, console: Console) -> None:
         f"{geometry.epochs:.3g} epochs, {geometry.steps} steps of {geometry.batch_size} rows"
         f" (about {per_step:,.0f} tokens, {trained:.0%} trained)",
     )
-    parts = ", ".join(f"{name} {size(number)}" for name, number in plan.memory.parts().items())
-    console.more(f"memory about {size(plan.memory.total)} of {size(checked.device.free_bytes)} free: {parts}")
+    most = plan.memory[plan.largest]
+    parts = ", ".join(f"{name} {size(number)}" for name, number in most.parts.items() if number)
+    at = f"memory at most about {size(most.total)} of {size(checked.device.free_bytes)} free, in {plan.largest}"
+    console.more(f"{at}: {parts}")
 
 
 def say_data(checked: Checked, record: Record, console: Console) -> None:

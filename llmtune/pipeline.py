@@ -40,8 +40,11 @@ def check_only(file: Path, out: Path | None, overrides: Sequence[str], console: 
 
 def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console) -> None:
     """`llmtune run`: from the recipe to proven artifacts, and the one screen that says what came of it."""
+    from llmtune.models.source import fetch
+
     checked = check(file, out, overrides)
-    checked.run.root.mkdir(parents=True, exist_ok=True)
+    fetch(checked.source)
+    checked.run.create()
     with held(checked.run):
         console.title(checked.loaded.name, headline(checked))
         Run(checked, console).all_stages()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmtune.errors import MachineError
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -25,6 +27,14 @@ class RunDir:
     """
 
     root: Path
+
+    def create(self) -> None:
+        """Make the folder. Raises MachineError when that is not allowed."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            what = f"this folder cannot be made: {error.strerror}"
+            raise MachineError.one(str(self.root), what, "give another folder with --out") from error
 
     @property
     def lock(self) -> Path:

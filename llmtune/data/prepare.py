@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,6 @@ LONGEST = 2048
 """Tokens of a row, when neither recipe nor base set a lower limit."""
 _LISTED = 20
 """Problems of one file that are listed; the rest is counted."""
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -40,43 +39,55 @@ def prepare(recipe: Recipe, beside: Path, tokenizer: ChatTokenizer, family: Fami
 
     Raises DataError with every problem of every file.
     """
-    return _Preparation(recipe, beside, tokenizer, family).prepared()
+    return _Preparation(recipe, beside).prepared(tokenizer, family)
+
+
+def look(recipe: Recipe, beside: Path) -> None:
+    """Read and split the data as `prepare` does, as far as that goes without a base.
+
+    Raises DataError with every problem of every file.
+    """
+    preparation = _Preparation(recipe, beside)
+    preparation.chosen()
+    preparation.stop_if_bad()
 
 
 class _Preparation:
     """One call of `prepare`: problems and rejected rows are gathered while it goes on."""
 
-    def __init__(self, recipe: Recipe, beside: Path, tokenizer: ChatTokenizer, family: Family) -> None:
+    def __init__(self, recipe: Recipe, beside: Path) -> None:
         self._data: Data = recipe.data
         self._seed = recipe.training.seed
         self._beside = beside
-        self._chat = tokenizer
-        self._vocab = family.vocab
-        self._context = family.context or tokenizer.context
         self._fatal: list[Problem] = []
         self._bad: list[Problem] = []
         self._long: list[Problem] = []
         self._rejected: list[Rejected] = []
-        self._notes = list(tokenizer.notes)
+        self._notes: list[str] = []
         self._found: dict[str, str] = {}
 
-    def prepared(self) -> Prepared:
-        files = self._files()
-        self._check_limit()
-        read = {part: self._read(part, label) for part, label in files.items()}
-        self._notes += self._forms()
-        chosen = self._choose(read)
-        samples = self._tokenise(chosen)
-        self._stop_if_bad()
-        for name, rows in samples.items():
+    def chosen(self) -> dict[str, list[Conversation]]:
+        """Conversations by split."""
+        return self._choose({part: self._read(part, label) for part, label in self._files().items()})
+
+    def prepared(self, chat: ChatTokenizer, family: Family) -> Prepared:
+        context = family.context or chat.context
+        self._check_limit(context)
+        chosen = self.chosen()
+        samples = self._tokenise(chosen, chat)
+        longest = self._data.max_tokens or min(context or LONGEST, LONGEST)
+        fitting = {part: [one for one in rows if self._fits(one, family.vocab, longest)] for part, rows in samples}
+        self.stop_if_bad()
+        for part, rows in fitting.items():
             if not rows:
-                self._fatal.append(self._nothing_left(name, files.get(name, self._data.train)))
-        self._stop_if_bad()
-        counts = {name: count(rows) for name, rows in samples.items()}
+                self._fatal.append(self._nothing_left(part, self._files().get(part, self._data.train)))
+        self.stop_if_bad()
+        counts = {part: count(rows) for part, rows in fitting.items()}
+        notes = [*chat.notes, *self._forms(), *self._notes]
         if (repeated := counts["train"].repeated) > 0:
-            self._notes.append(f"{repeated:,} rows of train are another row again, word for word")
-        audit = Audit(self._found, counts, count_rejected(self._rejected), self._shown(samples["train"]))
-        return Prepared(samples, audit, self._rejected, self._notes)
+            notes.append(f"{repeated:,} rows of train are another row again, word for word")
+        audit = Audit(self._found, counts, count_rejected(self._rejected), shown(fitting["train"], chat))
+        return Prepared(fitting, audit, self._rejected, notes)
 
     def _forms(self) -> list[str]:
         """What form the files were found to have, those of one form in one line."""
@@ -99,8 +110,8 @@ class _Preparation:
         }
         return {part: label for part, label in named.items() if label is not None}
 
-    def _check_limit(self) -> None:
-        asked, context = self._data.max_tokens, self._context
+    def _check_limit(self, context: int | None) -> None:
+        asked = self._data.max_tokens
         if asked is not None and context is not None and asked > context:
             what = f"data.max_tokens: {asked:,}, but the base reads {context:,} tokens at most"
             self._fatal.append(Problem("data.max_tokens", what, f"write {context} or less, or leave it out"))
@@ -158,18 +169,21 @@ class _Preparation:
         gone = {one.source for one, _ in pairs}
         return [one for one in train if one.source not in gone]
 
-    def _tokenise(self, chosen: dict[str, list[Conversation]]) -> dict[str, list[Sample]]:
-        rendered = {part: render(rows, self._chat) for part, rows in chosen.items()}
-        openings: set[str] = set().union(*(one.openings for one in rendered.values()))
+    def _tokenise(
+        self, chosen: dict[str, list[Conversation]], chat: ChatTokenizer
+    ) -> Iterator[tuple[str, list[Sample]]]:
+        openings: set[str] = set()
+        for part, conversations in chosen.items():
+            rendered = render(conversations, chat)
+            openings |= rendered.openings
+            self._bad += rendered.problems
+            yield part, rendered.samples
         for text in sorted(openings):
             self._notes.append(f"the chat template opens answers with {text!r}, which is trained too")
-        self._bad += chain.from_iterable(one.problems for one in rendered.values())
-        return {part: [s for s in one.samples if self._fits(s)] for part, one in rendered.items()}
 
-    def _fits(self, sample: Sample) -> bool:
-        limit = self._data.max_tokens or min(self._context or LONGEST, LONGEST)
-        if max(sample.ids) >= self._vocab:
-            what = f"token {max(sample.ids)} has no embedding: the base has {self._vocab}"
+    def _fits(self, sample: Sample, vocabulary: int, limit: int) -> bool:
+        if max(sample.ids) >= vocabulary:
+            what = f"token {max(sample.ids)} has no embedding: the base has {vocabulary}"
             self._bad.append(Problem(sample.source, what, "take the tokenizer that belongs to the base"))
             return False
         if len(sample.ids) <= limit:
@@ -181,7 +195,7 @@ class _Preparation:
             self._long.append(Problem(sample.source, what, "shorten or remove it"))
         return False
 
-    def _stop_if_bad(self) -> None:
+    def stop_if_bad(self) -> None:
         if self._data.on_bad_row == "skip":
             self._rejected += [Rejected(problem.where, problem.what) for problem in self._bad]
             self._bad = []
@@ -194,9 +208,11 @@ class _Preparation:
         first = f"; the first: {own[0].source} {own[0].reason}" if own else ""
         return Problem(label, f"no row is left for {name}: {len(own):,} are rejected{first}", "mend the rows")
 
-    def _shown(self, samples: Sequence[Sample]) -> tuple[Shown, ...]:
-        places = sorted({0, len(samples) // 2, len(samples) - 1})[:_SHOWN]
-        return tuple(show(samples[place], self._chat) for place in places)
+
+def shown(samples: Sequence[Sample], chat: ChatTokenizer) -> tuple[Shown, ...]:
+    """The first, the middle and the last row, to look at."""
+    places = sorted({0, len(samples) // 2, len(samples) - 1})
+    return tuple(show(samples[place], chat) for place in places)
 
 
 _BAD = ("cannot be used", "mend or remove them, or set data.on_bad_row: skip (each is then listed in rejected.jsonl)")

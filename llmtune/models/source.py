@@ -1,46 +1,100 @@
-"""Where a base model is: a folder, or the hub. Whatever is missing in it is found before anything is loaded."""
+"""Where a base model is: a folder, or the hub. Whatever is missing in it is found before anything is loaded.
+
+Of a model of the hub only the small files are fetched to look at it; the weights, gigabytes often, by `fetch` alone.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
 
 from llmtune.errors import BaseModelError, Problem
+from llmtune.models.checkpoint import INDEX, SINGLE, checkpoint
 from llmtune.recipe.schema import Base
 
-_WANTED = ("*.json", "*.safetensors", "*.jinja", "*.py", "tokenizer.model", "*.txt", "*.tiktoken")
-"""What is fetched from the hub: never pickled weights, which run code when they are loaded."""
+_SMALL = ("*.json", "*.jinja", "*.py", "tokenizer.model", "*.txt", "*.tiktoken")
+"""What a model is known by before its weights are there. Never pickles, which run code when they are loaded."""
+_PICKLES = (".bin", ".pt", ".pth")
 
 
-def resolve(base: Base, beside: Path) -> Path:
-    """The local folder of the base; a hub model is fetched, or found in the hub's cache when there is no network.
+@dataclass(frozen=True)
+class Source:
+    """A base model whose small files are in a folder of this machine."""
 
-    `beside` is the folder of the recipe. Raises BaseModelError with everything that the folder lacks.
+    name: str
+    """As the recipe has it."""
+    folder: Path
+    """Of a hub model its snapshot in the hub's cache, named after the commit."""
+    on_hub: bool
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The safetensors files of a base, and how many of their bytes are still on the hub."""
+
+    files: tuple[str, ...]
+    missing: int
+
+
+def find(base: Base, beside: Path) -> Source:
+    """The base's configuration and tokenizer; of a hub model they are fetched, or found in the hub's cache.
+
+    `beside` is the folder of the recipe. Raises BaseModelError when there is no such model.
     """
     folder = _local(base.name, beside)
+    on_hub = folder is None
     if folder is None:
-        folder = _from_hub(base)
-    problems = list(_lacks(folder, base.name))
+        folder = _from_hub(base.name, base.revision, _SMALL)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        of = adapter.get("base_model_name_or_path") or "its base"
+        what = f"{base.name} is an adapter, not a model"
+        raise BaseModelError.one("base.name", what, f"merge it first, or write base: {of}")
+    return Source(base.name, folder, on_hub)
+
+
+def weights(source: Source) -> Weights:
+    """Look at the weights, here or on the hub, without fetching any.
+
+    Raises BaseModelError with every part that is missing or cut off.
+    """
+    here = {path.name for path in source.folder.iterdir() if path.is_file()}
+    remote: dict[str, int] = {}
+    files = _files(source.folder, here)
+    if source.on_hub and (not files or not here.issuperset(files)):
+        remote = _listed(source)
+        files = _files(source.folder, here | remote.keys())
+    problems = [] if files else [_no_weights(source, here | remote.keys())]
+    for name in files:
+        if name in here and (fault := _cut(source.folder / name)) is not None:
+            problems.append(Problem(str(source.folder / name), fault, "fetch this file again"))
+        elif name not in here and name not in remote:
+            where, what = str(source.folder / name), "this part of the weights is missing"
+            problems.append(Problem(where, what, "fetch the model again"))
     if problems:
         raise BaseModelError(problems)
-    return folder
+    return Weights(files, sum(remote[name] for name in files if name not in here))
 
 
-def count_parameters(folder: Path) -> int:
-    """Numbers stored in the safetensors files, from their headers."""
-    total = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        for name, entry in _header(path).items():
-            if name != "__metadata__":
-                count = 1
-                for size in entry["shape"]:
-                    count *= size
-                total += count
-    return total
+def fetch(source: Source) -> None:
+    """Bring the weights that are still on the hub. Raises BaseModelError."""
+    found = weights(source)
+    if found.missing:
+        _from_hub(source.name, source.folder.name, found.files)
+        weights(source)
+
+
+def count_parameters(source: Source, found: Weights) -> int:
+    """Numbers stored in the weights: from their headers, or as many as 16-bit numbers fill what is still on the hub."""
+    if found.missing:
+        return found.missing // 2
+    return sum(prod(span.shape) for span in checkpoint(source.folder).values())
 
 
 def _local(name: str, beside: Path) -> Path | None:
@@ -62,7 +116,8 @@ def _local(name: str, beside: Path) -> Path | None:
     raise BaseModelError.one("base.name", f"{name}: there is no folder {path}", do)
 
 
-def _from_hub(base: Base) -> Path:
+def _from_hub(name: str, revision: str | None, files: Sequence[str]) -> Path:
+    """The model's folder in the hub's cache, with these files (patterns, or names)."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -75,74 +130,78 @@ def _from_hub(base: Base) -> Path:
 
     where = "base.name"
     try:
-        return Path(snapshot_download(base.name, revision=base.revision, allow_patterns=list(_WANTED)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except HFValidationError as error:
-        raise BaseModelError.one(where, f"{base.name} is no name of a hub model", "write OWNER/NAME") from error
+        raise BaseModelError.one(where, f"{name} is no name of a hub model", "write OWNER/NAME") from error
     except GatedRepoError as error:
         raise BaseModelError.one(
-            where, f"{base.name} is given only to accounts that asked for it", "ask on its hub page; `hf auth login`"
+            where, f"{name} is given only to accounts that asked for it", "ask on its hub page; `hf auth login`"
         ) from error
     except RepositoryNotFoundError as error:
         raise BaseModelError.one(
-            where, f"the hub has no model {base.name} that you may read", "check the name, or `hf auth login`"
+            where, f"the hub has no model {name} that you may read", "check the name, or `hf auth login`"
         ) from error
     except RevisionNotFoundError as error:
         raise BaseModelError.one(
-            "base.revision", f"{base.name} has no revision {base.revision}", "name a branch, tag or commit of it"
+            "base.revision", f"{name} has no revision {revision}", "name a branch, tag or commit of it"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise BaseModelError.one(
-            where,
-            f"{base.name} is not in the hub's cache, and the hub cannot be reached",
-            "go online once, or put the model in a folder and write its path",
-        ) from error
+        raise _unreachable(name) from error
 
 
-def _lacks(folder: Path, name: str) -> Iterator[Problem]:
-    config = folder / "config.json"
-    if (folder / "adapter_config.json").is_file() and not config.is_file():
-        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        of = adapter.get("base_model_name_or_path") or "its base"
-        yield Problem("base.name", f"{name} is an adapter, not a model", f"merge it first, or write base: {of}")
+def _listed(source: Source) -> dict[str, int]:
+    """Size of each file of weights on the hub, by name."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import DryRunError, HfHubHTTPError
+
+    wanted = ["*.safetensors", *(f"*{suffix}" for suffix in _PICKLES)]
+    try:
+        with _no_bars():
+            found = snapshot_download(
+                source.name, revision=source.folder.name, allow_patterns=wanted, ignore_patterns=["*/*"], dry_run=True
+            )
+    except (DryRunError, HfHubHTTPError, OSError) as error:
+        raise _unreachable(f"the whole of {source.name}") from error
+    return {file.filename: file.file_size or 0 for file in found}
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the hub's progress bars, for what fetches nothing."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
         return
-    if not config.is_file():
-        yield Problem("base.name", f"{name} has no config.json", "name the folder that holds the whole model")
-    if not (folder / "tokenizer.json").is_file():
-        yield Problem(
-            "base.name",
-            f"{name} has no tokenizer.json",
-            "write one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers",
-        )
-    yield from _weights(folder, name)
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
-def _weights(folder: Path, name: str) -> Iterator[Problem]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        shards = sorted(path.name for path in folder.glob("*.safetensors"))
-    if not shards:
-        pickled = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth"))
-        if pickled:
-            what = f"{name} has its weights as {pickled[0]} only, a pickle, which can run any code when it is read"
-            do = "convert it to safetensors in a place you trust: model.save_pretrained(FOLDER) of transformers"
-        else:
-            what, do = f"{name} has no *.safetensors", "name the folder that holds the weights too"
-        yield Problem("base.name", what, do)
-    for shard in shards:
-        path = folder / shard
-        if not path.is_file():
-            yield Problem(str(path), "this part of the weights is missing", "fetch the model again")
-        elif (fault := _cut(path)) is not None:
-            yield Problem(str(path), fault, "fetch this file again")
+def _unreachable(what: str) -> BaseModelError:
+    do = "go online once, or put the model in a folder and write its path"
+    return BaseModelError.one("base.name", f"{what} is not in the hub's cache, and the hub cannot be reached", do)
 
 
-def _header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        found: dict[str, Any] = json.loads(file.read(length))
-    return found
+def _files(folder: Path, names: set[str]) -> tuple[str, ...]:
+    """The files that hold the weights, in the order in which transformers looks for them."""
+    if SINGLE in names:
+        return (SINGLE,)
+    if INDEX in names and (folder / INDEX).is_file():
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return tuple(sorted(set(index["weight_map"].values())))
+    return ()
+
+
+def _no_weights(source: Source, names: set[str]) -> Problem:
+    pickled = sorted(name for name in names if name.endswith(_PICKLES))
+    if pickled:
+        what = f"{source.name} has its weights as {pickled[0]} only, a pickle, which can run any code when it is read"
+        do = "convert it to safetensors in a place you trust: model.save_pretrained(FOLDER) of transformers"
+        return Problem("base.name", what, do)
+    return Problem("base.name", f"{source.name} has no {SINGLE}", "name the folder that holds the weights too")
 
 
 def _cut(path: Path) -> str | None:
@@ -150,14 +209,14 @@ def _cut(path: Path) -> str | None:
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
-    if start == b"version ":
-        return "only a pointer of Git LFS, not the weights themselves"
-    if len(start) < 8 or (length := struct.unpack("<Q", start)[0]) > size - 8:
-        return "not a whole safetensors file: it ends inside its header"
-    try:
-        header = _header(path)
-    except ValueError:
-        return "not a safetensors file: its header is no JSON"
+        if start == b"version ":
+            return "only a pointer of Git LFS, not the weights themselves"
+        if len(start) < 8 or (length := struct.unpack("<Q", start)[0]) > size - 8:
+            return "not a whole safetensors file: it ends inside its header"
+        try:
+            header = json.loads(file.read(length))
+        except ValueError:
+            return "not a safetensors file: its header is no JSON"
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     expected = 8 + length + max(ends, default=0)
     return None if size == expected else f"{size:,} bytes long where its header says {expected:,}"

@@ -5,38 +5,112 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Literal
+
+from llmtune.errors import Problem
+
+QUERY = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.free,memory.total", "--format=csv,noheader,nounits"]
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where training will run: the first GPU, or the processor."""
+    """Where a training process will run: a GPU, or the processor."""
 
     kind: Literal["cpu", "cuda"]
     name: str
     free_bytes: int
     total_bytes: int
     cores: int
+    gpus: int = 0
+    """How many there are for the processes, one each."""
 
 
-def device() -> Device:
-    """The GPU that `nvidia-smi` lists first, else the processor with its free memory."""
-    return _gpu() or _processor()
+@dataclass(frozen=True)
+class Gpu:
+    """A line of `nvidia-smi`. Bytes are None where it says [N/A]: the memory is the machine's own."""
+
+    index: str
+    uuid: str
+    name: str
+    free_bytes: int | None
+    total_bytes: int | None
 
 
-def _gpu() -> Device | None:
-    if shutil.which("nvidia-smi") is None or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
-        return None
-    query = ["nvidia-smi", "--query-gpu=name,memory.free,memory.total", "--format=csv,noheader,nounits"]
+def device(processes: int = 1) -> Device:
+    """The GPUs that so many processes get, as the one with the least memory; else the processor."""
+    own = _processor()
+    found = visible(_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if not found:
+        return own
+    least = min(found[:processes], key=lambda gpu: gpu.total_bytes or own.total_bytes)
+    free, total = least.free_bytes or own.free_bytes, least.total_bytes or own.total_bytes
+    return Device("cuda", least.name, free, total, own.cores, len(found))
+
+
+def problems(here: Device, processes: int, torch_version: str) -> list[Problem]:
+    """What keeps so many processes from computing on this device."""
+    found = []
+    if here.kind == "cuda" and processes > here.gpus:
+        has = f"{here.gpus} GPU" if here.gpus == 1 else f"{here.gpus} GPUs"
+        what = f"launch.processes: {processes}, but there {'is' if here.gpus == 1 else 'are'} {has} to give them"
+        do = f"write {here.gpus}, or let CUDA_VISIBLE_DEVICES name more of them"
+        found.append(Problem("launch.processes", what, do))
+    if here.kind == "cuda" and torch_version.endswith("+cpu"):
+        what = f"there is a GPU, {here.name}, and the torch installed here ({torch_version}) cannot use it"
+        do = "install torch built for CUDA, or set CUDA_VISIBLE_DEVICES to nothing to train on the processor"
+        found.append(Problem("machine", what, do))
+    return found
+
+
+def torch_version() -> str:
+    """Of the torch installed, with what it was built for: `2.13.0+cpu`."""
+    return metadata.version("torch")
+
+
+def listed(lines: str) -> list[Gpu]:
+    """The GPUs that `nvidia-smi` prints, a line each."""
+    found = []
+    for line in lines.splitlines():
+        if line.count(",") < 4:
+            continue  # "No devices were found"
+        index, uuid, *name, free, total = (part.strip() for part in line.split(","))
+        found.append(Gpu(index, uuid, ", ".join(name), _bytes(free), _bytes(total)))
+    return found
+
+
+def visible(gpus: Sequence[Gpu], wanted: str | None) -> list[Gpu]:
+    """Those that CUDA shows to a process, in its order: up to the first entry that is none of them.
+
+    https://docs.nvidia.com/cuda/cuda-c-programming-guide/#env-vars
+    """
+    if wanted is None:
+        return list(gpus)
+    found: list[Gpu] = []
+    for entry in (part.strip() for part in wanted.split(",")):
+        fits = [gpu for gpu in gpus if entry == gpu.index or (entry.startswith("GPU-") and gpu.uuid.startswith(entry))]
+        if entry.startswith("MIG-"):  # a part of a GPU, which nvidia-smi does not list with the others
+            fits = list(gpus[:1])
+        elif len(fits) != 1 or fits[0] in found:
+            break
+        found += fits
+    return found
+
+
+def _bytes(mebibytes: str) -> int | None:
+    return int(mebibytes) << 20 if mebibytes.isdigit() else None
+
+
+def _gpus() -> list[Gpu]:
+    if shutil.which("nvidia-smi") is None:
+        return []
     try:
-        found = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
+        found = subprocess.run(QUERY, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    if found.returncode != 0 or not found.stdout.strip():
-        return None
-    name, free, total = (part.strip() for part in found.stdout.splitlines()[0].split(","))
-    return Device("cuda", name, int(free) << 20, int(total) << 20, _cores())
+        return []
+    return listed(found.stdout) if found.returncode == 0 else []
 
 
 def _processor() -> Device:

@@ -1,37 +1,48 @@
-"""The plan: the largest micro-batch that fits, the steps that follow from it, and the memory by part."""
+"""The plan: the largest micro-batch that fits, the steps that follow from it, and the memory of each stage by part."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from llmtune.errors import MachineError
+from llmtune.errors import MachineError, Problem
 from llmtune.plan.device import Device
 from llmtune.plan.geometry import Geometry, geometry
-from llmtune.plan.memory import Memory, Shape, adapter_parameters, memory
+from llmtune.plan.memory import Answers, Memory, Shape, adapter_parameters, evaluating, merging, training
 from llmtune.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from llmtune.data.conversation import Sample
     from llmtune.models.family import Family
 
+Splits = Mapping[str, "Sequence[Sample]"]
+
 USABLE = 0.85
 """Share of a device's memory that a plan may use: the estimate has an error, and memory has gaps. Of all of it, not of
 what is free now: a plan that changed with every open browser could not be gone on with."""
-FLATTENED_TOKENS = {"cpu": 2048, "cuda": 16384}
+FLATTENED_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Most tokens of a micro-batch. Its rows lie end to end in one row, and attention over it costs the square of it."""
+MEASURED_TOKENS, MEASURED_LOGITS, SPARE_TOKENS = 512, 1 << 26, 8
+"""Of the evaluation: tokens and logits of a forward pass for the loss, unless one row has more; what an answer may be
+longer than the longest reference."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What training will do, decided before anything is loaded."""
+    """What a run will do, decided before anything is loaded."""
 
     geometry: Geometry
-    memory: Memory
+    memory: Mapping[str, Memory]
+    """Of each stage that computes; on a CPU that of all its processes."""
     checkpointing: bool
     trained_parameters: int
+
+    @property
+    def largest(self) -> str:
+        """The stage that needs most memory."""
+        return max(self.memory, key=lambda stage: self.memory[stage].total)
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -39,56 +50,101 @@ class Plan:
             "epochs": self.geometry.epochs,
             "trained_parameters": self.trained_parameters,
             "gradient_checkpointing": self.checkpointing,
-            "memory_bytes": {**self.memory.parts(), "total": self.memory.total},
+            "memory_bytes": {stage: {**one.parts, "total": one.total} for stage, one in self.memory.items()},
         }
 
 
-def plan(recipe: Recipe, family: Family, parameters: int, rows: Sequence[Sample], device: Device) -> Plan:
-    """Plan the training of `rows`.
+def plan(recipe: Recipe, family: Family, parameters: int, splits: Splits, device: Device) -> Plan:
+    """Plan the training of `splits["train"]`, and what comes after it.
 
     Where the recipe leaves it open, activations are kept if that fits, and recomputed if only that fits.
 
     Raises:
-        MachineError: when not even one row at a time fits, with what would.
+        MachineError: with every stage that does not fit, even with one row at a time, and with what would.
     """
-    training = recipe.training
-    share = training.batch_size // recipe.launch.processes
+    shape = shape_of(recipe, family, parameters)
+    counted, trained, checkpointing = _training(recipe, shape, splits["train"], device)
+    memory = {"train": trained, "evaluate": _evaluating(recipe, shape, splits, device)}
+    if "merged" in recipe.export:
+        memory["merge"] = merging(recipe, shape, device=device.kind)
+    found = Plan(counted, memory, checkpointing, adapter_parameters(shape, recipe.adapter.rank))
+    problems = [
+        _too_little(stage, one, device, _remedy(recipe, stage))
+        for stage, one in memory.items()
+        if not _fits(one, device)
+    ]
+    most = memory[found.largest]
+    if not problems and most.total > device.free_bytes:
+        problems = [_too_little(found.largest, most, device, "end other programs that use its memory")]
+    if problems:
+        raise MachineError(problems)
+    return found
+
+
+def _fits(memory: Memory, device: Device) -> bool:
+    return memory.total <= device.total_bytes * USABLE
+
+
+def _training(recipe: Recipe, shape: Shape, rows: Sequence[Sample], device: Device) -> tuple[Geometry, Memory, bool]:
+    """The first way of training that fits, fastest first; the one that needs least when none does."""
+    ways = list(_ways(recipe, shape, rows, device))
+    return next((way for way in ways if _fits(way[1], device)), min(ways, key=lambda way: way[1].total))
+
+
+def _ways(
+    recipe: Recipe, shape: Shape, rows: Sequence[Sample], device: Device
+) -> Iterator[tuple[Geometry, Memory, bool]]:
+    """Geometry, memory and whether activations are recomputed, the fastest first."""
+    options, processes = recipe.training, recipe.launch.processes
+    share = options.batch_size // processes
     sizes = [n for n in range(share, 0, -1) if share % n == 0]
-    if training.micro_batch is not None:
-        sizes = [training.micro_batch]
+    if options.micro_batch is not None:
+        sizes = [options.micro_batch]
     count = partial(
         geometry,
         [len(row.ids) for row in rows],
         [sum(row.supervised) for row in rows],
-        batch_size=training.batch_size,
-        processes=recipe.launch.processes,
-        epochs=training.epochs,
-        max_steps=training.max_steps,
-        evaluations=training.evaluations,
-        warmup=training.warmup,
+        batch_size=options.batch_size,
+        processes=processes,
+        epochs=options.epochs,
+        max_steps=options.max_steps,
+        evaluations=options.evaluations,
+        warmup=options.warmup,
     )
-    shape = shape_of(recipe, family, parameters)
-    ways = [training.gradient_checkpointing] if training.gradient_checkpointing is not None else [False, True]
-    smallest: Memory | None = None
-    for checkpointing in ways:
+    for checkpointing in [False, True] if options.gradient_checkpointing is None else [options.gradient_checkpointing]:
         for size in sizes:
             counted = count(micro_batch=size)
-            if size > 1 and training.micro_batch is None and counted.micro_batch_tokens > FLATTENED_TOKENS[device.kind]:
+            if size > 1 and options.micro_batch is None and counted.micro_batch_tokens > FLATTENED_TOKENS[device.kind]:
                 continue
-            needed = memory(recipe, shape, counted, device=device.kind, checkpointing=checkpointing)
-            together = needed.total * (recipe.launch.processes if device.kind == "cpu" else 1)
-            if together <= device.total_bytes * USABLE:
-                if together > device.free_bytes:
-                    raise _too_little(together, device, "end other programs that use its memory")
-                return Plan(counted, needed, checkpointing, adapter_parameters(shape, recipe.adapter.rank))
-            smallest = needed if smallest is None or needed.total < smallest.total else smallest
-    assert smallest is not None  # noqa: S101 (there is always one size)
-    raise _too_little(smallest.total, device, _remedy(recipe))
+            one = training(recipe, shape, counted, device=device.kind, checkpointing=checkpointing)
+            together = processes if device.kind == "cpu" else 1
+            yield counted, Memory({part: together * size for part, size in one.parts.items()}), checkpointing
 
 
-def _too_little(needed: int, device: Device, do: str) -> MachineError:
+def _evaluating(recipe: Recipe, shape: Shape, splits: Splits, device: Device) -> Memory:
+    """On a GPU the evaluation halves its batch when memory runs out; so does the plan."""
+    measured = [row for part, rows in splits.items() if part != "train" for row in rows]
+    lengths = [len(row.ids) for row in measured]
+    longest = max(len(row.ids) - len(row.prompt_ids) for row in measured) + SPARE_TOKENS
+    batch = min(recipe.evaluation.batch_size, len(measured))
+    supervised = max(sum(row.supervised) for row in measured)
+    while True:
+        answers = Answers(
+            rows=batch,
+            prompt=max(len(row.prompt_ids) for row in measured),
+            new=recipe.evaluation.max_new_tokens or longest,
+            tokens=max(max(lengths), min(MEASURED_TOKENS, sum(lengths))),
+            supervised=max(supervised, min(MEASURED_TOKENS, MEASURED_LOGITS // shape.vocabulary)),
+        )
+        found = evaluating(recipe, shape, answers, device=device.kind)
+        if device.kind == "cpu" or batch == 1 or _fits(found, device):
+            return found
+        batch //= 2
+
+
+def _too_little(stage: str, needed: Memory, device: Device, do: str) -> Problem:
     has = f"{device.name} has {device.total_bytes / 1e9:.1f}, of which {device.free_bytes / 1e9:.1f} are free"
-    return MachineError.one("memory", f"needs about {needed / 1e9:.1f} GB, {has}", do)
+    return Problem("memory", f"{stage} needs about {needed.total / 1e9:.1f} GB, {has}", do)
 
 
 def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
@@ -107,6 +163,7 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
         feed_forward=family.ffn,
         layers=family.layers,
         heads=family.heads,
+        kv_width=family.kv_heads * family.head_width,
         vocabulary=family.vocab,
         parameters=parameters,
         quantizable=family.layers * sum(into * out for _, into, out in linears),
@@ -114,9 +171,14 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
     )
 
 
-def _remedy(recipe: Recipe) -> str:
+def _remedy(recipe: Recipe, stage: str) -> str:
+    options = recipe.training
+    if stage == "evaluate" and recipe.evaluation.batch_size > 1:
+        return "set evaluation.batch_size lower"
+    if stage == "merge":
+        return "set export: [adapter], and merge on a larger machine"
     if recipe.quantization.type == "none":
         return "set quantization.type: nf4"
-    if recipe.training.micro_batch is not None or recipe.training.gradient_checkpointing is False:
+    if stage == "train" and (options.micro_batch is not None or options.gradient_checkpointing is False):
         return "leave training.micro_batch and training.gradient_checkpointing to the plan"
     return "set data.max_tokens lower with data.too_long: skip, or choose a smaller base"

@@ -1,4 +1,4 @@
-"""Memory of the training by part, by arithmetic from the shapes alone."""
+"""Memory of the stages by part, by arithmetic from the shapes alone."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ PROCESS_BYTES = {"cpu": 1_050_000_000, "cuda": 700_000_000}
 HIDDEN_TENSORS = 12
 FEED_FORWARD_TENSORS = 5
 
+WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4}
+"""Bytes of a number."""
+COMPARED_TOKENS, COMPARED_BYTES = 128 * 64, 512 << 20
+"""Most positions, and most bytes, of the logits that are kept of one model while the other is compared with it."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -28,6 +33,8 @@ class Shape:
     feed_forward: int
     layers: int
     heads: int
+    kv_width: int
+    """Features of a key, or of a value, over all heads that have one of their own."""
     vocabulary: int
     parameters: int
     quantizable: int
@@ -38,21 +45,29 @@ class Shape:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by part, at the largest micro-batch."""
+    """Bytes by part, at the moment when a stage holds most."""
 
-    weights: int
-    adapter: int
-    optimiser: int
-    activations: int
-    logits: int
-    process: int
+    parts: Mapping[str, int]
 
     @property
     def total(self) -> int:
-        return sum(self.parts().values())
+        return sum(self.parts.values())
 
-    def parts(self) -> Mapping[str, int]:
-        return vars(self)
+
+@dataclass(frozen=True)
+class Answers:
+    """What the evaluation computes at once."""
+
+    rows: int
+    """Answers that are generated together."""
+    prompt: int
+    """Tokens of the longest prompt, to which the others are padded."""
+    new: int
+    """Most tokens of an answer."""
+    tokens: int
+    """Of one forward pass for the loss."""
+    supervised: int
+    """Of these, those whose logits are computed."""
 
 
 def adapter_parameters(shape: Shape, rank: int) -> int:
@@ -60,32 +75,73 @@ def adapter_parameters(shape: Shape, rank: int) -> int:
     return sum(rank * (into + out) for into, out in shape.adapted)
 
 
-def memory(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, checkpointing: bool) -> Memory:
-    """Memory of one training process at its largest micro-batch.
+def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, checkpointing: bool) -> Memory:
+    """One training process at its largest micro-batch."""
+    width = WIDTH[recipe.quantization.compute_dtype]
+    trained = adapter_parameters(shape, recipe.adapter.rank)
+    sharded = geometry.processes if recipe.zero.stage >= 1 else 1
+    tokens = geometry.micro_batch_tokens
+    a_layer = _of_a_layer(recipe, shape, 1, tokens, device)
+    kept = tokens * width * shape.hidden * shape.layers + a_layer if checkpointing else a_layer * shape.layers
+    moments = trained * (4 + 4 + 4) // sharded  # two moments, and ZeRO's own flat copy
+    parts = {
+        "weights": _base(recipe, shape),
+        "adapter": trained * (4 + 4),  # in float32, and its gradient
+        "optimiser": 0 if recipe.zero.offload_optimizer and device == "cuda" else moments,
+        "activations": kept,
+        "logits": geometry.micro_batch_supervised
+        * shape.vocabulary
+        * (width + 4 + 4),  # as computed, float32, gradient
+        "process": PROCESS_BYTES[device],
+    }
+    return Memory(parts)
+
+
+def evaluating(recipe: Recipe, shape: Shape, answers: Answers, *, device: str) -> Memory:
+    """Base and adapter, answering one batch with a cache of keys and values, or measuring the loss of one."""
+    width = WIDTH[recipe.quantization.compute_dtype]
+    cached = answers.rows * (answers.prompt + answers.new) * 2 * shape.kv_width * shape.layers * width
+    passes = ((answers.rows, answers.prompt), (1, answers.tokens))
+    parts = {
+        "weights": _base(recipe, shape),
+        "adapter": adapter_parameters(shape, recipe.adapter.rank) * 4,
+        "cache": cached,
+        "activations": max(_of_a_layer(recipe, shape, rows, tokens, device) for rows, tokens in passes),
+        "logits": max(answers.rows, answers.supervised) * shape.vocabulary * (width + 4 + 4),
+        "process": PROCESS_BYTES[device],
+    }
+    return Memory(parts)
+
+
+def merging(recipe: Recipe, shape: Shape, *, device: str) -> Memory:
+    """The merged model whole, compared with the adapter; it is loaded once more when it is verified."""
+    kept = min(COMPARED_BYTES, COMPARED_TOKENS * shape.vocabulary * WIDTH[recipe.quantization.compute_dtype])
+    parts = {
+        "weights": shape.parameters * WIDTH[recipe.merge.dtype],
+        "logits": kept if device == "cpu" else 0,  # in the memory of the machine
+        "process": PROCESS_BYTES[device],
+    }
+    return Memory(parts)
+
+
+def _base(recipe: Recipe, shape: Shape) -> int:
+    """The frozen base.
 
     NF4 holds 4 bits a weight and, for each 64 of them, one constant: 32 bits, or with double quantization 8 bits and 32
     for each 256 constants (Dettmers et al. 2023, arXiv:2305.14314, section 3).
     """
-    width = {"bfloat16": 2, "float32": 4}[recipe.quantization.compute_dtype]
+    width = WIDTH[recipe.quantization.compute_dtype]
     if recipe.quantization.type == "none":
-        weights = shape.parameters * width
-    else:
-        constant = 1 + 4 / 256 if recipe.quantization.double else 4
-        in_four_bit = shape.quantizable * (0.5 + constant / 64)
-        weights = int(in_four_bit + (shape.parameters - shape.quantizable) * width)
-    trained = adapter_parameters(shape, recipe.adapter.rank)
-    sharded = geometry.processes if recipe.zero.stage >= 1 else 1
-    tokens = geometry.micro_batch_tokens
-    a_layer = tokens * width * (HIDDEN_TENSORS * shape.hidden + FEED_FORWARD_TENSORS * shape.feed_forward)
+        return shape.parameters * width
+    constant = 1 + 4 / 256 if recipe.quantization.double else 4
+    return int(shape.quantizable * (0.5 + constant / 64) + (shape.parameters - shape.quantizable) * width)
+
+
+def _of_a_layer(recipe: Recipe, shape: Shape, rows: int, tokens: int, device: str) -> int:
+    """What one layer makes of so many rows of so many tokens each."""
+    width = WIDTH[recipe.quantization.compute_dtype]
+    made = rows * tokens * width * (HIDDEN_TENSORS * shape.hidden + FEED_FORWARD_TENSORS * shape.feed_forward)
     if recipe.training.attention == "eager" or (recipe.training.attention == "auto" and device == "cpu"):
-        # eager attention keeps the scores and their softmax, for each head, of the whole flattened row
-        a_layer += 2 * width * shape.heads * tokens * tokens
-    kept = tokens * width * shape.hidden * shape.layers + a_layer if checkpointing else a_layer * shape.layers
-    return Memory(
-        weights=weights,
-        adapter=trained * (4 + 4),  # in float32, and its gradient
-        optimiser=trained * (4 + 4 + 4) // sharded,  # two moments, and ZeRO's own flat copy
-        activations=kept,
-        logits=geometry.micro_batch_supervised * shape.vocabulary * (width + 4 + 4),  # as computed, float32, gradient
-        process=PROCESS_BYTES[device],
-    )
+        # eager attention keeps the scores and their softmax, for each head, of all pairs of tokens
+        made += 2 * width * shape.heads * rows * tokens * tokens
+    return made

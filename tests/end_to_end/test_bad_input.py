@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -60,6 +61,11 @@ def recipe_line(line: str) -> Change:
     return change
 
 
+def _replace(folder: Path, old: str, new: str) -> None:
+    file = folder / "shop.yaml"
+    file.write_text(file.read_text().replace(old, new))
+
+
 # what is done to good input, and what must be said: where, and some of what and what to do
 BAD: dict[str, tuple[Change, list[str]]] = {
     "misspelt key": (recipe_line("adapter: {rnak: 4}"), ["shop.yaml:4:11", "rnak: no such key", "adapter.rank?"]),
@@ -80,12 +86,16 @@ BAD: dict[str, tuple[Change, list[str]]] = {
         recipe_line("adapter: {target_modules: [q_proj, query]}"),
         ["shop.yaml:4:11", "no layer query", "q_proj"],
     ),
+    "revision of a folder": (
+        lambda folder: _replace(folder, "base: ", "base:\n  revision: v2\n  name: "),
+        ["shop.yaml:2:3", "a folder, which has no revisions", "remove it"],
+    ),
     "more tokens than the base reads": (recipe_line("  max_tokens: 9999"), ["shop.yaml:4:3", "9,999"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_gets_one_clear_message(
+def test_pain_32_bad_input_gets_one_clear_message_with_its_place(
     name: str, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change, expected = BAD[name]
@@ -106,6 +116,37 @@ def test_what_is_wrong_in_several_places_is_told_at_once(
     _, said = answer(capsys, monkeypatch, "check", "shop.yaml")
     for words in ("rows.jsonl:31", "rows.jsonl:32", "nowhere.jsonl", "no layer query"):
         assert words in said
+
+
+@pytest.mark.parametrize("gone", ["folder", "config.json", "tokenizer.json", "model.safetensors"])
+def test_a_base_that_cannot_be_used_hides_nothing_of_the_data_and_the_other_way_round(
+    gone: str, recipe: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = recipe.parent / "models" / "kettle"
+    shutil.copytree(tiny_base, base)
+    shutil.rmtree(base) if gone == "folder" else (base / gone).unlink()
+    write(GOOD + row(ASKED, ("bot", "yo")))(recipe.parent)
+    recipe.write_text("base: {name: models/kettle, revision: v2}\ndata: {train: rows.jsonl, unseen: nowhere.jsonl}\n")
+    code, said = answer(capsys, monkeypatch, "check", "shop.yaml", "--out", "rows.jsonl/run")
+    assert code == 2
+    about_base = "there is no folder" if gone == "folder" else gone
+    for words in (about_base, "rows.jsonl:31", "nowhere.jsonl", "is a file, where a folder is needed"):
+        assert words in said.replace("\n", " "), said
+    assert ("has no revisions" in said) == (gone != "folder"), said
+
+
+def test_what_is_wrong_with_a_base_is_told_all_at_once(
+    recipe: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = recipe.parent / "kettle"
+    shutil.copytree(tiny_base, base)
+    (base / "config.json").write_text("{")
+    (base / "tokenizer.json").unlink()
+    (base / "model.safetensors").write_bytes(b"cut")
+    recipe.write_text("base: kettle\ndata: rows.jsonl\n")
+    _, said = answer(capsys, monkeypatch, "check", "shop.yaml")
+    for words in ("config.json", "not JSON", "no tokenizer.json", "ends inside its header", "3 problems"):
+        assert words in said, said
 
 
 def test_an_unknown_base_is_told_its_nearest_neighbour(
@@ -160,11 +201,39 @@ def test_the_folder_of_another_recipe_is_left_alone(
     assert sorted(path.name for path in (recipe.parent / "photos").iterdir()) == ["me.jpg"]
 
 
+def listing(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("out", ["rows.jsonl", "rows.jsonl/run", "rows.jsonl/a/b/run"])
 def test_a_file_where_the_folder_should_be_is_refused(
+    out: str, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = listing(recipe.parent)
+    code, said = answer(capsys, monkeypatch, "run", "shop.yaml", "--out", out)
+    assert (code, "is a file" in said, "--out" in said) == (2, True, True), said
+    assert "1 problem; nothing was started." in said
+    assert listing(recipe.parent) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to_is_said_at_check(
     recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, said = answer(capsys, monkeypatch, "run", "shop.yaml", "--out", "rows.jsonl/run")
-    assert (code, "is a file" in said) == (2, True), said
+    closed = recipe.parent / "closed"
+    closed.mkdir(mode=0o500)
+    code, said = answer(capsys, monkeypatch, "check", "shop.yaml", "--out", "closed/run")
+    assert (code, "cannot be written to" in said, "--out" in said) == (2, True, True), said
+    assert listing(closed) == []
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder in which nobody makes files")
+def test_a_folder_that_cannot_be_made_is_one_clear_message(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, said = answer(capsys, monkeypatch, "run", "shop.yaml", "--out", "/sys/kernel/shop")
+    assert (code, "--out" in said, "Traceback" in said) == (2, True, False), said
+    assert "1 problem; nothing was started." in said
 
 
 def test_problems_are_json_when_asked(

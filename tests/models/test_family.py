@@ -9,7 +9,8 @@ import pytest
 
 from llmtune.errors import BaseModelError
 from llmtune.models.family import from_config, read
-from llmtune.models.source import count_parameters
+from llmtune.models.source import count_parameters, find, weights
+from llmtune.recipe.schema import Base
 
 SIZES = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -59,7 +60,8 @@ def test_parameters_and_linear_layers_are_those_of_the_model(kind: str, changes:
 def test_a_folder_is_read_and_its_files_hold_as_many_numbers(tiny_base: Path) -> None:
     family = read(tiny_base)
     assert (family.model_type, family.architecture, family.context) == ("llama", "LlamaForCausalLM", 256)
-    assert family.parameters == count_parameters(tiny_base)
+    source = find(Base(name=str(tiny_base)), tiny_base)
+    assert family.parameters == count_parameters(source, weights(source))
     assert family.linear_suffixes == ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 

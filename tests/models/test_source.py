@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from llmtune.errors import BaseModelError
-from llmtune.models.source import resolve
+from llmtune.models.source import find, weights
 from llmtune.recipe.schema import Base
 
 
@@ -19,14 +20,14 @@ def base(tiny_base: Path, tmp_path: Path) -> Path:
 
 def said(name: str, beside: Path) -> str:
     with pytest.raises(BaseModelError) as caught:
-        resolve(Base(name=name), beside)
+        weights(find(Base(name=name), beside))
     return str(caught.value)
 
 
 def test_a_folder_is_found_beside_the_recipe_and_by_its_whole_path(base: Path) -> None:
-    assert resolve(Base(name="tiny"), base.parent) == base
-    assert resolve(Base(name="./tiny"), base.parent) == base
-    assert resolve(Base(name=str(base)), Path("/")) == base
+    assert find(Base(name="tiny"), base.parent).folder == base
+    assert find(Base(name="./tiny"), base.parent).folder == base
+    assert find(Base(name=str(base)), Path("/")).folder == base
 
 
 def test_a_misspelt_folder_names_the_nearest(base: Path) -> None:
@@ -50,16 +51,20 @@ def test_cut_weights_are_refused(base: Path) -> None:
     assert "pointer of Git LFS" in said("./tiny", base.parent)
 
 
-def test_a_missing_part_of_the_weights_is_named(base: Path) -> None:
-    (base / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}')
-    assert "model-2.safetensors: this part of the weights is missing" in said("./tiny", base.parent)
-
-
-def test_everything_that_is_missing_is_named_at_once(base: Path) -> None:
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (base / name).unlink()
+def test_every_missing_or_cut_part_of_the_weights_is_named_at_once(base: Path) -> None:
+    (base / "model.safetensors").rename(base / "model-1.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-3.safetensors"}}
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    (base / "model-3.safetensors").write_bytes(b"cut")
     message = said("./tiny", base.parent)
-    assert all(part in message for part in ("no config.json", "no tokenizer.json", "no *.safetensors"))
+    assert "model-2.safetensors: this part of the weights is missing" in message
+    assert "model-3.safetensors: not a whole safetensors file" in message
+    assert "model-1" not in message
+
+
+def test_weights_under_a_name_that_no_library_looks_for_are_not_there(base: Path) -> None:
+    (base / "model.safetensors").rename(base / "lamp.safetensors")
+    assert "has no model.safetensors" in said("./tiny", base.parent)
 
 
 def test_an_adapter_is_not_a_base(base: Path) -> None:

@@ -1,0 +1,58 @@
+"""A model of the hub is looked at without its weights; they are fetched when a run begins."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.hub import hub
+from tests.tiny_models import write_rows
+
+CHECK = [sys.executable, "-m", "llmtune.cli", "check", "shop.yaml"]
+FIND = """
+from pathlib import Path
+from llmtune.models import source
+from llmtune.recipe.schema import Base
+found = source.find(Base(name="acme/lamp"), Path("."))
+"""
+LOOK = [sys.executable, "-c", f"{FIND}print(source.weights(found))"]
+FETCH = [sys.executable, "-c", f"{FIND}source.fetch(found)"]
+
+
+def ran(folder: Path, command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    around = {**os.environ, **environment, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    done = subprocess.run(command, cwd=folder, env=around, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_check_fetches_no_weights_and_a_run_does(tiny_base: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text("base: acme/lamp\ndata: rows.jsonl\n")
+    with hub(tiny_base) as served:
+        code, said = ran(tmp_path, CHECK, served.environment(tmp_path / "cache"))
+        assert code == 0, said
+        assert {"config.json", "tokenizer.json", "chat_template.jinja"} <= set(served.sent)
+        assert "model.safetensors" not in served.sent
+    code, said = ran(tmp_path, LOOK, served.environment(tmp_path / "cache", offline=True))
+    assert "the whole of acme/lamp is not in the hub's cache" in said
+    with hub(tiny_base) as served:
+        code, said = ran(tmp_path, FETCH, served.environment(tmp_path / "cache"))
+        assert (code, served.sent) == (0, ["model.safetensors"]), said
+    code, said = ran(tmp_path, LOOK, served.environment(tmp_path / "cache", offline=True))
+    assert (code, said) == (0, "Weights(files=('model.safetensors',), missing=0)\n")
+
+
+@pytest.mark.slow
+def test_pickled_weights_on_the_hub_are_refused_before_any_are_fetched(tiny_base: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_base, tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
+    with hub(tmp_path / "pickled") as served:
+        _, said = ran(tmp_path, LOOK, served.environment(tmp_path / "cache"))
+    assert "pytorch_model.bin only, a pickle" in said
+    assert "pytorch_model.bin" not in served.sent
