@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from llmtune import __version__
 from llmtune.files import sha256, write_json
+from llmtune.models.spec import BaseSpec
 from llmtune.recipe.load import Loaded
 from llmtune.rundir import RunDir
 
@@ -26,7 +28,7 @@ LIBRARIES = (
     "tokenizers",
 )
 
-KEYS = {"name", "recipe", "recipe_file", "seed", "versions", "base_is_local", "data", "base"}
+KEYS = {"name", "recipe", "recipe_file", "seed", "versions", "base_is_local", "data", "base", "loaded"}
 
 
 def versions() -> dict[str, str]:
@@ -48,8 +50,23 @@ def seen_from(run: RunDir, loaded: Loaded) -> str:
     return os.path.relpath(loaded.file.resolve(), run.root.resolve())
 
 
-def write_lock(run: RunDir, loaded: Loaded, base: Path, base_is_local: bool, data: Sequence[str]) -> dict[str, Any]:
-    """Write and return the lock. `base` is the folder it was found in, `data` the files as the recipe names them."""
+def base_of(run: RunDir, lock: dict[str, Any]) -> BaseSpec:
+    """How every stage of the run loads the base.
+
+    A folder that is gone from its place is looked for where the recipe names it, as seen from where the run is now:
+    both may have been moved. Whether it is anywhere is for the caller to see.
+    """
+    spec = BaseSpec(**lock["loaded"])
+    if lock["base_is_local"] and not Path(spec.path).is_dir():
+        recipe = run.root.resolve() / lock["recipe_file"]
+        moved = (recipe.parent / Path(lock["recipe"]["base"]["name"]).expanduser()).resolve()
+        if moved.is_dir():
+            return replace(spec, path=str(moved))
+    return spec
+
+
+def write_lock(run: RunDir, loaded: Loaded, base: BaseSpec, base_is_local: bool, data: Sequence[str]) -> dict[str, Any]:
+    """Write and return the lock. `base` is a local folder, `data` the files as the recipe names them."""
     known = read_lock(run) or {}
     lock = {
         "name": loaded.name,
@@ -59,7 +76,8 @@ def write_lock(run: RunDir, loaded: Loaded, base: Path, base_is_local: bool, dat
         "versions": versions(),
         "base_is_local": base_is_local,
         "data": {name: sha256(loaded.beside / name) for name in data},
-        "base": digests(base, known.get("base", {})),
+        "base": digests(Path(base.path), known.get("base", {})),
+        "loaded": asdict(base),
     }
     write_json(run.lock, lock)
     return lock

@@ -86,7 +86,7 @@ class Run:
         self.arguments = translate(self.recipe, facts)
         self.base = BaseSpec(path=str(checked.base), **base_arguments(self.recipe, facts))
         self.environment = quiet.environment(self.base.device, self.base.threads)
-        self.lock = write_lock(self.dir, checked.loaded, checked.base, checked.base_is_local, checked.files)
+        self.lock = write_lock(self.dir, checked.loaded, self.base, checked.base_is_local, checked.files)
         self.base_bytes = {name: facts["sha256"] for name, facts in self.lock["base"].items()}
 
     def all_stages(self) -> None:

@@ -10,7 +10,7 @@ from llmtune.console import Console, escape, evaluation_table, size
 from llmtune.errors import RecipeError
 from llmtune.export.card import max_lora_rank
 from llmtune.files import manifest
-from llmtune.lock import read_lock
+from llmtune.lock import base_of, read_lock
 from llmtune.rundir import RunDir
 
 STAGES = ("data", "train", "evaluate", "merge", "export", "verify")
@@ -124,8 +124,7 @@ def next_commands(run: RunDir, found: dict[str, Any]) -> list[tuple[str, str]]:
         # of a 4-bit base the merged model is what was measured; the adapter on the full base answers a little otherwise
         commands.append(("serve it", f"vllm serve {shown(run.merged)}"))
     elif limit is not None:
-        asked = json.loads(run.request("evaluate").read_text(encoding="utf-8"))["base"]
-        base = shown(Path(asked["path"])) if lock["base_is_local"] else found["base"]
+        base = shown(Path(base_of(run, lock).path)) if lock["base_is_local"] else found["base"]
         served = f"vllm serve {base} --enable-lora --lora-modules {found['name']}={shown(run.adapter)}"
         commands.append(
             ("serve it", f"{served} --max-lora-rank {limit} --chat-template {shown(run.adapter)}/chat_template.jinja")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, GenerationConfig, TextStreamer
 
+from llmtune.errors import BaseModelError
 from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.models.spec import BaseSpec
 from llmtune.models.stopping import stop_ids
@@ -29,7 +31,7 @@ Write = Callable[[str], None]
 def chat(base: BaseSpec, adapter: Path | None, merged: Path | None, tokenizer: Path, read: Read, write: Write) -> None:
     """Talk until /quit or the end of the input. Answers are greedy, as they were measured.
 
-    The adapter on its base is asked if there is one, else the merged model. `base` is as the adapter was trained on it.
+    The adapter on its base is asked if it is given, else the merged model. `base` is as the adapter was trained on it.
     """
     model = Speaker(base, adapter, merged, tokenizer, write)
     write(f"{HELP}\n")
@@ -66,7 +68,10 @@ class Conversation:
                 self._system = rest.strip()
                 self._write("(it is told so from now on)\n" if self._system else "(it is told nothing from now on)\n")
             case "/base":
-                self._write(f"({self._model.switch()} answers from now on)\n")
+                try:
+                    self._write(f"({self._model.switch()} answers from now on)\n")
+                except BaseModelError:
+                    self._write("(the untuned base cannot be loaded)\n")
             case _ if command.startswith("/"):
                 self._write(f"({command} is no command. {HELP})\n")
             case _:
@@ -120,25 +125,22 @@ class Speaker:
     def __init__(
         self, base: BaseSpec, adapter: Path | None, merged: Path | None, tokenizer: Path, write: Write
     ) -> None:
-        from dataclasses import replace
-
         self._spec, self._write = base, write
         self._tokenizer = AutoTokenizer.from_pretrained(tokenizer)
         self._has_adapter = adapter is not None
         if adapter is not None:
             self._tuned = load_with_adapter(base, adapter)
         else:
-            alone = replace(base, path=str(merged), revision=None, quantization=None)
-            self._tuned = load_base(alone) if merged is not None else load_base(base)
+            self._tuned = load_base(replace(base, path=str(merged), revision=None, quantization=None))
         self.stops = stop_ids(tokenizer, self._tuned.generation_config.eos_token_id)
         self._untuned: Any = None
         self._base_speaks = False
 
     def switch(self) -> str:
         """Let the other one answer: the tuned model or its base. Returns its name."""
-        self._base_speaks = not self._base_speaks
-        if self._base_speaks and not self._has_adapter and self._untuned is None:
+        if not self._base_speaks and not self._has_adapter and self._untuned is None:
             self._untuned = load_base(self._spec)
+        self._base_speaks = not self._base_speaks
         return "the untuned base" if self._base_speaks else "the tuned model"
 
     @contextmanager

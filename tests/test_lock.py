@@ -1,0 +1,71 @@
+"""What a run was made of is written down so that it can be found again, wherever the run lies then."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtune.lock import base_of, read_lock, write_lock
+from llmtune.recipe.load import load
+from llmtune.rundir import RunDir
+from tests.tiny_models import write_rows
+from tests.trained_models import spec
+
+
+@pytest.fixture
+def folder(tiny_base: Path, tmp_path: Path) -> Path:
+    """A recipe, its base and data, and a run of it, none of them started."""
+    folder = tmp_path / "first"
+    shutil.copytree(tiny_base, folder / "models" / "tiny")
+    write_rows(folder / "rows.jsonl")
+    (folder / "shop.yaml").write_text("base: models/tiny\ndata: rows.jsonl\n")
+    return folder
+
+
+def locked(folder: Path, base: str = "models/tiny", local: bool = True) -> tuple[RunDir, dict[str, Any]]:
+    run = RunDir(folder / "runs" / "shop")
+    loaded = load(folder / "shop.yaml", [f"base={base}"])
+    return run, write_lock(run, loaded, spec(folder / "models" / "tiny"), local, ["rows.jsonl"])
+
+
+def test_what_is_written_is_read(folder: Path) -> None:
+    run, lock = locked(folder)
+    assert read_lock(run) == lock
+    assert base_of(run, lock) == spec(folder / "models" / "tiny")
+
+
+def moved(run: RunDir, to: Path) -> str:
+    there = RunDir(to)
+    lock = read_lock(there)
+    assert lock is not None
+    assert read_lock(run) is None
+    return base_of(there, lock).path
+
+
+def test_a_run_that_is_moved_alone_finds_its_base_where_it_was(folder: Path, tmp_path: Path) -> None:
+    run, _ = locked(folder)
+    (tmp_path / "elsewhere").mkdir()
+    run.root.rename(tmp_path / "elsewhere" / "shop")
+    assert moved(run, tmp_path / "elsewhere" / "shop") == str(folder / "models" / "tiny")
+
+
+def test_a_run_that_is_moved_with_its_recipe_and_base_finds_it_there(folder: Path, tmp_path: Path) -> None:
+    run, _ = locked(folder)
+    folder.rename(tmp_path / "second")
+    assert moved(run, tmp_path / "second" / "runs" / "shop") == str(tmp_path / "second" / "models" / "tiny")
+
+
+def test_a_folder_of_the_same_name_is_not_taken_for_a_model_of_the_hub(folder: Path, tmp_path: Path) -> None:
+    run, _ = locked(folder, local=False)
+    folder.rename(tmp_path / "second")
+    assert moved(run, tmp_path / "second" / "runs" / "shop") == str(folder / "models" / "tiny")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"name": "shop"}'])
+def test_a_damaged_lock_is_none(folder: Path, content: str) -> None:
+    run, _ = locked(folder)
+    run.lock.write_text(content)
+    assert read_lock(run) is None
