@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ class Checkpoints:
         self._folder = folder
         self._fingerprint = fingerprint
         self._keep = keep
+        self._passed_over: set[Path] = set()
 
     @property
     def aside(self) -> Path:
@@ -60,15 +62,24 @@ class Checkpoints:
         return self._folder / f"step-{step:06d}"
 
     def newest(self, note: Callable[[str], None]) -> Checkpoint | None:
-        """The newest whole checkpoint of this very training. A damaged one is told of and passed over."""
+        """The newest whole checkpoint of this very training whose best one is whole too.
+
+        What is passed over is told. Without the best adapter, training goes on from before it and makes it again: what
+        comes out does not depend on what was damaged.
+        """
         for folder in sorted(self._folder.glob("step-*"), reverse=True):
             manifest = files.manifest(folder)
             if manifest is not None and manifest.get("fingerprint") != self._fingerprint:
                 note(f"{folder.name} belongs to another recipe or other data: not gone on from")
-            elif files.is_whole(folder):
-                return Checkpoint(folder, read_progress(folder))
-            else:
+            elif not files.is_whole(folder):
                 note(f"{folder.name} is damaged (cut off while it was written?): the one before it is used")
+            else:
+                progress = read_progress(folder)
+                best = self.at(progress.best_step or progress.step)
+                if best == folder or files.is_whole(best):
+                    return Checkpoint(folder, progress)
+                note(f"{best.name}, the best up to {folder.name}, is damaged or gone: trained again from before it")
+            self._passed_over.add(folder)
         return None
 
     def publish(self, progress: Progress) -> Path:
@@ -80,6 +91,7 @@ class Checkpoints:
         if final.exists():  # a damaged one, or one of another recipe
             shutil.rmtree(final)
         written.replace(final)
+        self._passed_over.discard(final)
         self._drop()
         return final
 
@@ -89,7 +101,8 @@ class Checkpoints:
 
     def _drop(self) -> None:
         """Remove all but the newest, and those that hold the best adapter as one of the newest knows it."""
-        mine = [f for f in sorted(self._folder.glob("step-*"), reverse=True) if self._is_mine(f)]
+        there = sorted(set(self._folder.glob("step-*")) - self._passed_over, reverse=True)
+        mine = [folder for folder in there if self._is_mine(folder)]
         newest = mine[: self._keep]
         kept = {*newest, *(self.at(read_progress(folder).best_step) for folder in newest)}
         for folder in self._folder.glob("step-*"):
@@ -117,10 +130,10 @@ class Checkpoints:
             raise self._full("the disk ran full while a checkpoint was written") from error
 
     def _is_full(self, error: Exception) -> bool:
-        # torch and safetensors report a failed write in words of their own, without an error number
-        numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        known = isinstance(error, OSError) and error.errno in numbers
-        return known or shutil.disk_usage(self._folder).free < SPARE
+        # safetensors tells of a failed write in words with the system's number in them, torch in words alone
+        written = re.search(r"os error (\d+)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(written[1]) if written else None
+        return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or shutil.disk_usage(self._folder).free < SPARE
 
     def _full(self, what: str) -> MachineError:
         do = "free some space and give the same command again: it goes on from the checkpoint before"

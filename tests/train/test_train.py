@@ -175,19 +175,37 @@ def test_pain_17_a_checkpoint_of_other_data_or_settings_is_not_gone_on_from(undi
     assert told.notes[0] == "step-000006 belongs to another recipe or other data: not gone on from"
 
 
-def test_the_newest_checkpoints_are_kept_and_the_best(tiny_base: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def spoiled(tiny_base: Path, tmp_path: Path) -> Run:
     """A learning rate that spoils the adapter again: the best is an early one, and is what is handed over."""
     given = inputs(
         tiny_base, tmp_path, evaluate_every=1, keep_checkpoints=1, lora={"lora_dropout": 0.0},
         sft={"learning_rate": 50.0, "lr_scheduler_type": "constant", "warmup_steps": 0},
     )  # fmt: skip
-    result = train(given, NOBODY)
+    return given, train(given, NOBODY)
+
+
+def test_the_newest_checkpoints_are_kept_and_the_best(spoiled: Run) -> None:
+    given, result = spoiled
     lowest = min(metrics(given), key=lambda line: float(line["heldout_loss"]))
     assert result["best_step"] == lowest["step"] < 6
     kept = {path.name for path in Path(given.checkpoints).glob("step-*")}
     assert kept == {f"step-{lowest['step']:06d}", "step-000006"}
     best = Path(given.checkpoints) / f"step-{lowest['step']:06d}" / ADAPTER[0]
     assert adapter_bytes(given) == best.read_bytes()
+
+
+def test_pain_42_a_damaged_best_checkpoint_is_told_and_trained_again(spoiled: Run) -> None:
+    given, result = spoiled
+    before = adapter_bytes(given)
+    name = f"step-{result['best_step']:06d}"
+    best = Path(given.checkpoints) / name / ADAPTER[0]
+    best.write_bytes(best.read_bytes()[:-20])
+    told = StopAt(0)
+    assert train(given, told)["resumed_from"] < result["best_step"]
+    assert told.notes[0] == f"{name}, the best up to step-000006, is damaged or gone: trained again from before it"
+    assert adapter_bytes(given) == before
+    assert {path.name for path in Path(given.checkpoints).glob("step-*")} == {name, "step-000006"}
 
 
 def test_training_ends_early_when_the_heldout_loss_no_longer_falls(tiny_base: Path, tmp_path: Path) -> None:
