@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from math import prod
 from pathlib import Path
 
 from llmtune.errors import BaseModelError, Problem
-from llmtune.models.checkpoint import INDEX, SINGLE, checkpoint
+from llmtune.models.checkpoint import INDEX, SINGLE, checkpoint, spans
 from llmtune.recipe.schema import Base
 
 _SMALL = ("*.json", "*.jinja", "*.py", "tokenizer.model", "*.txt", "*.tiktoken")
@@ -72,9 +71,9 @@ def weights(source: Source) -> Weights:
         files = _files(source.folder, here | remote.keys())
     problems = [] if files else [_no_weights(source, here | remote.keys())]
     for name in files:
-        if name in here and (fault := _cut(source.folder / name)) is not None:
-            problems.append(Problem(str(source.folder / name), fault, "fetch this file again"))
-        elif name not in here and name not in remote:
+        if name in here:
+            problems += _damage(source.folder / name)
+        elif name not in remote:
             where, what = str(source.folder / name), "this part of the weights is missing"
             problems.append(Problem(where, what, "fetch the model again"))
     if problems:
@@ -204,19 +203,10 @@ def _no_weights(source: Source, names: set[str]) -> Problem:
     return Problem("base.name", f"{source.name} has no {SINGLE}", "name the folder that holds the weights too")
 
 
-def _cut(path: Path) -> str | None:
+def _damage(path: Path) -> Sequence[Problem]:
     """What is wrong with a safetensors file, seen from its header and size alone."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        if start == b"version ":
-            return "only a pointer of Git LFS, not the weights themselves"
-        if len(start) < 8 or (length := struct.unpack("<Q", start)[0]) > size - 8:
-            return "not a whole safetensors file: it ends inside its header"
-        try:
-            header = json.loads(file.read(length))
-        except ValueError:
-            return "not a safetensors file: its header is no JSON"
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    expected = 8 + length + max(ends, default=0)
-    return None if size == expected else f"{size:,} bytes long where its header says {expected:,}"
+    try:
+        spans(path)
+    except BaseModelError as error:
+        return error.problems
+    return ()

@@ -58,7 +58,7 @@ def test_every_missing_or_cut_part_of_the_weights_is_named_at_once(base: Path) -
     (base / "model-3.safetensors").write_bytes(b"cut")
     message = said("./tiny", base.parent)
     assert "model-2.safetensors: this part of the weights is missing" in message
-    assert "model-3.safetensors: not a whole safetensors file" in message
+    assert "model-3.safetensors: is no whole safetensors file" in message
     assert "model-1" not in message
 
 
