@@ -118,11 +118,6 @@ class Progress:
                 self.notes.append(event["text"])
                 if self.plain is not None:
                     self.plain.more(event["text"])
-            case "stopping":
-                again = "stopping at once" if event["again"] else "stopping after this step; once more to stop at once"
-                self.notes.append(again)
-                if self.plain is not None:
-                    self.plain.more(again)
 
     def _move(self, event: Event) -> None:
         self.done, self.total = event["done"], event["total"]

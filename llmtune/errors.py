@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+KEPT = "what was done is kept; the same command goes on from there."
+"""How an error ends that comes in the middle of a run."""
+
 
 @dataclass(frozen=True)
 class Problem:

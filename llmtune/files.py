@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,18 +12,59 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llmtune.errors import KEPT, MachineError
+
 MANIFEST = "manifest.json"
+LEFT = ".*.tmp"
+"""What is written beside before it counts, by the names that the functions here give it."""
+
+_ROOM = "free some space, then give the same command again"
+_RIGHTS = "change its permissions, then give the same command again, or give another folder with --out"
+REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: "allow larger files here (ulimit -f), then give the same command again",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: "make the file system writable, or give another folder with --out",
+    errno.EIO: "the disk may be failing: look at the system's log, or give a folder on another disk with --out",
+    errno.ENOENT: "something removed it meanwhile; give the same command again",
+    errno.ENOTDIR: "something replaced a folder by a file meanwhile; give the same command again",
+}
+
+
+@contextmanager
+def told_in_words(where: Path) -> Iterator[None]:
+    """Tell what the system refused in the middle of a run: which file (or else `where`), why, and what to do.
+
+    Other faults are our own.
+
+    Raises:
+        MachineError: in place of an OSError that a person can do something about.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REMEDIES:
+            raise
+        place = str(where if error.filename is None else error.filename)
+        told = MachineError.one(place, os.strerror(error.errno).lower(), REMEDIES[error.errno])
+        told.ending = KEPT
+        raise told from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` as a whole, or leave it as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -75,19 +117,31 @@ def is_whole(folder: Path) -> bool:
 def atomic_folder(final: Path, **facts: object) -> Iterator[Path]:
     """A folder to write into; when the block ends it is sealed and takes the place of `final`.
 
-    A kill in between leaves `final` as it was. What an earlier kill left beside it is removed.
+    A kill or an error in between leaves `final` as it was. What an earlier kill left beside it is removed.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     for left in final.parent.glob(f".{final.name}.*.tmp"):
         shutil.rmtree(left)
     beside = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     beside.mkdir()
-    yield beside
-    seal(beside, **facts)
-    if final.exists():
-        old = final.with_name(f".{final.name}.old.tmp")
-        final.replace(old)
-        beside.replace(final)
-        shutil.rmtree(old)
-    else:
-        beside.replace(final)
+    try:
+        yield beside
+        seal(beside, **facts)
+        if final.exists():
+            old = final.with_name(f".{final.name}.old.tmp")
+            final.replace(old)
+            beside.replace(final)
+            shutil.rmtree(old)
+        else:
+            beside.replace(final)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def remove_left(folder: Path) -> None:
+    """Remove everywhere below `folder` what a kill left half written beside its place."""
+    for path in list(folder.rglob(LEFT)):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

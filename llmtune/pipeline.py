@@ -10,26 +10,30 @@ from pathlib import Path
 from typing import Any
 
 from llmtune import quiet
+from llmtune.asked import Asked, facts_of
 from llmtune.check import Checked, check
 from llmtune.console import Console
 from llmtune.evaluate.inputs import EvaluateInputs
 from llmtune.export.inputs import CardFacts, ExportInputs, VerifyInputs
-from llmtune.files import hashes, manifest, sha256, write_json
+from llmtune.files import hashes, manifest, remove_left, sha256, told_in_words, write_json
 from llmtune.held import held
 from llmtune.lock import write_lock
 from llmtune.merge.inputs import MergeInputs
 from llmtune.models.spec import BaseSpec
 from llmtune.narration import headline, say, say_check, say_data, say_evaluate, say_merge, say_plan, say_train
-from llmtune.recipe.translate import Facts, base_arguments, translate
-from llmtune.stages import Record, clear, fingerprint, in_process, in_worker
+from llmtune.recipe.translate import base_arguments, translate
+from llmtune.stages import SAVES, Record, clear, fingerprint, in_process, in_worker, stoppable
 from llmtune.summary import print_summary
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.launch import command
 
+NOTHING_STARTED = "nothing was started, and nothing written"
+
 
 def check_only(file: Path, out: Path | None, overrides: Sequence[str], console: Console) -> None:
     """`llmtune check`: check and plan, and write nothing."""
-    checked = check(file, out, overrides)
+    with stoppable("check", NOTHING_STARTED):
+        checked = check(file, out, overrides)
     console.title(checked.loaded.name, headline(checked))
     say_check(checked, console)
     say_plan(checked, console)
@@ -42,13 +46,19 @@ def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console
     """`llmtune run`: from the recipe to proven artifacts, and the one screen that says what came of it."""
     from llmtune.models.source import fetch
 
-    checked = check(file, out, overrides)
-    fetch(checked.source)
-    checked.run.create()
-    with held(checked.run):
-        console.title(checked.loaded.name, headline(checked))
-        Run(checked, console).all_stages()
-        print_summary(checked.run, console)
+    with stoppable("check", NOTHING_STARTED):
+        checked = check(file, out, overrides)
+    with stoppable("download", "the same command goes on with it"):
+        fetch(checked.source)
+    with (
+        told_in_words(checked.run.root),
+        stoppable("run", "the same command goes on after the last stage that was done"),
+    ):
+        checked.run.create()
+        with held(checked.run):
+            console.title(checked.loaded.name, headline(checked))
+            Run(checked, console).all_stages()
+            print_summary(checked.run, console)
 
 
 def data_facts(checked: Checked) -> dict[str, Any]:
@@ -71,23 +81,12 @@ class Run:
     def __init__(self, checked: Checked, console: Console) -> None:
         self.checked, self.console = checked, console
         self.recipe, self.dir = checked.loaded.recipe, checked.run
-        geometry = checked.plan.geometry
-        facts = Facts(
-            linear_suffixes=checked.family.linear_suffixes,
-            device=checked.device.kind,
-            cores=checked.device.cores,
-            steps=geometry.steps,
-            micro_batch=geometry.micro_batch,
-            accumulation=geometry.accumulation,
-            warmup_steps=geometry.warmup_steps,
-            evaluate_every=geometry.evaluate_every,
-            checkpointing=checked.plan.checkpointing,
-        )
+        facts = facts_of(checked.plan, checked.family.linear_suffixes, checked.device)
         self.arguments = translate(self.recipe, facts)
         self.base = BaseSpec(path=str(checked.base), **base_arguments(self.recipe, facts))
         self.environment = quiet.environment(self.base.device, self.base.threads)
         self.lock = write_lock(self.dir, checked.loaded, self.base, checked.base_is_local, checked.files)
-        self.base_bytes = {name: facts["sha256"] for name, facts in self.lock["base"].items()}
+        self.asked = Asked(self.arguments, self.base, self.lock)
 
     def all_stages(self) -> None:
         """Each stage is asked with the bytes that the earlier ones made."""
@@ -99,7 +98,7 @@ class Run:
         train = self.train(data)
         evaluate = self.evaluate(data, train)
         merge = self.merge(data, train, evaluate) if "merged" in self.recipe.export else None
-        export = self.export(train, evaluate, merge)
+        export = self.export(data, train, evaluate, merge)
         self.verify(train, merge, export)
         self.seal()
 
@@ -118,41 +117,33 @@ class Run:
         if found is not None and not now.items() <= found["files"].items():
             clear(self.dir.manifest)
 
-    def asked(self, stage: str, **depends_on: object) -> dict[str, object]:
-        """What the stage is asked: its own arguments, the bytes it works on, and the versions it works with."""
-        return {"stage": stage, "versions": self.lock["versions"], **depends_on}
-
     def data(self) -> Record:
         from llmtune.data.store import write
 
         prepared, tokenizer = self.checked.prepared, self.checked.tokenizer
-        asked = self.asked("data", arguments=self.arguments["data"], files=self.lock["data"], base=self.base_bytes)
+        made = (self.dir.data, self.dir.tokenizer)
 
         def work() -> dict[str, Any]:
-            clear(self.dir.data, self.dir.tokenizer)
-            self.dir.data.mkdir(parents=True)
-            for name, samples in prepared.splits.items():
-                write(self.dir.split(name), samples)
-            rejected = [json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in prepared.rejected]
-            (self.dir.data / "rejected.jsonl").write_text("".join(rejected), encoding="utf-8")
-            tokenizer.write(self.dir.tokenizer)
+            clear(*made)
+            try:
+                for name, samples in prepared.splits.items():
+                    write(self.dir.split(name), samples)
+                rejected = [json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in prepared.rejected]
+                (self.dir.data / "rejected.jsonl").write_text("".join(rejected), encoding="utf-8")
+                tokenizer.write(self.dir.tokenizer)
+            except OSError:
+                clear(*made)
+                raise
             return data_facts(self.checked)
 
-        record = in_process(self.dir, "data", asked, [self.dir.data, self.dir.tokenizer], work)
+        record = in_process(self.dir, "data", self.asked.data(), made, work)
         say_data(self.checked, record, self.console)
         return record
 
     def train(self, data: Record) -> Record:
         run, recipe = self.dir, self.recipe
         training = dict(self.arguments["training"] or {})
-        # how many checkpoints are kept decides nothing of what is trained
-        decisive = {key: value for key, value in training.items() if key != "keep_checkpoints"}
-        asked = self.asked(
-            "train",
-            base=[self.base_bytes, {key: value for key, value in asdict(self.base).items() if key != "path"}],
-            arguments=[self.arguments["adapter"], decisive, self.arguments["deepspeed"]],
-            data={name: digest for name, digest in data.hashes.items() if self.is_trained_on(name)},
-        )
+        asked = self.asked.train(data.hashes)
         request = TrainInputs(
             base=self.base,
             tokenizer=str(run.tokenizer),
@@ -172,21 +163,15 @@ class Run:
         with self.console.progress("train") as progress:
             record = in_worker(
                 run, "train", asked, [run.trained], asdict(request), progress,
-                command=partial(command, recipe.launch.processes), environment=self.environment,
+                command=partial(command, recipe.launch.processes), ending=SAVES, environment=self.environment,
             )  # fmt: skip
         say_train(record, self.console)
         return record
 
-    @staticmethod
-    def is_trained_on(name: str) -> bool:
-        return name.startswith("tokenizer/") or name in ("data/train.parquet", "data/heldout.parquet")
-
     def evaluate(self, data: Record, train: Record) -> Record:
         run, arguments = self.dir, self.arguments["evaluation"] or {}
         splits = [name for name in ("heldout", "unseen", "general") if name in self.checked.prepared.splits]
-        asked = self.asked(
-            "evaluate", arguments=arguments, adapter=train.hashes, data=data.hashes, base=self.base_bytes
-        )
+        asked = self.asked.evaluate(data.hashes, train.hashes)
         request = EvaluateInputs(
             base=self.base,
             tokenizer=str(run.tokenizer),
@@ -204,10 +189,7 @@ class Run:
 
     def merge(self, data: Record, train: Record, evaluate: Record) -> Record:
         run, arguments = self.dir, self.arguments["merge"] or {}
-        asked = self.asked(
-            "merge", arguments=arguments, adapter=train.hashes, answers=evaluate.hashes, data=data.hashes,
-            base=self.base_bytes,
-        )  # fmt: skip
+        asked = self.asked.merge(data.hashes, train.hashes, evaluate.hashes)
         request = MergeInputs(
             base=self.base,
             adapter=str(run.trained / "adapter"),
@@ -225,7 +207,7 @@ class Run:
         say_merge(self.recipe, record, self.console)
         return record
 
-    def export(self, train: Record, evaluate: Record, merge: Record | None) -> Record:
+    def export(self, data: Record, train: Record, evaluate: Record, merge: Record | None) -> Record:
         from llmtune.export.export import export
 
         run, checked = self.dir, self.checked
@@ -237,9 +219,7 @@ class Run:
             evaluation=evaluate.result,
             merge=None if merge is None else merge.result,
         )
-        asked = self.asked(
-            "export", card=asdict(card), adapter=train.hashes, merged=None if merge is None else merge.hashes
-        )
+        asked = self.asked.export(card, data.hashes, train.hashes, None if merge is None else merge.hashes)
         request = ExportInputs(
             card=card,
             base=str(checked.base),
@@ -255,7 +235,7 @@ class Run:
 
     def verify(self, train: Record, merge: Record | None, export: Record) -> Record:
         run = self.dir
-        asked = self.asked("verify", reference=train.hashes, exported=export.hashes)
+        asked = self.asked.verify(train.hashes, None if merge is None else merge.hashes, export.hashes)
         request = VerifyInputs(
             base=self.base,
             adapter=str(run.adapter) if "adapter" in self.recipe.export else None,
@@ -274,6 +254,7 @@ class Run:
         """The manifest is written last: it is what says that the run is whole. A stage that begins takes it away."""
         if self.dir.manifest.exists():
             return
+        remove_left(self.dir.root)
         skip = (self.dir.held.name, self.dir.log.name, "checkpoints")
         files = {name: digest for name, digest in hashes(self.dir.root).items() if name.split("/")[0] not in skip}
         write_json(self.dir.manifest, {"name": self.lock["name"], "files": files})

@@ -11,18 +11,34 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmtune.errors import LlmtuneError, MachineError, Stopped, TrainingError
+from llmtune.errors import KEPT, LlmtuneError, MachineError, Stopped, TrainingError
 from llmtune.events import Event, Follower, raised
 from llmtune.files import sha256, write_json
 from llmtune.rundir import RunDir
 
 Result = dict[str, Any]
 Watch = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is true of a stage that is asked to stop: at once, and what the same command does later."""
+
+    now: str
+    later: str
+
+
+SAVES = Ending(
+    "stopping: a step under way is finished and saved first; once more to stop at once",
+    "the same command goes on from the last checkpoint",
+)
+BEGINS_AGAIN = Ending("stopping at once", "the same command does this stage again, and goes on")
 
 
 @dataclass(frozen=True)
@@ -88,15 +104,43 @@ def finish(
 
 
 def in_process(run: RunDir, stage: str, asked: object, made: Sequence[Path], work: Callable[[], Result]) -> Record:
-    """A light stage, run here."""
+    """A light stage, run here.
+
+    Raises:
+        Stopped: by Ctrl-C or a signal.
+    """
     found = done(run, stage, asked)
     if found is not None:
         return found
     clear(run.manifest, run.stage(stage))
     started = time.monotonic()
-    result = work()
+    with stoppable(stage, BEGINS_AGAIN.later):
+        result = work()
     seconds = time.monotonic() - started
     return finish(run, stage, asked, seconds=seconds, peak=peak_rss_bytes(), result=result, made=made)
+
+
+def signals() -> list[signal.Signals]:
+    """That ask a run to stop; not those that whoever started it wants ignored, as nohup does."""
+    asking = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return [number for number in asking if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+@contextmanager
+def stoppable(where: str, later: str) -> Iterator[None]:
+    """End what is done inside, in this very process, at the first signal.
+
+    Raises:
+        Stopped: naming `where` it was and what happens `later`.
+    """
+    before = {number: signal.signal(number, signal.default_int_handler) for number in signals()}
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped.one(where, "was stopped", later) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def alone(arguments: Sequence[str]) -> list[str]:
@@ -113,12 +157,13 @@ def in_worker(
     watch: Watch,
     *,
     command: Callable[[Sequence[str]], list[str]] = alone,
+    ending: Ending = BEGINS_AGAIN,
     environment: Mapping[str, str],
 ) -> Record:
     """A heavy stage, run in a process of its own (or several, by the launcher).
 
-    Ctrl-C and SIGTERM are handed to the stage, which ends as soon as it can go on from there later; a second one ends
-    it at once.
+    Ctrl-C and SIGTERM are handed to the stage, which ends at once or, if `ending` says so, as soon as it can go on from
+    there later; a second one ends it at once.
 
     Raises:
         LlmtuneError: the stage's own error.
@@ -144,33 +189,44 @@ def in_worker(
             env={**os.environ, **environment},
             start_new_session=True,
         )
-        answer = _follow(child, Follower(events), watch, run, stage)
+        answer = _follow(child, Follower(events), watch, run, stage, ending)
     seconds = time.monotonic() - started
-    peak, result = answer
-    return finish(run, stage, asked, seconds=seconds, peak=peak, result=result, made=made)
+    record = finish(run, stage, asked, seconds=seconds, peak=answer.peak, result=answer.result, made=made)
+    if answer.stopped:
+        raise Stopped.one(stage, "was finished before the run was stopped", "the same command goes on after it")
+    return record
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a worker ended with; `stopped` when it was asked to stop and yet came to its end."""
+
+    result: Result
+    peak: int
+    stopped: bool
 
 
 def _follow(
-    child: subprocess.Popen[bytes], follower: Follower, watch: Watch, run: RunDir, stage: str
-) -> tuple[int, Result]:
+    child: subprocess.Popen[bytes], follower: Follower, watch: Watch, run: RunDir, stage: str, ending: Ending
+) -> Answer:
     """Wait for the stage's end, tell `watch` what it tells, and hand signals on."""
     workers: list[int] = []
     peaks: dict[int, int] = {}
     results: list[Result] = []
     errors: list[LlmtuneError] = []
-    signals = 0
+    asked = 0
 
     def hand_on(*_: object) -> None:
-        nonlocal signals
-        signals += 1
-        watch({"kind": "stopping", "again": signals > 1})
+        nonlocal asked
+        asked += 1
+        watch({"kind": "note", "text": ending.now if asked == 1 else BEGINS_AGAIN.now})
         for pid in workers or [child.pid]:
             try:
-                os.kill(pid, signal.SIGTERM if signals == 1 else signal.SIGKILL)
+                os.kill(pid, signal.SIGTERM if asked == 1 else signal.SIGKILL)
             except ProcessLookupError:
                 continue
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, hand_on) for number in signals()}
     try:
         running = True
         while running:
@@ -197,19 +253,19 @@ def _follow(
             child.wait()
     if errors:
         raise in_the_middle(errors[0])
-    if signals:
-        raise Stopped.one(stage, "was stopped", "the same command goes on from here")
-    if child.returncode != 0 or not results:
-        what = f"ended without an answer: {_last_words(run.log)}"
-        raise in_the_middle(MachineError.one(stage, what, f"the whole story is in {run.log}"))
-    return sum(peaks.values()), results[0]
+    if child.returncode == 0 and results:
+        return Answer(results[0], sum(peaks.values()), stopped=asked > 0)
+    if asked:
+        raise Stopped.one(stage, "was stopped", ending.later)
+    what = f"ended without an answer: {_last_words(run.log)}"
+    raise in_the_middle(MachineError.one(stage, what, f"the whole story is in {run.log}"))
 
 
 def in_the_middle(error: LlmtuneError) -> LlmtuneError:
     """The same error, told as what it is once a run is under way."""
     if error.exit_code == LlmtuneError.exit_code:
         error.exit_code = TrainingError.exit_code
-        error.ending = "what was done is kept; the same command goes on from there."
+        error.ending = KEPT
     return error
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from llmtune import quiet
 from llmtune.errors import LlmtuneError
 from llmtune.events import Events
+from llmtune.files import told_in_words
 from llmtune.held import die_with_holder
 from llmtune.rundir import RunDir
 from llmtune.stages import peak_rss_bytes
@@ -65,11 +66,13 @@ def main(arguments: list[str]) -> int:
     rank = int(os.environ.get("RANK", "0"))
     events = Events(Path(told))
     events.tell("started", rank=rank, pid=os.getpid())
-    die_with_holder(RunDir(Path(request).parent.parent))
+    run = RunDir(Path(request).parent.parent)
+    die_with_holder(run)
     quiet.hush()
     try:
-        asked = json.loads(Path(request).read_text(encoding="utf-8"))
-        result = STAGES[stage](asked, events if rank == 0 else Events(None))
+        with told_in_words(run.root):
+            asked = json.loads(Path(request).read_text(encoding="utf-8"))
+            result = STAGES[stage](asked, events if rank == 0 else Events(None))
         events.tell("peak", rank=rank, bytes=peak_rss_bytes())
         if rank == 0:
             events.result(result)

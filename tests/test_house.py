@@ -17,7 +17,7 @@ ROWS = (
     {"cli", "worker"},
     {"pipeline"},
     {"narration", "summary"},
-    {"check", "stages", "held"},
+    {"asked", "check", "stages", "held"},
     STAGES,
     {"lock"},
     {"models", "data", "plan"},

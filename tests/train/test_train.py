@@ -277,6 +277,13 @@ def test_pain_08_the_loss_of_flattened_rows_is_that_of_the_rows_one_by_one(
     assert undisturbed[1]["heldout_loss"] == pytest.approx(_mean_loss(finished, given.heldout), rel=1e-3)
 
 
+def test_recomputing_activations_trains_the_same_bytes(undisturbed: Run, tiny_base: Path, tmp_path: Path) -> None:
+    """With dropout. It decides nothing but memory, so a run that ran out of it goes on with it."""
+    given = inputs(tiny_base, tmp_path, sft={"activation_checkpointing": True})
+    train(given, NOBODY)
+    assert adapter_bytes(given) == adapter_bytes(undisturbed[0])
+
+
 @pytest.mark.parametrize("stage", [1, 3])
 def test_zero_trains_the_same_adapter(stage: int, undisturbed: Run, tiny_base: Path, tmp_path: Path) -> None:
     """Pain 22: under ZeRO-3 as well the adapter on disk is whole."""
