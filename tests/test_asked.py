@@ -14,10 +14,29 @@ from llmtune.recipe.problems import leaves
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.translate import Facts, base_arguments, translate
 from llmtune.stages import fingerprint
-from tests.recipe.test_translate import FIXED, VALUES, recipe
+from tests.recipe.test_translate import FIXED, VALUES
 
-# Two values of what the plan turns into steps and batches.
-PLANNED: dict[str, tuple[Any, Any]] = {
+# Two values of every key that the test of the arguments does not try.
+REST: dict[str, tuple[Any, Any]] = {
+    "data.train": ("a.csv", "b.csv"),
+    "data.format": ("auto", "alpaca"),
+    "data.columns.question": ("q", "frage"),
+    "data.columns.answer": ("a", "antwort"),
+    "data.columns.system": (None, "s"),
+    "data.system": (None, "Be kind."),
+    "data.heldout": (0.1, "held.jsonl"),
+    "data.unseen": (None, "unseen.jsonl"),
+    "data.general": (None, "general.jsonl"),
+    "data.replay.path": ("a.jsonl", "b.jsonl"),
+    "data.replay.share": (0.1, 0.2),
+    "data.max_tokens": (None, 100),
+    "data.too_long": ("stop", "skip"),
+    "data.on_bad_row": ("stop", "skip"),
+    "evaluation.max_rows": (10, 20),
+    "evaluation.max_new_tokens": (None, 20),
+    "evaluation.batch_size": (1, 2),
+    "merge.onto": ("trained", "original"),
+    "merge.dtype": ("bfloat16", "float32"),
     "training.epochs": (1.0, 2.0),
     "training.max_steps": (None, 5),
     "training.batch_size": (8, 16),
@@ -53,6 +72,22 @@ MADE = {
         "adapter/adapter_model.safetensors", "adapter/README.md",
     )
 }  # fmt: skip
+
+
+def recipe(key: str, value: Any) -> Recipe:
+    """With this key set, and beside it what it cannot be without."""
+    data: dict[str, Any] = {"train": "a.csv"}
+    if key.startswith("data.columns"):
+        data["columns"] = {"question": "x", "answer": "y"}
+    if key.startswith("data.replay"):
+        data["replay"] = {"path": "r.jsonl"}
+    plain: dict[str, Any] = {"base": {"name": "a/b"}, "data": data}
+    *above, last = key.split(".")
+    place = plain
+    for section in above:
+        place = place.setdefault(section, {})
+    place[last] = value
+    return Recipe.model_validate(plain)
 
 
 def facts(one: Recipe) -> Facts:
@@ -102,15 +137,15 @@ def redone(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return {stage for stage in before if before[stage] != after[stage]}
 
 
-@pytest.mark.parametrize("key", sorted(VALUES | PLANNED))
+@pytest.mark.parametrize("key", sorted(VALUES | REST))
 def test_a_key_redoes_what_it_decides(key: str) -> None:
-    first, second = (VALUES | PLANNED)[key]
+    first, second = (VALUES | REST)[key]
     decided = DECIDES[key] if key in DECIDES else DECIDES[key.split(".")[0]]
     assert redone(questions(recipe(key, first)), questions(recipe(key, second))) == decided | {"export"}
 
 
 def test_no_key_is_left_out_of_the_test_above() -> None:
-    assert set(VALUES | PLANNED) == set(leaves()) - FIXED
+    assert set(VALUES | REST) == set(leaves()) - FIXED
 
 
 # Of each file the stages that read it.
