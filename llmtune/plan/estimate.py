@@ -118,7 +118,7 @@ def _ways(
                 continue
             one = training(recipe, shape, counted, device=device.kind, checkpointing=checkpointing)
             together = processes if device.kind == "cpu" else 1
-            yield counted, Memory({part: together * size for part, size in one.parts.items()}), checkpointing
+            yield counted, Memory({part: together * held for part, held in one.parts.items()}), checkpointing
 
 
 def _evaluating(recipe: Recipe, shape: Shape, splits: Splits, device: Device) -> Memory:
@@ -163,7 +163,8 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
         feed_forward=family.ffn,
         layers=family.layers,
         heads=family.heads,
-        kv_width=family.kv_heads * family.head_width,
+        query=family.heads * family.head_width,
+        key=family.kv_heads * family.head_width,
         vocabulary=family.vocab,
         parameters=parameters,
         quantizable=family.layers * sum(into * out for _, into, out in linears),

@@ -12,15 +12,10 @@ from llmtune.recipe.schema import Recipe
 # on a CPU); on a GPU the context of CUDA and the allocator's slack.
 PROCESS_BYTES = {"cpu": 1_050_000_000, "cuda": 700_000_000}
 
-# Tensors of the width of the model, and of the width of its feed-forward, that one layer keeps for the backward pass,
-# a token, counted from the Llama block under autocast with an adapter on each linear layer (two norms, q, k, v and
-# their rotated forms, attention output, two residuals; gate, up, their product and its activation). After Korthikanti
-# et al. 2022, arXiv:2205.05198, whose 34 bytes per token and width are for a block with dropout.
-HIDDEN_TENSORS = 12
-FEED_FORWARD_TENSORS = 5
-
 WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Bytes of a number."""
+TILE = (4096, 32768)
+"""Positions and entries of the vocabulary that TRL's fused head computes at once."""
 COMPARED_TOKENS, COMPARED_BYTES = 128 * 64, 512 << 20
 """Most positions, and most bytes, of the logits that are kept of one model while the other is compared with it."""
 
@@ -33,7 +28,9 @@ class Shape:
     feed_forward: int
     layers: int
     heads: int
-    kv_width: int
+    query: int
+    """Features of a query, over all heads."""
+    key: int
     """Features of a key, or of a value, over all heads that have one of their own."""
     vocabulary: int
     parameters: int
@@ -89,9 +86,7 @@ def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, c
         "adapter": trained * (4 + 4),  # in float32, and its gradient
         "optimiser": 0 if recipe.zero.offload_optimizer and device == "cuda" else moments,
         "activations": kept,
-        "logits": geometry.micro_batch_supervised
-        * shape.vocabulary
-        * (width + 4 + 4),  # as computed, float32, gradient
+        "logits": _trained_logits(shape, geometry.micro_batch_supervised, width, device),
         "process": PROCESS_BYTES[device],
     }
     return Memory(parts)
@@ -100,7 +95,7 @@ def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, c
 def evaluating(recipe: Recipe, shape: Shape, answers: Answers, *, device: str) -> Memory:
     """Base and adapter, answering one batch with a cache of keys and values, or measuring the loss of one."""
     width = WIDTH[recipe.quantization.compute_dtype]
-    cached = answers.rows * (answers.prompt + answers.new) * 2 * shape.kv_width * shape.layers * width
+    cached = answers.rows * (answers.prompt + answers.new) * 2 * shape.key * shape.layers * width
     passes = ((answers.rows, answers.prompt), (1, answers.tokens))
     parts = {
         "weights": _base(recipe, shape),
@@ -137,11 +132,27 @@ def _base(recipe: Recipe, shape: Shape) -> int:
     return int(shape.quantizable * (0.5 + constant / 64) + (shape.parameters - shape.quantizable) * width)
 
 
+def _trained_logits(shape: Shape, supervised: int, width: int, device: str) -> int:
+    """On a GPU TRL's head makes them a tile at a time, beside the states that they come from and their gradient."""
+    if device == "cuda":
+        tile = min(supervised, TILE[0]) * min(shape.vocabulary, TILE[1]) * width
+        return tile + supervised * shape.hidden * (width + 4)
+    return supervised * shape.vocabulary * (width + 4 + 4)  # as computed, in float32, and the gradient
+
+
 def _of_a_layer(recipe: Recipe, shape: Shape, rows: int, tokens: int, device: str) -> int:
-    """What one layer makes of so many rows of so many tokens each."""
+    """What one layer keeps for the backward pass, of so many rows of so many tokens each.
+
+    Counted from the block of Llama: the inputs of its norms (two, and those that some have on query and key) and of its
+    adapters in float32 (each adapter a copy of its own, but for a base in float32, where this is a fifth too much);
+    what attention is made of, and gate, its activation and up, in the number type of the base. Eager attention keeps
+    the softmax of its scores, for all pairs of tokens, in float32 and in that type.
+    """
     width = WIDTH[recipe.quantization.compute_dtype]
-    made = rows * tokens * width * (HIDDEN_TENSORS * shape.hidden + FEED_FORWARD_TENSORS * shape.feed_forward)
+    adapters = sum(into + recipe.adapter.rank for into, _ in shape.adapted) // shape.layers
+    in_float32 = 2 * shape.hidden + shape.query + shape.key + adapters
+    in_width = 2 * shape.query + 3 * shape.key + 3 * shape.feed_forward
+    made = rows * tokens * (4 * in_float32 + width * in_width)
     if recipe.training.attention == "eager" or (recipe.training.attention == "auto" and device == "cpu"):
-        # eager attention keeps the scores and their softmax, for each head, of all pairs of tokens
-        made += 2 * width * shape.heads * rows * tokens * tokens
+        made += (4 if width == 4 else 4 + width) * shape.heads * rows * tokens * tokens
     return made

@@ -45,3 +45,30 @@ def test_an_epoch_sees_every_row_and_at_most_one_step_is_short(
     assert (found.steps_per_epoch - 1) * batch < rows + processes * micro
     assert found.steps_per_epoch * batch >= rows
     assert found.micro_batch * found.accumulation * found.processes == batch
+
+
+@given(
+    rows=some.integers(1, 200),
+    micro=some.integers(1, 4),
+    times=some.integers(1, 4),
+    processes=some.integers(1, 3),
+    epochs=some.sampled_from([0.5, 1.0, 2.0, 2.5]),
+)
+def test_steps_are_those_of_batches_dealt_out_one_by_one(
+    rows: int, micro: int, times: int, processes: int, epochs: float
+) -> None:
+    """Micro-batches in their order, one a process in turn, an optimiser step after so many rounds or at the end."""
+    steps_of_epoch = []
+    step = 0
+    batches = [range(start, min(start + micro, rows)) for start in range(0, rows, micro)]
+    rounds = [batches[start : start + processes] for start in range(0, len(batches), processes)]
+    while rounds:
+        step += 1
+        steps_of_epoch.append(step)
+        rounds = rounds[times:]
+    found = plan(rows, batch_size=micro * times * processes, micro_batch=micro, processes=processes, epochs=epochs)
+    assert found.steps_per_epoch == len(steps_of_epoch)
+    assert found.steps - 1 < epochs * len(steps_of_epoch) <= found.steps
+    warmed = [number for number in range(1, found.steps + 1) if number <= found.warmup_steps]
+    assert len(warmed) - 1 < 0.1 * found.steps <= len(warmed)
+    assert found.evaluate_every * 8 >= found.steps > (found.evaluate_every - 1) * 8

@@ -1,0 +1,241 @@
+"""The memory that is planned is what real models take: bytes of their tensors, counted one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtune.models import family
+from llmtune.plan import estimate, memory
+from llmtune.plan.geometry import geometry
+from llmtune.plan.memory import Answers, Memory, Shape, adapter_parameters
+from llmtune.recipe.schema import Recipe
+from llmtune.recipe.translate import lora_arguments, quantization_arguments
+from tests.tiny_models import write_base
+from tests.trained_models import spec
+
+ARCHITECTURES = ("llama", "qwen3", "gpt2")
+ADAPTERS: list[dict[str, Any]] = [{"rank": 16}, {"rank": 3, "target_modules": ["q_proj", "down_proj"]}]
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bases")
+    return {name: write_base(folder / name, name) for name in ARCHITECTURES}
+
+
+def recipe(**blocks: Any) -> Recipe:
+    return Recipe.model_validate({"base": "x", "data": "y", **blocks})
+
+
+def shape(asked: Recipe, base: Path) -> Shape:
+    found = family.read(base)
+    assert found.parameters is not None
+    return estimate.shape_of(asked, found, found.parameters)
+
+
+def planned(asked: Recipe, base: Path, tokens: int = 64, supervised: int = 20, **changed: Any) -> Memory:
+    usual: dict[str, Any] = {"epochs": 1, "max_steps": None, "evaluations": 1, "warmup": 0.0, "processes": 1}
+    counted = geometry([tokens], [supervised], batch_size=1, micro_batch=1, **usual)
+    counted = replace(counted, **{key: value for key, value in changed.items() if key == "processes"})
+    device, checkpointing = changed.get("device", "cpu"), changed.get("checkpointing", False)
+    return memory.training(asked, shape(asked, base), counted, device=device, checkpointing=checkpointing)
+
+
+def with_adapter(asked: Recipe, base: Path, **changed: Any) -> Any:
+    """The model as training holds it: the base frozen, the adapter in float32."""
+    from peft import LoraConfig, get_peft_model
+
+    from llmtune.models.loading import load_base
+
+    loaded = load_base(
+        spec(base, quantization=quantization_arguments(asked), dtype=asked.quantization.compute_dtype, **changed)
+    )
+    arguments = lora_arguments(asked.adapter, family.read(base).linear_suffixes)
+    model = get_peft_model(loaded, LoraConfig(**arguments, fan_in_fan_out="gpt2" in base.name))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model.train()
+
+
+def bytes_held(model: Any) -> int:
+    """Of the frozen weights, each once, with the constants of those in 4 bits."""
+    found: dict[int, int] = {}
+    for parameter in model.parameters():
+        tensors = [parameter.data]
+        if "Params4bit" in type(parameter).__name__:
+            state = parameter.quant_state
+            tensors += [state.absmax, *([state.state2.absmax] if state.nested else [])]
+        for tensor in tensors:
+            found[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "quantization",
+    [
+        {"type": "nf4", "double": True},
+        {"type": "nf4", "double": False},
+        {"type": "fp4", "compute_dtype": "float32"},
+        {"type": "none"},
+        {"type": "none", "compute_dtype": "float32"},
+    ],
+    ids=lambda value: " ".join(str(part) for part in value.values()),
+)
+def test_pain_15_the_weights_take_what_they_were_planned_to_take(
+    architecture: str, quantization: dict[str, Any], bases: dict[str, Path]
+) -> None:
+    from llmtune.models.loading import load_base
+
+    asked = recipe(quantization=quantization)
+    dtype = asked.quantization.compute_dtype
+    loaded = load_base(spec(bases[architecture], quantization=quantization_arguments(asked), dtype=dtype))
+    # of so small a layer the constants of the constants fill less than a block
+    assert planned(asked, bases[architecture]).parts["weights"] == pytest.approx(bytes_held(loaded), rel=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=("all linear layers", "two named ones"))
+def test_pain_15_the_adapter_has_as_many_numbers_as_planned(
+    architecture: str, adapter: dict[str, Any], bases: dict[str, Path]
+) -> None:
+    if architecture == "gpt2" and "target_modules" in adapter:
+        adapter = {"rank": 3, "target_modules": ["c_proj"]}  # two layers of a block have this name
+    asked = recipe(adapter=adapter, quantization={"type": "none"})
+    model = with_adapter(asked, bases[architecture])
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert adapter_parameters(shape(asked, bases[architecture]), asked.adapter.rank) == trained
+
+
+def test_pain_15_the_optimiser_holds_two_moments_of_each_trained_number(bases: dict[str, Path]) -> None:
+    import torch
+
+    asked = recipe(quantization={"type": "none"})
+    trained = [parameter for parameter in with_adapter(asked, bases["llama"]).parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained)
+    for parameter in trained:
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+    moments = [value for state in optimiser.state.values() for value in state.values() if value.dim() > 0]
+    flat_copy = sum(parameter.numel() * 4 for parameter in trained)  # of DeepSpeed
+    found = planned(asked, bases["llama"])
+    assert found.parts["optimiser"] == sum(one.numel() * one.element_size() for one in moments) + flat_copy
+    assert found.parts["adapter"] == sum(2 * one.numel() * one.element_size() for one in trained)
+
+
+def kept_for_backward(model: Any, tokens: int) -> int:
+    """Bytes of all that autograd keeps of one forward pass, the weights aside, each storage once."""
+    import torch
+
+    known = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if (place := tensor.untyped_storage().data_ptr()) not in known:
+            kept[place] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        ids = torch.arange(4, 4 + tokens)[None]
+        model(input_ids=ids, use_cache=False, logits_to_keep=torch.tensor([tokens - 1]))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("tokens", [32, 200])
+@pytest.mark.parametrize(
+    ("architecture", "attention", "dtype", "most"),
+    [
+        ("llama", "eager", "bfloat16", 1.15),
+        ("llama", "sdpa", "bfloat16", 1.15),
+        ("llama", "eager", "float32", 1.4),
+        ("qwen3", "eager", "bfloat16", 1.15),
+        ("qwen3", "sdpa", "bfloat16", 1.15),
+        ("gpt2", "eager", "bfloat16", 1.15),
+    ],
+)
+def test_pain_15_the_activations_are_those_that_autograd_keeps(
+    architecture: str, attention: str, dtype: str, most: float, tokens: int, bases: dict[str, Path]
+) -> None:
+    asked = recipe(quantization={"compute_dtype": dtype}, training={"attention": attention})
+    real = kept_for_backward(with_adapter(asked, bases[architecture], attention=attention), tokens)
+    found = planned(asked, bases[architecture], tokens=tokens).parts["activations"]
+    assert 0.97 * real < found < most * real
+
+
+def test_recomputed_activations_are_the_inputs_of_the_layers_and_one_layer(bases: dict[str, Path]) -> None:
+    asked = recipe()
+    whole, few = (planned(asked, bases["llama"], checkpointing=way).parts["activations"] for way in (False, True))
+    inputs = 64 * 2 * 64 * 2  # tokens, layers, width, bytes
+    assert few == whole // 2 + inputs
+
+
+def test_eager_attention_is_what_auto_is_on_a_processor_alone(bases: dict[str, Path]) -> None:
+    def activations(attention: str, device: str) -> int:
+        asked = recipe(training={"attention": attention})
+        return planned(asked, bases["llama"], device=device).parts["activations"]
+
+    assert activations("auto", "cpu") == activations("eager", "cpu") > activations("sdpa", "cpu")
+    assert activations("auto", "cuda") == activations("sdpa", "cuda")
+
+
+def test_what_deepspeed_shards_or_offloads_is_not_held(bases: dict[str, Path]) -> None:
+    base = bases["llama"]
+    whole = planned(recipe(), base).parts["optimiser"]
+    assert planned(recipe(), base, processes=4).parts["optimiser"] == whole // 4
+    assert planned(recipe(zero={"stage": 0}), base, processes=4).parts["optimiser"] == whole
+    offloaded = recipe(zero={"offload_optimizer": True})
+    assert planned(offloaded, base, device="cuda").parts["optimiser"] == 0
+    assert planned(offloaded, base, device="cpu").parts["optimiser"] == whole
+
+
+def tensors_of(cache: Any) -> Iterator[Any]:
+    for layer in cache.layers:
+        yield from (layer.keys, layer.values)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_pain_15_the_cache_of_the_evaluation_is_that_of_the_model(architecture: str, bases: dict[str, Path]) -> None:
+    import torch
+
+    from llmtune.models.loading import load_base
+
+    asked = recipe()
+    model = load_base(spec(bases[architecture]))
+    with torch.inference_mode():
+        cache = model(input_ids=torch.ones(3, 50, dtype=torch.int64), use_cache=True).past_key_values
+    answers = Answers(rows=3, prompt=40, new=10, tokens=50, supervised=5)
+    found = memory.evaluating(asked, shape(asked, bases[architecture]), answers, device="cpu")
+    assert found.parts["cache"] == sum(one.numel() * one.element_size() for one in tensors_of(cache))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_pain_15_the_merged_model_is_planned_whole(dtype: str, bases: dict[str, Path]) -> None:
+    from llmtune.models.loading import load_base
+
+    asked = recipe(merge={"dtype": dtype})
+    whole = load_base(spec(bases["qwen3"], quantization=None, dtype=dtype))
+    found = memory.merging(asked, shape(asked, bases["qwen3"]), device="cpu")
+    assert found.parts["weights"] == bytes_held(whole)
+    assert memory.merging(asked, shape(asked, bases["qwen3"]), device="cuda").parts["logits"] == 0
+
+
+def test_the_plan_and_the_stages_agree_on_how_much_is_computed_at_once() -> None:
+    from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
+    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
+
+    from llmtune.evaluate import evaluate, generation
+    from llmtune.merge import parity
+
+    assert memory.TILE == (TOKEN_CHUNK_SIZE, _CHUNKED_LOGPROB_CHUNK_SIZE)
+
+    assert (estimate.MEASURED_TOKENS, estimate.MEASURED_LOGITS) == (
+        generation.TOKENS_AT_ONCE, generation.LOGITS_AT_ONCE,
+    )  # fmt: skip
+    assert estimate.SPARE_TOKENS == evaluate.SPARE_TOKENS
+    assert (memory.COMPARED_TOKENS, memory.COMPARED_BYTES) == (parity.ROWS * parity.POSITIONS, parity.LOGITS)
