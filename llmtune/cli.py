@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from llmtune import __version__
 
 if TYPE_CHECKING:
     from llmtune.console import Console
@@ -29,41 +32,48 @@ Overrides = Annotated[
 Out = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="The run's folder. Default: runs/<name of the recipe>.")
 ]
+EXAMPLE = "recipes/quickstart.yaml --set training.epochs=1"
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-@app.command()
-def run(
-    recipe: RecipeFile,
-    out: Out = None,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
+OnRecipe = Callable[[Path, Path | None, Sequence[str], "Console"], None]
+
+
+def _of_a_recipe(work: OnRecipe) -> OnRecipe:
+    """Make a command of what is done with a recipe: all of them have the same options."""
+
+    @app.command(work.__name__, help=work.__doc__, epilog=f"Example: llmtune {work.__name__} {EXAMPLE}")
+    def command(
+        recipe: RecipeFile,
+        out: Out = None,
+        overrides: Overrides = None,
+        as_json: AsJson = False,
+        debug: Debug = False,
+    ) -> None:
+        with _told(as_json, debug) as console:
+            work(recipe, out, overrides or [], console)
+
+    return work
+
+
+@_of_a_recipe
+def run(recipe: Path, out: Path | None, overrides: Sequence[str], console: Console) -> None:
     """Do everything a recipe asks for. The same command goes on where an earlier one stopped."""
     from llmtune.pipeline import run as run_pipeline
 
-    with _told(as_json, debug) as console:
-        run_pipeline(recipe, out, overrides or [], console)
+    run_pipeline(recipe, out, overrides, console)
 
 
-@app.command()
-def check(
-    recipe: RecipeFile,
-    out: Out = None,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
+@_of_a_recipe
+def check(recipe: Path, out: Path | None, overrides: Sequence[str], console: Console) -> None:
     """Find everything that can be known to go wrong, without loading a weight."""
     from llmtune.pipeline import check_only
 
-    with _told(as_json, debug) as console:
-        check_only(recipe, out, overrides or [], console)
+    check_only(recipe, out, overrides, console)
 
 
-@app.command()
+@app.command(epilog="Example: llmtune show runs/quickstart --json")
 def show(folder: RunFolder, as_json: AsJson = False, debug: Debug = False) -> None:
     """Print what a run made, with its figures and where it lies."""
     from llmtune.summary import show as show_run
@@ -72,7 +82,7 @@ def show(folder: RunFolder, as_json: AsJson = False, debug: Debug = False) -> No
         show_run(folder, console)
 
 
-@app.command()
+@app.command(epilog="Example: llmtune runs")
 def runs(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the runs lie.")] = Path("runs"),
     as_json: AsJson = False,
@@ -85,7 +95,7 @@ def runs(
         list_runs(folder, console)
 
 
-@app.command()
+@app.command(epilog="Example: llmtune chat runs/quickstart")
 def chat(folder: RunFolder, debug: Debug = False) -> None:
     """Talk to what a run made. /base compares with the untuned model, /quit ends."""
     from llmtune.serve.talk import talk
@@ -94,15 +104,19 @@ def chat(folder: RunFolder, debug: Debug = False) -> None:
         talk(folder, console)
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
-) -> None:
-    if version:
-        from llmtune import __version__
-
+def _version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"llmtune {__version__}")
         raise typer.Exit
+
+
+@app.callback(epilog="Example: llmtune run recipes/quickstart.yaml")
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    pass
 
 
 class _told:  # noqa: N801 (used like a function)

@@ -1,0 +1,58 @@
+"""The commands explain themselves, at once."""
+
+from __future__ import annotations
+
+import resource
+import shlex
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from llmtune import __version__, cli
+
+COMMANDS = ("run", "check", "show", "runs", "chat")
+
+
+def told(*arguments: str) -> str:
+    result = CliRunner().invoke(cli.app, list(arguments))
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_help_names_every_command() -> None:
+    listed = told("--help").partition("Commands:")[2]
+    assert [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2].islower()] == [
+        *COMMANDS
+    ]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example_of_itself(command: str) -> None:
+    example = shlex.split(told(command, "--help").partition("Example: ")[2].strip())
+    assert example[:2] == ["llmtune", command]
+    told(*example[1:], "--help")  # its options exist
+
+
+def test_run_and_check_have_the_same_options() -> None:
+    options = [
+        told(command, "--help").partition("Arguments:")[2].partition("Example:")[0] for command in ("run", "check")
+    ]
+    assert options[0] == options[1]
+
+
+def test_the_version_is_printed() -> None:
+    assert told("--version") == f"llmtune {__version__}\n"
+
+
+@pytest.mark.slow
+def test_the_help_takes_less_than_150_milliseconds() -> None:
+    """Of computing, so that what else the machine does is not counted; the best of three."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "llmtune.cli", "--help"], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.15
