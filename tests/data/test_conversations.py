@@ -55,6 +55,12 @@ def test_every_form_becomes_the_same_conversation(tmp_path: Path, row: dict[str,
     assert found[0].source == "rows.jsonl:1"
 
 
+def test_pain_10_nulls_that_a_merged_column_type_filled_in_change_nothing(tmp_path: Path) -> None:
+    nothing = {"tool_calls": None, "tool_call_id": None, "name": None, "weight": None, "arguments": {"city": None}}
+    found, problems, _ = read(tmp_path, {"messages": [{**USER, **nothing}, {**ASSISTANT, **nothing}], "tools": None})
+    assert (problems, [one.messages for one in found]) == ([], [EXCHANGE])
+
+
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_each_form_reads_its_own_example_by_name_and_unasked(tmp_path: Path, form: Any) -> None:
     for data in ({}, {"format": form.name}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,20 @@ def test_tabs_with_loose_quotes_are_text_and_with_whole_ones_quoting(tmp_path: P
     assert [row["A"] for _, row in values(loose)] == ['"Hello" he said', '"', "z"]
     whole = rows(tmp_path / "b.tsv", 'Q\tA\nx\t"two\nlines"\ny\tit\'s\n')
     assert [row["A"] for _, row in values(whole)] == ["two\nlines", "it's"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_pain_10_what_one_row_has_is_not_filled_into_another(tmp_path: Path, name: str) -> None:
+    """The arguments of tool calls, say: of other names and types in every row."""
+    arguments: list[dict[str, object]] = [
+        {"call": {"name": "find", "arguments": {"city": "Ulm", "limit": 3}}},
+        {"call": {"name": "sum", "arguments": {"limit": "three", "of": [1, 2.5, "x", None]}}},
+        {"call": "none"},
+        {},
+    ]
+    lines = [json.dumps(row) for row in arguments]
+    content = "\n".join(lines) if name == "a.jsonl" else f"[{', '.join(lines)}]"
+    assert [found for _, found in values(rows(tmp_path / name, content))] == arguments
 
 
 def test_parquet_rows_are_read(tmp_path: Path) -> None:

@@ -237,7 +237,9 @@ def change_config(adapter: Path, **keys: object) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_a_kind_of_adapter_that_is_not_understood_is_refused(tmp_path: Path, keys: dict[str, object]) -> None:
+def test_pain_40_a_scale_or_a_kind_of_adapter_that_servers_read_otherwise_is_refused(
+    tmp_path: Path, keys: dict[str, object]
+) -> None:
     trained = write_trained(tmp_path, "llama")
     change_config(trained.adapter, **keys)
     assert next(iter(keys)) in refused(trained, tmp_path / "merged")

@@ -71,6 +71,16 @@ def test_lora_is_what_peft_calls_it() -> None:
     }
 
 
+def test_pain_40_the_scale_is_alpha_over_rank_in_every_layer_and_the_start_leaves_the_base_alone() -> None:
+    """Servers read these keys each in its own way, or not at all."""
+    from peft import LoraConfig
+
+    config = LoraConfig(**(translate(recipe("adapter.rank", 8), FACTS)["adapter"] or {}))
+    assert (config.lora_alpha / config.r, config.rank_pattern, config.alpha_pattern) == (2, {}, {})
+    assert (config.use_rslora, config.use_dora, config.lora_bias, config.bias) == (False, False, False, "none")
+    assert (config.init_lora_weights, config.modules_to_save) == (True, None)
+
+
 def test_stage_zero_needs_no_deepspeed() -> None:
     assert translate(recipe("zero.stage", 0), FACTS)["deepspeed"] is None
 

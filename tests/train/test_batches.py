@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pyarrow
@@ -7,6 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from llmtune.errors import DataError
+from llmtune.train import batches
 from llmtune.train.batches import BLOCK, IGNORED, Rows
 from tests.train.setup import END, write_split
 
@@ -76,3 +78,10 @@ def test_groups_hold_every_row_once_and_no_more_tokens_than_asked(rows: Rows) ->
     assert sorted(row for group in groups for row in group) == list(range(len(rows)))
     assert all(sum(rows.length(row) for row in group) <= 2 * longest for group in groups)
     assert len(rows.evenly(1)) == len(rows)
+
+
+def test_pain_20_ranks_find_rows_that_are_tokenised_and_wait_for_nobody() -> None:
+    """Of the data room the training knows what a row is, and nothing that would read, render or tokenise one."""
+    room = Path(batches.__file__).parent
+    imported = re.findall(r"from llmtune\.data\.?(\S*) import", "".join(file.read_text() for file in room.glob("*.py")))
+    assert set(imported) <= {"conversation"}
