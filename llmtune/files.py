@@ -47,7 +47,7 @@ def told_in_words(where: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in REMEDIES:
             raise
-        place = str(where if error.filename is None else error.filename)
+        place = str(error.filename2 or error.filename or where)  # of a copy the one that is written
         told = MachineError.one(place, os.strerror(error.errno).lower(), REMEDIES[error.errno])
         told.ending = KEPT
         raise told from error

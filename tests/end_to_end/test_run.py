@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +72,12 @@ def test_the_summary_keeps_its_keys(finished: Path) -> None:
     found = summary(finished)
     kinds = shape(found)
     assert kinds["stages"] == dict.fromkeys(("data", "train", "evaluate", "merge", "export", "verify"), STAGE)
-    assert kinds["evaluation"] == {"heldout": {"rows": "int", "before": FIGURES, "after": FIGURES}}
-    assert kinds["data"] == {"rows": "int", "tokens": "int", "supervised_tokens": "int"}
+    assert kinds["evaluation"] == {
+        "heldout": {"rows": "int", "lost": "int", "gained": "int", "before": FIGURES, "after": FIGURES}
+    }
+    assert kinds["data"] == {
+        "rows": "int", "replayed_rows": "int", "tokens": "int", "supervised_tokens": "int",
+    }  # fmt: skip
     assert set(kinds) == {
         "name", "base", "finished", "stages", "data", "train", "evaluation", "merge", "verify", "artifacts"
     }  # fmt: skip
@@ -110,11 +116,8 @@ def test_the_same_command_again_does_nothing_and_says_so(finished: Path) -> None
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
 
 
-def test_a_changed_key_redoes_what_depends_on_it_alone(finished: Path, tmp_path: Path) -> None:
-    import shutil
-
-    shutil.copytree(finished, tmp_path / "copy")
-    changed = llmtune(tmp_path / "copy", "run", "shop.yaml", "--set", "merge.dtype=float32")
+def test_a_changed_key_redoes_what_depends_on_it_alone(copy: Path) -> None:
+    changed = llmtune(copy, "run", "shop.yaml", "--set", "merge.dtype=float32")
     assert changed.returncode == 0, changed.stderr
     redone = {line.split()[0] for line in changed.stdout.splitlines() if line.startswith(" ") and line[1] != " "} - {
         line.split()[0] for line in changed.stdout.splitlines() if "as before" in line
@@ -149,19 +152,128 @@ def test_the_same_recipe_and_seed_give_the_same_adapter_whatever_killed_it(finis
     assert found["train"]["adapter_sha256"] == summary(finished)["train"]["adapter_sha256"]
 
 
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A finished run that may be spoiled."""
+    return shutil.copytree(finished, tmp_path / "copy")
+
+
+def undo(folder: Path, stage: str) -> Path:
+    """Let the stage be done again from the beginning; returns what tells that it is at work."""
+    run = folder / "runs" / "shop"
+    (run / "manifest.json").unlink()
+    if stage == "seal":
+        return run
+    (run / "stages" / f"{stage}.json").unlink()
+    for name in {"data": ("data", "tokenizer"), "export": ("adapter",)}.get(stage, ()):
+        shutil.rmtree(run / name)
+    return run
+
+
+def interrupt(folder: Path, sign: Callable[[], bool], number: signal.Signals) -> tuple[int, str]:
+    """Start the run, send it a signal when `sign` is seen, and return how it ended and what it said."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "llmtune.cli", "run", "shop.yaml"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    while not sign():
+        assert running.poll() is None
+        time.sleep(0.001)
+    running.send_signal(number)
+    said, _ = running.communicate(timeout=60)
+    return running.returncode, said
+
+
+def goes_on(folder: Path, finished: Path) -> None:
+    """The same command finishes the run: nothing half-written is part of it, and the proof holds."""
+    run = folder / "runs" / "shop"
+    done = llmtune(folder, "run", "shop.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "as before  best held-out loss" in done.stdout
+    assert summary(folder)["finished"] is True
+    for name in ("data", "tokenizer", "adapter", "merged"):
+        assert hashes(run / name) == hashes(finished / "runs" / "shop" / name)
+    assert list(run.rglob("*.tmp")) == []
+
+
+@pytest.mark.parametrize("stage", ["data", "export"])
+def test_killed_while_a_light_stage_writes_goes_on(stage: str, copy: Path, finished: Path) -> None:
+    run = undo(copy, stage)
+    writing = {"data": "data", "export": ".adapter.*.tmp"}[stage]
+    code, _ = interrupt(copy, lambda: any(run.glob(writing)), signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert not (run / "stages" / f"{stage}.json").exists()
+    assert summary(copy)["finished"] is False
+    goes_on(copy, finished)
+
+
+# The largest file that may be written: less than one that the stage must write, more than all before it.
+LIMITS = {"plan": 2_000, "data": 4_000, "export": 30_000, "seal": 4_200}
+
+
+def limited(folder: Path, stage: str, *, killed: bool) -> subprocess.CompletedProcess[str]:
+    """The run with a limit to its files, as `ulimit -f` sets it: a write beyond it is refused, or kills."""
+    code = (
+        "import resource, signal, sys; resource.setrlimit(resource.RLIMIT_CORE, (0, 0));"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMITS[stage]},) * 2);"
+        f"signal.signal(signal.SIGXFSZ, signal.{'SIG_DFL' if killed else 'SIG_IGN'});"
+        "sys.argv = ['llmtune', 'run', 'shop.yaml']; from llmtune import cli; cli.main()"
+    )
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("stage", ["data", "export", "seal"])
+def test_killed_in_the_middle_of_a_file_goes_on(stage: str, copy: Path, finished: Path) -> None:
+    run = undo(copy, stage)
+    assert limited(copy, stage, killed=True).returncode == -signal.SIGXFSZ
+    assert list(run.rglob(".*.tmp")), "nothing is half written"
+    assert summary(copy)["finished"] is False
+    goes_on(copy, finished)
+
+
+@pytest.mark.parametrize("stage", LIMITS)
+def test_a_write_that_is_refused_is_told_and_leaves_nothing_half_written(stage: str, copy: Path) -> None:
+    run = copy / "runs" / "shop" if stage == "plan" else undo(copy, stage)
+    failed = limited(copy, stage, killed=False)
+    assert failed.returncode == 2, failed.stderr
+    assert "file too large" in failed.stderr
+    assert "runs/shop" in failed.stderr
+    assert "ulimit -f" in failed.stderr
+    assert "the same command goes on from there" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert list(run.rglob(".*.tmp")) == []
+    assert not (stage == "data" and (run / "data").exists())
+    assert not (stage == "export" and (run / "adapter").exists())
+
+
+@pytest.mark.parametrize("stage", ["data", "merge"])
+def test_a_stop_tells_what_is_true_of_its_stage(stage: str, copy: Path) -> None:
+    run = undo(copy, stage)
+    events = run / "stages" / "merge.events.jsonl"
+    events.unlink()
+    code, said = interrupt(copy, (run / "data").exists if stage == "data" else events.exists, signal.SIGTERM)
+    assert code == 75, said
+    assert re.search(rf"^{stage} +was stopped$", said, re.MULTILINE), said
+    assert "the same command does this stage again" in said
+    assert "step under way" not in said
+    assert "Traceback" not in said
+
+
 def test_a_stopped_run_says_how_to_go_on_and_goes_on(tmp_path: Path) -> None:
     folder = make(tmp_path)
     events = folder / "runs" / "shop" / "stages" / "train.events.jsonl"
     running = subprocess.Popen(
         [sys.executable, "-m", "llmtune.cli", "run", "shop.yaml", "--set", "training.epochs=40"],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     while not (events.exists() and '"progress"' in events.read_text()):
         assert running.poll() is None
         time.sleep(0.05)
     os.kill(running.pid, signal.SIGINT)
-    _, said = running.communicate(timeout=60)
+    said, _ = running.communicate(timeout=60)
     assert running.returncode == 75, said
+    assert "a step under way is finished and saved first" in said
     assert "the same command goes on" in said
     assert "Traceback" not in said
 
