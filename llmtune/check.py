@@ -67,7 +67,8 @@ class Problems:
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
-        self._keys = {*leaves(), "base", "data"}
+        dotted = [leaf.split(".") for leaf in leaves()]
+        self._keys = {".".join(parts[:depth]) for parts in dotted for depth in range(1, len(parts) + 1)}
         self.found: list[Problem] = []
 
     def of(self, work: Callable[[], T]) -> T | None:
@@ -99,6 +100,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str]) -> Checked:
     recipe, beside = loaded.recipe, loaded.beside
     run = RunDir((out or Path("runs") / loaded.name).absolute())
     problems = Problems(loaded)
+    problems.add(loaded.broken)
     problems.add(list(_folder(run, loaded)))
     here = machine.device(recipe.launch.processes)
     problems.add(machine.problems(here, recipe.launch.processes, machine.torch_version()))
@@ -117,7 +119,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str]) -> Checked:
     if base is not None and weights is not None and sizes is not None:
         parameters = sizes.parameters or source.count_parameters(base, weights)
         problems.add(list(_space(run, recipe, parameters, base, weights)))
-        if prepared is not None:
+        if prepared is not None and not loaded.broken:
             planned = problems.of(lambda: plan(recipe, sizes, parameters, prepared.splits, here))
     if problems.found or not (base and sizes and words and prepared and planned):
         raise RecipeError(problems.found)

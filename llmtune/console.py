@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 BARS = "▁▂▃▄▅▆▇█"
-PLAIN_EVERY_SECONDS = 15.0
+LINE_EVERY_SECONDS = 15.0
+LINE_EVERY_SHARE = 0.1
+"""Of the time that a stage has taken so far: an hour gets some forty lines, a day some seventy."""
 
 
 class Console:
@@ -37,14 +39,19 @@ class Console:
         self.rich.print(f"[bold]{escape(name)}[/]  {escape(text)}\n")
 
     def stage(self, name: str, text: RenderableType, seconds: float | None = None) -> None:
-        """A line of the run: the stage, what came of it, and how long it took."""
+        """A line of the run: the stage, what came of it, and how long it took. In a pipe it stays one line."""
         from rich.table import Table
 
-        grid = Table.grid(padding=(0, 1), expand=self.is_terminal)
+        took = "" if seconds is None else f"  {duration(seconds)}"
+        if not self.is_terminal:
+            line = self.rich.render_str(text) if isinstance(text, str) else text
+            self.rich.print(f" {name:<8} ", line, took, sep="", soft_wrap=True)
+            return
+        grid = Table.grid(padding=(0, 1), expand=True)
         grid.add_column(width=9, style="bold cyan", no_wrap=True)
         grid.add_column(ratio=1)
         grid.add_column(justify="right", style="dim", no_wrap=True)
-        grid.add_row(f" {name}", text, "" if seconds is None else duration(seconds))
+        grid.add_row(f" {name}", text, took)
         self.rich.print(grid)
 
     def more(self, text: RenderableType) -> None:
@@ -85,9 +92,8 @@ class Console:
     @contextmanager
     def progress(self, stage: str) -> Iterator[Progress]:
         """Shows a stage while it runs: a live view on a terminal, a line now and then elsewhere."""
-        progress = Progress(stage)
+        progress = Progress(stage, self)
         if not self.is_terminal or self.as_json:
-            progress.plain = self
             yield progress
             return
         from rich.live import Live
@@ -99,51 +105,67 @@ class Console:
 class Progress:
     """What a stage told so far, and how it looks."""
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, console: Console) -> None:
         self.stage = stage
-        self.plain: Console | None = None
+        self.console = console
         self.numbers: dict[str, Any] = {}
         self.losses: list[float] = []
-        self.notes: list[str] = []
+        self.heldout: list[tuple[float, int]] = []
+        """Each held-out loss, with the step that it was measured at."""
         self.done = self.total = 0
         self.first: tuple[float, int] | None = None
-        self.last_plain = time.monotonic()
-        self.now = 0.0
+        """When the first part of what is counted now was done, and which one it was."""
+        self.began = self.last_line = self.now = time.time()
 
     def __call__(self, event: Event) -> None:
         match event["kind"]:
             case "progress":
                 self._move(event)
             case "note":
-                self.notes.append(event["text"])
-                if self.plain is not None:
-                    self.plain.more(event["text"])
+                self.console.stage(self.stage, escape(event["text"]))
 
     def _move(self, event: Event) -> None:
-        self.done, self.total = event["done"], event["total"]
+        if event["total"] != self.total:
+            self.first = None
+        self.done, self.total, self.now = event["done"], event["total"], event["time"]
         self.numbers = {k: v for k, v in event.items() if k not in ("kind", "time", "done", "total") and v is not None}
         if self.first is None:
-            self.first = (event["time"], self.done)
+            self.first = (self.now, self.done)
         if "loss" in self.numbers:
             self.losses.append(self.numbers["loss"])
-        self.now = event["time"]
-        if self.plain is not None and time.monotonic() - self.last_plain > PLAIN_EVERY_SECONDS:
-            self.last_plain = time.monotonic()
-            self.plain.stage(self.stage, f"{self.done}/{self.total}  {'  '.join(self.words())}")
+        if "heldout_loss" in self.numbers:
+            self.heldout.append((self.numbers["heldout_loss"], self.done))
+        if not self.console.is_terminal and self.done < self.total:
+            self._tell_now_and_then()
+
+    def _tell_now_and_then(self) -> None:
+        """Where lines stay: ever more seldom, so that a long run does not fill a log."""
+        if self.now - self.last_line > max(LINE_EVERY_SECONDS, (self.now - self.began) * LINE_EVERY_SHARE):
+            self.last_line = self.now
+            self.console.stage(self.stage, "  ".join([self.count(), *self.words()]))
 
     def seconds_left(self) -> float | None:
-        """From the rate since the first sign; None until there is one."""
-        if self.first is None or self.done <= self.first[1]:
+        """From the rate since the first sign, and counting down between two; None where nothing can be said."""
+        if self.first is None or not self.first[1] < self.done < self.total:
             return None
-        return (self.now - self.first[0]) / (self.done - self.first[1]) * (self.total - self.done)
+        left = (self.now - self.first[0]) / (self.done - self.first[1]) * (self.total - self.done)
+        return max(left - (time.time() - self.now), 0)
+
+    def count(self) -> str:
+        """`248/402`, `0.3 of 1.2 GB`, `3/12 rows compared`."""
+        if self.numbers.get("unit") == "bytes":
+            return f"{size(self.done)} of {size(self.total)}"
+        return f"{self.done}/{self.total} {self.numbers.get('unit', '')}".rstrip()
 
     def words(self) -> list[str]:
         """The numbers that matter, in the order that they matter."""
         numbers, words = self.numbers, []
         if "loss" in numbers:
             words.append(f"loss {numbers['loss']:.2f} {sparkline(self.losses)}")
-        if "heldout_loss" in numbers:
-            words.append(f"held-out {numbers['heldout_loss']:.2f}")
+        if self.heldout:
+            best, step = min(self.heldout)
+            better = "" if best == self.heldout[-1][0] else f" (best {best:.2f} at {step})"
+            words.append(f"held-out {self.heldout[-1][0]:.2f}{better}")
         if "tokens_per_second" in numbers:
             words.append(f"{numbers['tokens_per_second']:,.0f} tok/s")
         if "supervised_tokens_per_second" in numbers:
@@ -152,7 +174,9 @@ class Progress:
             words.append(size(numbers["rss"]))
         left = self.seconds_left()
         if left is not None:
-            words.append(f"{duration(left)} left")
+            words.append(f"{duration(max(round(left), 1), whole=True)} left")
+        elif self.done and self.done == self.total:
+            words.append("finishing")
         return words
 
     def __rich__(self) -> RenderableType:
@@ -164,13 +188,12 @@ class Progress:
         grid.add_column(width=9, style="bold cyan", no_wrap=True)
         grid.add_column(ratio=1)
         bar = Table.grid(padding=(0, 1))
-        bar.add_row(ProgressBar(total=max(self.total, 1), completed=self.done, width=40), f"{self.done}/{self.total}")
-        grid.add_row(f" {self.stage}", bar if self.total else "starting")
+        bar.add_row(ProgressBar(total=max(self.total, 1), completed=self.done, width=40), self.count())
+        waited = duration(time.time() - self.began, whole=True)
+        grid.add_row(f" {self.stage}", bar if self.total else f"starting  {waited}")
         lines = self.words()
         if lines:
             grid.add_row("", "  ".join(lines))
-        for note in self.notes[-2:]:
-            grid.add_row("", note)
         return Group(grid)
 
 
@@ -196,24 +219,24 @@ def sparkline(values: Sequence[float], width: int = 8) -> str:
     """The course of a number in a few characters, averaged into `width` bins."""
     if not values:
         return ""
-    bins = [values[len(values) * n // width : max(len(values) * (n + 1) // width, len(values) * n // width + 1)]
-            for n in range(min(width, len(values)))]  # fmt: skip
+    count, width = len(values), min(width, len(values))
+    bins = [values[count * n // width : count * (n + 1) // width] for n in range(width)]
     means = [sum(part) / len(part) for part in bins]
     low, high = min(means), max(means)
     span = high - low or 1.0
     return "".join(BARS[round((mean - low) / span * (len(BARS) - 1))] for mean in means)
 
 
-def duration(seconds: float) -> str:
-    """`1.1 s`, `48 s`, `4 min 51 s`, `2 h 05 min`."""
-    if seconds < 10:
+def duration(seconds: float, *, whole: bool = False) -> str:
+    """`1.1 s` (`1 s` when asked for whole ones), `48 s`, `4 min 51 s`, `2 h 05 min`."""
+    if seconds < 10 and not whole:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02d} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
 
 
 def size(number: float) -> str:

@@ -214,12 +214,11 @@ def _follow(
     peaks: dict[int, int] = {}
     results: list[Result] = []
     errors: list[LlmtuneError] = []
-    asked = 0
+    asked = told = 0
 
     def hand_on(*_: object) -> None:
         nonlocal asked
         asked += 1
-        watch({"kind": "note", "text": ending.now if asked == 1 else BEGINS_AGAIN.now})
         for pid in workers or [child.pid]:
             try:
                 os.kill(pid, signal.SIGTERM if asked == 1 else signal.SIGKILL)
@@ -243,6 +242,9 @@ def _follow(
                         results.append(event["value"])
                     case _:
                         watch(event)
+            if told < asked:  # not where the signal came, which may be in the middle of a line
+                told = asked
+                watch({"kind": "note", "text": ending.now if asked == 1 else BEGINS_AGAIN.now})
             if running:
                 time.sleep(0.1)
     finally:

@@ -42,7 +42,7 @@ def test_every_script_is_there_and_can_be_run(line: str) -> None:
 def test_every_recipe_in_it_is_one(text: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(text)
-    load(file)
+    assert load(file).broken == []
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!http)([^)#]+)\)", README))

@@ -41,13 +41,21 @@ class Loaded:
     def name(self) -> str:
         return self.recipe.name or self.file.stem
 
+    @property
+    def broken(self) -> list[Problem]:
+        """What does not fit together in it."""
+        return [
+            Problem(self.where(rule.keys[0]), f"{' and '.join(rule.keys)}: {rule.says}", rule.do)
+            for rule in broken_rules(self.recipe)
+        ]
+
     def where(self, key: str) -> str:
         """`shop.yaml:7:3` of a dotted key, or of the nearest mapping above it that was written."""
         return place_of(self.positions, tuple(key.split(".")), self.file)
 
 
 def load(file: Path, overrides: Sequence[str] = ()) -> Loaded:
-    """Read, override (`training.epochs=1`) and check a recipe.
+    """Read a recipe and override keys of it (`training.epochs=1`).
 
     Raises:
         RecipeError: with every problem that was found, each with file, line and column.
@@ -60,14 +68,7 @@ def load(file: Path, overrides: Sequence[str] = ()) -> Loaded:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError(problems_of(error, positions, file)) from None
-    loaded = Loaded(recipe, file, positions)
-    problems = [
-        Problem(loaded.where(rule.keys[0]), f"{' and '.join(rule.keys)}: {rule.says}", rule.do)
-        for rule in broken_rules(recipe)
-    ]
-    if problems:
-        raise RecipeError(problems)
-    return loaded
+    return Loaded(recipe, file, positions)
 
 
 def _read(file: Path) -> str:

@@ -45,12 +45,6 @@ RULES = (
         "remove one of the two",
     ),
     Rule(
-        ("data.format", "data.columns"),
-        lambda r: r.data.columns is None and r.data.format == "columns",
-        "the columns to read are not named",
-        "add `columns: {question: ..., answer: ...}`",
-    ),
-    Rule(
         ("quantization.double", "quantization.type"),
         lambda r: r.quantization.type == "none" and _set(r.quantization, "double"),
         "without quantization there are no constants to quantize",

@@ -82,6 +82,10 @@ BAD: dict[str, tuple[Change, list[str]]] = {
     "empty answer": (add(row(ASKED, ("assistant", " "))), ["rows.jsonl:31", "empty"]),
     "too long": (add(row(ASKED, ("assistant", "kettle " * 300))), ["rows.jsonl:31", "tokens", "data.too_long: skip"]),
     "one row repeated": (write(GOOD.splitlines(keepends=True)[0] * 40), ["rows.jsonl", "same"]),
+    "columns that are not named": (
+        recipe_line("  format: columns"),
+        ["shop.yaml:2:1", "format: columns needs the names of the columns", "write rows such as"],
+    ),
     "layer that is not there": (
         recipe_line("adapter: {target_modules: [q_proj, query]}"),
         ["shop.yaml:4:11", "no layer query", "q_proj"],
@@ -112,9 +116,11 @@ def test_what_is_wrong_in_several_places_is_told_at_once(
     recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(GOOD + row(ASKED) + row(ASKED, ("bot", "yo")))(recipe.parent)
-    recipe_line("  unseen: nowhere.jsonl\nadapter: {target_modules: [query]}")(recipe.parent)
+    recipe_line("  unseen: nowhere.jsonl\nadapter: {target_modules: [query]}\ntraining: {micro_batch: 3}")(
+        recipe.parent
+    )
     _, said = answer(capsys, monkeypatch, "check", "shop.yaml")
-    for words in ("rows.jsonl:31", "rows.jsonl:32", "nowhere.jsonl", "no layer query"):
+    for words in ("cannot be shared out evenly", "rows.jsonl:31", "rows.jsonl:32", "nowhere.jsonl", "no layer query"):
         assert words in said
 
 

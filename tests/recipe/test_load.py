@@ -149,7 +149,6 @@ BREAKS = {
     "training.max_steps": "training: {max_steps: 10, epochs: 2}",
     "training.batch_size": "training: {batch_size: 10, micro_batch: 4}",
     "data.columns": "data: {train: x, format: alpaca, columns: {question: a, answer: b}}",
-    "data.format": "data: {train: x, format: columns}",
     "quantization.double": "quantization: {type: none, double: true}",
     "zero.offload_optimizer": "zero: {stage: 0, offload_optimizer: true}",
     "merge": "merge: {onto: original}\nexport: [adapter]",
@@ -165,6 +164,6 @@ def test_every_rule_is_broken_by_a_recipe_that_breaks_it(tmp_path: Path, rule: o
     assert isinstance(rule, Rule)
     broken = "export: [adapter, adapter]" if "twice" in rule.says else BREAKS[rule.keys[0]]
     text = broken if broken.startswith("data:") else f"data: x\n{broken}"
-    (problem,) = problems(tmp_path, f"base: a/b\n{text}\n")
+    (problem,) = read(tmp_path, f"base: a/b\n{text}\n").broken
     assert rule.says in problem.what
     assert problem.do == rule.do

@@ -1,0 +1,79 @@
+"""What a person sees while a stage runs, on a terminal and in the log of a machine."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from llmtune.console import Console, Progress, duration, sparkline
+
+
+def told(done: int, total: int, seconds: float, **numbers: Any) -> dict[str, Any]:
+    """A stage's sign of life, `seconds` after a moment just before now."""
+    return {"kind": "progress", "time": time.time() - 100 + seconds, "done": done, "total": total, **numbers}
+
+
+@pytest.fixture
+def progress() -> Progress:
+    return Progress("train", Console())
+
+
+def test_a_sparkline_shows_the_course_of_few_and_of_many_values() -> None:
+    assert sparkline([3.0, 2.0, 1.0]) == "█▅▁"
+    assert sparkline([float(n) for n in range(80, 0, -1)]) == "█▇▆▅▄▃▂▁"
+    assert sparkline([]) == ""
+
+
+def test_the_time_left_follows_the_rate_and_counts_down(progress: Progress) -> None:
+    progress(told(10, 100, 0))
+    assert progress.seconds_left() is None  # one sign is no rate
+    progress(told(20, 100, 100))
+    assert progress.seconds_left() == pytest.approx(800, abs=1)
+    progress.now -= 30  # the last sign was half a minute ago
+    progress.first = (progress.first[0] - 30, progress.first[1]) if progress.first else None
+    assert progress.seconds_left() == pytest.approx(770, abs=1)
+
+
+def test_no_time_is_left_to_tell_when_all_is_done_but_the_rest(progress: Progress) -> None:
+    progress(told(1, 8, 0))
+    progress(told(8, 8, 50))
+    assert progress.words() == ["finishing"]
+
+
+def test_another_thing_that_is_counted_begins_anew(progress: Progress) -> None:
+    progress(told(49_152, 197_248, 0, unit="bytes"))
+    progress(told(98_304, 197_248, 10, unit="bytes"))
+    assert progress.count() == "98 kB of 197 kB"
+    progress(told(1, 12, 80, unit="rows compared"))
+    assert progress.count() == "1/12 rows compared"
+    assert progress.seconds_left() is None
+    progress(told(2, 12, 100, unit="rows compared"))
+    assert progress.seconds_left() == pytest.approx(200, abs=1)
+
+
+def test_the_heldout_loss_stays_in_sight_with_the_best_one(progress: Progress) -> None:
+    progress(told(200, 402, 0, loss=0.9, heldout_loss=0.904))
+    progress(told(240, 402, 1, loss=0.8, heldout_loss=0.913))
+    progress(told(248, 402, 2, loss=0.84))
+    assert "held-out 0.91 (best 0.90 at 200)" in progress.words()
+
+
+def test_a_log_gets_whole_lines_and_few_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """A day of training that tells of itself every second."""
+    shown = Console()
+    with shown.progress("train") as progress:
+        for second in range(86_400):
+            progress(told(second, 86_400, 100 + second, loss=1.0))
+        progress({"kind": "note", "text": "goes on from step 3 of 6" + " and so on" * 20})
+    lines = capsys.readouterr().out.splitlines()
+    assert 20 < len(lines) < 100
+    assert lines[-1].startswith(" train    goes on from step 3 of 6 and so on")
+    assert lines[-1].endswith("and so on")
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
+def test_durations_are_as_exact_as_they_are_known() -> None:
+    assert [duration(n) for n in (1.12, 48, 291, 7500)] == ["1.1 s", "48 s", "4 min 51 s", "2 h 05 min"]
+    assert duration(1.12, whole=True) == "1 s"
