@@ -183,6 +183,25 @@ def test_no_compiler_is_said_at_check(
     assert (code, "compiler" in said) == (2, True), said
 
 
+def test_more_processes_than_gpus_are_said_at_check(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = recipe.parent / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(
+        "#!/bin/sh\necho '0, GPU-1, NVIDIA T4, 14000, 15360'\necho '1, GPU-2, NVIDIA T4, 14000, 15360'\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    recipe_line("launch: {processes: 2}")(recipe.parent)
+    code, said = answer(capsys, monkeypatch, "check", "shop.yaml")
+    assert (code, "shop.yaml:4:10" in said, "there is 1 GPU to give them" in said) == (2, True, True), said
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    _, said = answer(capsys, monkeypatch, "check", "shop.yaml")
+    assert "to give them" not in said
+
+
 def test_a_full_disk_is_said_at_check(
     recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
