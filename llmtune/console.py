@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -260,23 +260,3 @@ def marked(pieces: Sequence[tuple[str, bool]], *, colour: bool) -> Text:
         else:
             text.append(f"▌{shown}▐")
     return text
-
-
-def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
-    """Before and after, a row a figure."""
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 3, 0, 0))
-    table.add_column("  ")
-    for column in ("before", "after"):
-        table.add_column(column, justify="right")
-    names = {"heldout": "held-out", "unseen": "unseen phrasing", "general": "general skills"}
-    for split, name in names.items():
-        if split not in evaluation:
-            continue
-        before, after = evaluation[split]["before"], evaluation[split]["after"]
-        table.add_row(f"  [bold]{name}[/] ({evaluation[split]['rows']} rows)", "", "")
-        table.add_row("    loss", f"{before['loss']:.2f}", f"{after['loss']:.2f}")
-        for key, words in (("exact", "exact answer"), ("token_f1", "answer F1"), ("rouge_l", "ROUGE-L")):
-            table.add_row(f"    {words}", f"{before[key]:.1%}", f"{after[key]:.1%}")
-    return table

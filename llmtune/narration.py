@@ -8,19 +8,26 @@ from typing import Any
 
 from llmtune.check import Checked
 from llmtune.console import Console, escape, marked, size
-from llmtune.recipe.schema import Recipe
 from llmtune.stages import Record
 
 Result = Mapping[str, Any]
+SPLITS = ("train", "heldout", "unseen", "general")
 
 
-def headline(checked: Checked) -> str:
-    """`Qwen3-0.6B + LoRA r16 on NF4, 4,514 training rows of tickets.csv`."""
-    recipe = checked.loaded.recipe
-    on = "" if recipe.quantization.type == "none" else f" on {recipe.quantization.type.upper()}"
-    rows = checked.prepared.audit.splits["train"].rows
-    source = Path(recipe.data.train).name + (" and replay" if recipe.data.replay is not None else "")
-    return f"{Path(recipe.base.name).name} + LoRA r{recipe.adapter.rank}{on}, {rows:,} training rows of {source}"
+def say_title(checked: Checked, console: Console) -> None:
+    """What is about to be made, in one line."""
+    audit = checked.prepared.audit
+    recipe = checked.loaded.recipe.model_dump(mode="json")
+    console.title(checked.loaded.name, headline(recipe, audit.splits["train"].rows, audit.replayed))
+
+
+def headline(recipe: Mapping[str, Any], rows: int, replayed: int) -> str:
+    """`Qwen3-0.6B + LoRA r16 on NF4, 4,514 rows of tickets.csv + 1,505 of replay`."""
+    kind = recipe["quantization"]["type"]
+    base, on = Path(recipe["base"]["name"]).name, "" if kind == "none" else f" on {kind.upper()}"
+    trained = f"{rows - replayed:,} rows of {Path(recipe['data']['train']).name}"
+    more = f" + {replayed:,} of replay" if replayed else ""
+    return f"{base} + LoRA r{recipe['adapter']['rank']}{on}, {trained}{more}"
 
 
 def say_check(checked: Checked, console: Console) -> None:
@@ -47,20 +54,25 @@ def say_plan(checked: Checked, console: Console) -> None:
     console.more(f"{at}: {parts}")
 
 
-def say_data(checked: Checked, record: Record, console: Console) -> None:
-    """What is trained, exactly: counts, what was left out, and rows to look at."""
+def say_data(record: Record, console: Console) -> None:
+    """What is trained, exactly: counts, and what was left out."""
     result = record.result
     say(
         "data", record, console,
         f"{result['tokens']:,} tokens, {result['supervised_tokens']:,} trained;"
         " every row has trained tokens, all decode to the answer",
     )  # fmt: skip
-    for name, split in result["splits"].items():
+    for name in (name for name in SPLITS if name in result["splits"]):
+        split = result["splits"][name]
         longest = f"longest {split['longest']} tokens ({split['longest_source']})"
         console.more(escape(f"{name}: {split['rows']:,} rows, {longest}"))
     if result["rejected"]:
         left_out = ", ".join(f"{rows:,} of {name}" for name, rows in result["rejected"].items())
         console.more(escape(f"left out: {left_out}; listed in data/rejected.jsonl"))
+
+
+def say_rows(checked: Checked, console: Console) -> None:
+    """Rows to look at, with what is trained of them."""
     for row in checked.prepared.audit.shown:
         console.more(escape(row.source))
         console.more(marked(row.pieces, colour=console.is_terminal))
@@ -74,7 +86,7 @@ def say_train(record: Record, console: Console) -> None:
     best = f"best held-out loss {result['heldout_loss']:.3f} at step {result['best_step']} of {result['total_steps']}"
     say("train", record, console, best + early + resumed)
     if not record.again:
-        size_of = f"{adapter['parameters']:,} numbers in {adapter['pairs']} layers"
+        size_of = f"{adapter['parameters']:,} numbers trained in {adapter['pairs']} layers"
         console.more(f"{size_of}: none missing, not zero, what was saved equals what was trained")
 
 
@@ -84,15 +96,26 @@ def say_evaluate(record: Record, console: Console) -> None:
     say("evaluate", record, console, f"{rows:,} answers before and after")
 
 
-def say_merge(recipe: Recipe, record: Record, console: Console) -> None:
+def say_merge(record: Record, console: Console) -> None:
     """The measured distance between the merged model and the adapter."""
     parity = record.result
-    onto = "the weights it was trained on" if recipe.merge.onto == "trained" else "the original weights"
+    onto = "the weights it was trained on" if parity["onto"] == "trained" else "the original weights"
     say(
         "merge", record, console,
         f"onto {onto}; largest logit difference {parity['max_abs_logit_diff']:.2g},"
         f" mean {parity['mean_abs_logit_diff']:.2g}; {parity['equal_greedy_tokens']:.2%} of greedy tokens equal",
     )  # fmt: skip
+
+
+def say_export(record: Record, console: Console) -> None:
+    """What is handed on."""
+    say("export", record, console, " and ".join(record.result))
+
+
+def say_verify(record: Record, console: Console) -> None:
+    """That others can load it, and get what was trained."""
+    text = "reloaded in a fresh process with transformers and PEFT alone: same answers"
+    say("verify", record, console, text)
 
 
 def say(stage: str, record: Record, console: Console, text: str) -> None:

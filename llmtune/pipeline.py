@@ -20,7 +20,18 @@ from llmtune.held import held
 from llmtune.lock import write_lock
 from llmtune.merge.inputs import MergeInputs
 from llmtune.models.spec import BaseSpec
-from llmtune.narration import headline, say, say_check, say_data, say_evaluate, say_merge, say_plan, say_train
+from llmtune.narration import (
+    say_check,
+    say_data,
+    say_evaluate,
+    say_export,
+    say_merge,
+    say_plan,
+    say_rows,
+    say_title,
+    say_train,
+    say_verify,
+)
 from llmtune.recipe.translate import base_arguments, translate
 from llmtune.stages import SAVES, Record, clear, fingerprint, in_process, in_worker, stoppable
 from llmtune.summary import print_summary
@@ -34,7 +45,7 @@ def check_only(file: Path, out: Path | None, overrides: Sequence[str], console: 
     """`llmtune check`: check and plan, and write nothing."""
     with stoppable("check", NOTHING_STARTED):
         checked = check(file, out, overrides)
-    console.title(checked.loaded.name, headline(checked))
+    say_title(checked, console)
     say_check(checked, console)
     say_plan(checked, console)
     console.blank()
@@ -56,17 +67,18 @@ def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console
     ):
         checked.run.create()
         with held(checked.run):
-            console.title(checked.loaded.name, headline(checked))
+            say_title(checked, console)
             Run(checked, console).all_stages()
             print_summary(checked.run, console)
 
 
 def data_facts(checked: Checked) -> dict[str, Any]:
-    """Counts of the data stage; `rows`, `tokens` and `supervised_tokens` are those that are trained on."""
+    """Counts of the data stage; what is on top is of the rows that are trained on, replayed ones among them."""
     audit = checked.prepared.audit
     train = audit.splits["train"]
     return {
         "rows": train.rows,
+        "replayed_rows": audit.replayed,
         "tokens": train.tokens,
         "supervised_tokens": train.supervised,
         "splits": {name: asdict(split) for name, split in audit.splits.items()},
@@ -137,7 +149,8 @@ class Run:
             return data_facts(self.checked)
 
         record = in_process(self.dir, "data", self.asked.data(), made, work)
-        say_data(self.checked, record, self.console)
+        say_data(record, self.console)
+        say_rows(self.checked, self.console)
         return record
 
     def train(self, data: Record) -> Record:
@@ -204,7 +217,7 @@ class Run:
             record = in_worker(
                 run, "merge", asked, [run.merged, run.parity], asdict(request), progress, environment=self.environment
             )
-        say_merge(self.recipe, record, self.console)
+        say_merge(record, self.console)
         return record
 
     def export(self, data: Record, train: Record, evaluate: Record, merge: Record | None) -> Record:
@@ -230,7 +243,7 @@ class Run:
         )
         made = [getattr(run, name) for name in self.recipe.export]
         record = in_process(run, "export", asked, made, lambda: export(request))
-        say("export", record, self.console, " and ".join(record.result))
+        say_export(record, self.console)
         return record
 
     def verify(self, train: Record, merge: Record | None, export: Record) -> Record:
@@ -246,8 +259,7 @@ class Run:
         )
         with self.console.progress("verify") as progress:
             record = in_worker(run, "verify", asked, [], asdict(request), progress, environment=self.environment)
-        text = "reloaded in a fresh process with transformers and PEFT alone: same answers"
-        say("verify", record, self.console, text)
+        say_verify(record, self.console)
         return record
 
     def seal(self) -> None:

@@ -64,13 +64,18 @@ def fingerprint(asked: object) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=list).encode()).hexdigest()
 
 
-def done(run: RunDir, stage: str, asked: object) -> Record | None:
-    """The record of the stage if it was asked the same before and all it made is still there, unchanged."""
+def read_record(run: RunDir, stage: str) -> Record | None:
+    """What is written of a stage that is done; None where nothing is, or nothing that is a record."""
     try:
-        record = Record(**json.loads(run.stage(stage).read_text(encoding="utf-8")), again=True)
+        return Record(**json.loads(run.stage(stage).read_text(encoding="utf-8")), again=True)
     except (OSError, ValueError, TypeError):
         return None
-    if record.fingerprint != fingerprint(asked):
+
+
+def done(run: RunDir, stage: str, asked: object) -> Record | None:
+    """The record of the stage if it was asked the same before and all it made is still there, unchanged."""
+    record = read_record(run, stage)
+    if record is None or record.fingerprint != fingerprint(asked):
         return None
     if all(_unchanged(run.root / name, facts) for name, facts in record.outputs.items()):
         return record

@@ -2,80 +2,183 @@
 
 from __future__ import annotations
 
-import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llmtune.console import Console, escape, evaluation_table, size
-from llmtune.errors import RecipeError
+from llmtune import narration
+from llmtune.console import Console, duration, escape, size
+from llmtune.errors import Problem, RecipeError
+from llmtune.evaluate.report import exact_change
 from llmtune.export.card import max_lora_rank
 from llmtune.files import manifest
 from llmtune.lock import base_of, read_lock
 from llmtune.rundir import RunDir
+from llmtune.stages import Record, read_record
 
-STAGES = ("data", "train", "evaluate", "merge", "export", "verify")
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Found = dict[str, Any]
+SPLITS = {
+    "heldout": ("held-out", "kept apart from training"),
+    "unseen": ("unseen", "the second, harder file"),
+    "general": ("general skills", "what the base could do before"),
+}
+FIGURES = (
+    ("loss", "loss", "{:.2f}", "the lower, the better"),
+    ("exact", "exact answer", "{:.1%}", "equal to the reference"),
+    ("token_f1", "answer F1", "{:.1%}", "words shared with it"),
+    ("rouge_l", "ROUGE-L", "{:.1%}", "in the same order, too"),
+)
+"""Of the table: key, name, form, and what it means."""
+PLACES = {
+    "adapter": "for PEFT and servers, with its base",
+    "merged": "base and adapter as one model",
+    "report.md": "worst answers, what was forgotten",
+}
 
 
-def summary(run: RunDir) -> dict[str, Any]:
+def _of_data(record: Record) -> Found:
+    return _keys(record.result, "rows", "replayed_rows", "tokens", "supervised_tokens")
+
+
+def _of_train(record: Record) -> Found:
+    adapter = record.outputs["trained/adapter/adapter_model.safetensors"]["sha256"]
+    keys = ("steps", "total_steps", "best_step", "stopped_early", "heldout_loss")
+    return _keys(record.result, *keys) | {"adapter_sha256": adapter}
+
+
+def _of_evaluate(record: Record) -> Found:
+    return {name: _keys(of, "rows", "lost", "gained", "before", "after") for name, of in record.result.items()}
+
+
+def _of_merge(record: Record) -> Found:
+    return record.result | _keys(record.result, "max_abs_logit_diff", "mean_abs_logit_diff", "equal_greedy_tokens")
+
+
+def _of_export(record: Record) -> Found:
+    return {name: name for name in record.result}
+
+
+def _of_verify(record: Record) -> Found:
+    return {name: of | _keys(of, "passed") for name, of in record.result.items()}
+
+
+STAGES: Mapping[str, tuple[str, Callable[[Record], Found], Callable[[Record, Console], None]]] = {
+    "data": ("data", _of_data, narration.say_data),
+    "train": ("train", _of_train, narration.say_train),
+    "evaluate": ("evaluation", _of_evaluate, narration.say_evaluate),
+    "merge": ("merge", _of_merge, narration.say_merge),
+    "export": ("artifacts", _of_export, narration.say_export),
+    "verify": ("verify", _of_verify, narration.say_verify),
+}
+"""Of each stage: its key in the summary, what is told there, and how it is told to people."""
+
+
+def _keys(of: Mapping[str, Any], *keys: str) -> Found:
+    return {key: of[key] for key in keys}
+
+
+def summary(run: RunDir) -> Found:
     """The run in figures. The keys are stable: they are documented in the README and a test keeps them.
 
     A stage that is not done is absent; `finished` is true when the run's manifest is there, which is written last.
+    Raises RecipeError for a folder that is not a run's, or a file in it that is not what llmtune writes.
     """
-    lock = read_lock(run)
-    if lock is None:
-        raise RecipeError.one(str(run.root), "is no folder of a run", "name one, for example runs/quickstart")
+    lock = _lock(run)
     records = _records(run, lock)
-    results = {name: record["result"] for name, record in records.items()}
-    found: dict[str, Any] = {
+    found: Found = {
         "name": lock["name"],
         "base": lock["recipe"]["base"]["name"],
         "finished": manifest(run.root) is not None and "verify" in records,
         "stages": {
-            name: {"seconds": record["seconds"], "peak_rss_bytes": record["peak_rss_bytes"]}
-            for name, record in records.items()
+            name: {"seconds": one.seconds, "peak_rss_bytes": one.peak_rss_bytes} for name, one in records.items()
         },
     }
-    if "data" in results:
-        found["data"] = {key: results["data"][key] for key in ("rows", "tokens", "supervised_tokens")}
-    if "train" in results:
-        keys = ("steps", "total_steps", "best_step", "stopped_early", "heldout_loss")
-        adapter = records["train"]["outputs"]["trained/adapter/adapter_model.safetensors"]["sha256"]
-        found["train"] = {key: results["train"][key] for key in keys} | {"adapter_sha256": adapter}
-    if "evaluate" in results:
-        found["evaluation"] = results["evaluate"]
-    if "merge" in results:
-        found["merge"] = results["merge"]
-    if "verify" in results:
-        found["verify"] = results["verify"]
-    if "export" in results:
-        found["artifacts"] = {name: str(run.root / name) for name in results["export"]}
+    for name, record in records.items():
+        key, figures, _ = STAGES[name]
+        try:
+            found[key] = figures(record)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _damaged(run, name) from error
+    if "artifacts" in found:
+        found["artifacts"] = {name: str(run.root / place) for name, place in found["artifacts"].items()}
     return found
 
 
-def _records(run: RunDir, lock: dict[str, Any]) -> dict[str, Any]:
+def _lock(run: RunDir) -> Found:
+    lock = read_lock(run)
+    if lock is not None:
+        return lock
+    if run.lock.exists():
+        what = "is damaged, or of another version of llmtune"
+        raise RecipeError.one(str(run.lock), what, "run the recipe again, into another folder")
+    raise RecipeError.one(str(run.root), "is no folder of a run", "name one, for example runs/quickstart")
+
+
+def _damaged(run: RunDir, stage: str) -> RecipeError:
+    do = "remove it: the same `llmtune run` does this stage again"
+    return RecipeError.one(str(run.stage(stage)), "is damaged, or of another version of llmtune", do)
+
+
+def _records(run: RunDir, lock: Found) -> dict[str, Record]:
     """The stages that are done. What comes after one that is being done again is another recipe's."""
-    found: dict[str, Any] = {}
+    found: dict[str, Record] = {}
     for name in STAGES:
         if name == "merge" and "merged" not in lock["recipe"]["export"]:
             continue
-        try:
-            found[name] = json.loads(run.stage(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        if not run.stage(name).exists():
             break
+        record = read_record(run, name)
+        if record is None:
+            raise _damaged(run, name)
+        found[name] = replace(record, again=False)
     return found
 
 
 def show(folder: Path, console: Console) -> None:
-    """`llmtune show`."""
-    print_summary(RunDir(folder.absolute()), console)
+    """`llmtune show`: how it was made, and what came of it."""
+    run = RunDir(folder.absolute())
+    found = summary(run)
+    if not console.as_json:
+        print_stages(run, found, console)
+    print_summary(run, console, looked=True)
+
+
+def print_stages(run: RunDir, found: Found, console: Console) -> None:
+    """What each stage said when it was done."""
+    lock = _lock(run)
+    counts = found.get("data")
+    of = (
+        "nothing is done yet"
+        if counts is None
+        else narration.headline(lock["recipe"], counts["rows"], counts["replayed_rows"])
+    )
+    console.title(found["name"], of)
+    for name, record in _records(run, lock).items():
+        STAGES[name][2](record, console)
+    if found["stages"]:
+        seconds = sum(stage["seconds"] for stage in found["stages"].values())
+        most = max(stage["peak_rss_bytes"] for stage in found["stages"].values())
+        console.more(f"at most {size(most)} of memory; {duration(seconds)} in all")
 
 
 def list_runs(folder: Path, console: Console) -> None:
-    """`llmtune runs`."""
+    """`llmtune runs`: each with its held-out figures, or with why it cannot be read."""
     from rich.table import Table
 
     locks = sorted(folder.glob("*/recipe.lock"), key=lambda path: path.stat().st_mtime)
-    found = [summary(RunDir(path.parent.absolute())) for path in locks]
+    found: list[Found] = []
+    damaged: list[Problem] = []
+    for lock in locks:
+        try:
+            found.append(summary(RunDir(lock.parent.absolute())))
+        except RecipeError as error:
+            damaged += error.problems
+            found += [{"name": lock.parent.name, "problem": vars(problem)} for problem in error.problems]
     console.json(found)
     if not found:
         console.print(f"no runs in {escape(str(folder))}")
@@ -84,14 +187,24 @@ def list_runs(folder: Path, console: Console) -> None:
     for column in ("run", "base", "finished", "held-out loss", "exact answers"):
         table.add_column(column)
     for one in found:
-        after = one.get("evaluation", {}).get("heldout", {}).get("after")
-        figures = ("", "") if after is None else (f"{after['loss']:.2f}", f"{after['exact']:.1%}")
-        table.add_row(one["name"], Path(one["base"]).name, "yes" if one["finished"] else "no", *figures)
+        if "problem" not in one:
+            table.add_row(*_row(one))
     console.print(table)
+    for problem in damaged:
+        console.print(f"[red]{escape(shown(Path(problem.where)))}[/] {escape(f'{problem.what}; {problem.do}')}")
 
 
-def print_summary(run: RunDir, console: Console) -> None:
-    """The one screen at the end: before and after, where everything lies, and what to do next."""
+def _row(one: Found) -> tuple[str, ...]:
+    after = one.get("evaluation", {}).get("heldout", {}).get("after")
+    figures = ("", "") if after is None else (f"{after['loss']:.2f}", f"{after['exact']:.1%}")
+    return one["name"], Path(one["base"]).name, "yes" if one["finished"] else "no", *figures
+
+
+def print_summary(run: RunDir, console: Console, looked: bool = False) -> None:
+    """The one screen at the end: before and after, where everything lies, and what to do next.
+
+    `looked`: it is part of `llmtune show`, which then is no next thing to do.
+    """
     found = summary(run)
     console.json(found)
     if console.as_json:
@@ -104,33 +217,67 @@ def print_summary(run: RunDir, console: Console) -> None:
         done = ", ".join(found["stages"]) or "none"
         console.print(f"  not finished (stages done: {done}); the same `llmtune run` goes on from there")
         return
-    for place in (*found["artifacts"].values(), run.evaluation / "report.md"):
-        path = Path(place)
-        weight = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
-        console.print(f"  {escape(shown(path)):<44} {size(weight)}")
+    console.print(places([Path(place) for place in found["artifacts"].values()] + [run.evaluation / "report.md"]))
     console.blank()
-    for purpose, command in next_commands(run, found):
+    for purpose, command in next_commands(run, found)[: -1 if looked else None]:
         console.to_copy(purpose, command)
+
+
+def places(paths: Sequence[Path]) -> RenderableType:
+    """Where what was made lies, how large it is, and what it is for."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim")
+    for path in paths:
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        weight = sum(file.stat().st_size for file in files)
+        table.add_row(f"  {escape(shown(path))}", size(weight), PLACES[path.name])
+    return table
+
+
+def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
+    """Before and after, a row a figure; said once what each means, and of the general skills what was forgotten."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 3, 0, 0))
+    table.add_column("  ", no_wrap=True)
+    for column in ("before", "after"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", style="dim")
+    first = next(split for split in SPLITS if split in evaluation)
+    for split, (name, meaning) in SPLITS.items():
+        if split not in evaluation:
+            continue
+        numbers = evaluation[split]
+        table.add_row(f"  [bold]{name}[/] ({numbers['rows']} rows)", "", "", meaning)
+        for key, words, form, meant in FIGURES:
+            remark = meant if split == first else ""
+            if (split, key) == ("general", "exact"):
+                remark = exact_change(numbers)
+            before, after = form.format(numbers["before"][key]), form.format(numbers["after"][key])
+            table.add_row(f"    {words}", before, after, remark)
+    return table
 
 
 def next_commands(run: RunDir, found: dict[str, Any]) -> list[tuple[str, str]]:
     """What a person does next, ready to be copied."""
-    lock = read_lock(run)
-    if lock is None or "artifacts" not in found:
-        return []
-    commands = [("talk to it", f"llmtune chat {shown(run.root)}")]
+    lock = _lock(run)
+    root, merged, adapter = shown(run.root), shown(run.merged), shown(run.adapter)
+    commands = [("talk to it", ["llmtune", "chat", root])]
     limit = max_lora_rank(lock["recipe"]["adapter"]["rank"])
     if "merged" in found["artifacts"]:
         # of a 4-bit base the merged model is what was measured; the adapter on the full base answers a little otherwise
-        commands.append(("serve it", f"vllm serve {shown(run.merged)}"))
+        commands.append(("serve it", ["vllm", "serve", merged]))
     elif limit is not None:
         base = shown(Path(base_of(run, lock).path)) if lock["base_is_local"] else found["base"]
-        served = f"vllm serve {base} --enable-lora --lora-modules {found['name']}={shown(run.adapter)}"
-        commands.append(
-            ("serve it", f"{served} --max-lora-rank {limit} --chat-template {shown(run.adapter)}/chat_template.jinja")
-        )
-    commands.append(("look closer", f"llmtune show {shown(run.root)}"))
-    return commands
+        served = ["vllm", "serve", base, "--enable-lora", "--lora-modules", f"{found['name']}={adapter}"]
+        served += ["--max-lora-rank", str(limit), "--chat-template", f"{adapter}/chat_template.jinja"]
+        commands.append(("serve it", served))
+    commands.append(("look closer", ["llmtune", "show", root]))
+    return [(purpose, shlex.join(words)) for purpose, words in commands]
 
 
 def shown(path: Path) -> str:

@@ -50,6 +50,8 @@ class Audit:
     splits: Mapping[str, Counts]
     rejected: Mapping[str, int]
     """How many rows were left out, by file."""
+    replayed: int
+    """Rows of train that are there against forgetting."""
     shown: tuple[Shown, ...]
 
 
@@ -70,6 +72,11 @@ def count(samples: Sequence[Sample]) -> Counts:
 def count_rejected(rejected: Sequence[Rejected]) -> dict[str, int]:
     """How many rows of each file were left out."""
     return dict(Counter(one.source.rpartition(":")[0] for one in rejected))
+
+
+def count_of(file: str, samples: Sequence[Sample]) -> int:
+    """How many rows come from this file, named as the recipe names it."""
+    return sum(sample.source.rpartition(":")[0] == file for sample in samples)
 
 
 def show(sample: Sample, chat: ChatTokenizer) -> Shown:

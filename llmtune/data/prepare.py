@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from llmtune.data import split
-from llmtune.data.audit import Audit, Rejected, Shown, count, count_rejected, show
+from llmtune.data.audit import Audit, Rejected, Shown, count, count_of, count_rejected, show
 from llmtune.data.conversation import Conversation, Sample
 from llmtune.data.conversations import read_conversations
 from llmtune.data.render import render
@@ -86,7 +86,9 @@ class _Preparation:
         notes = [*chat.notes, *self._forms(), *self._notes]
         if (repeated := counts["train"].repeated) > 0:
             notes.append(f"{repeated:,} rows of train are another row again, word for word")
-        audit = Audit(self._found, counts, count_rejected(self._rejected), shown(fitting["train"], chat))
+        replay = self._data.replay
+        replayed = 0 if replay is None else count_of(replay.path, fitting["train"])
+        audit = Audit(self._found, counts, count_rejected(self._rejected), replayed, shown(fitting["train"], chat))
         return Prepared(fitting, audit, self._rejected, notes)
 
     def _forms(self) -> list[str]:

@@ -52,8 +52,9 @@ def evenly(count: int, most: int) -> list[int]:
 def evaluate(inputs: EvaluateInputs, events: Events) -> dict[str, Any]:
     """Measure every split before and after training, and write answers.jsonl and report.md into `inputs.out`.
 
-    Returns `{split: {"rows": n, "before": numbers, "after": numbers}}` with the numbers `loss` (nats per supervised
-    token), `perplexity`, `exact`, `token_f1` and `rouge_l` (shares from 0 to 1).
+    Returns `{split: {"rows": n, "lost": n, "gained": n, "before": numbers, "after": numbers}}` with the numbers `loss`
+    (nats per supervised token), `perplexity`, `exact`, `token_f1` and `rouge_l` (shares from 0 to 1). Lost rows were
+    answered exactly before and are not after.
     """
     from transformers import AutoTokenizer
 
@@ -81,12 +82,17 @@ def evaluate(inputs: EvaluateInputs, events: Events) -> dict[str, Any]:
         before = measure()
     after = measure()
 
-    result = {
-        name: {"rows": len(samples), "before": before[name].as_dict(), "after": after[name].as_dict()}
-        for name, samples in chosen.items()
-    }
+    result = {name: compared(before[name], after[name]) for name in chosen}
     _write(Path(inputs.out), rows, before, after, result)
     return result
+
+
+def compared(before: Measured, after: Measured) -> dict[str, Any]:
+    """Both passes over one split in figures."""
+    pairs = [(first.exact, second.exact) for first, second in zip(before.scores, after.scores, strict=True)]
+    lost, gained = sum(first > second for first, second in pairs), sum(first < second for first, second in pairs)
+    figures = {"before": before.as_dict(), "after": after.as_dict()}
+    return {"rows": len(pairs), "lost": lost, "gained": gained, **figures}
 
 
 def _measure(

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import comb
 
 # A word, a number with its decimals, or a single character of a script that is written without spaces.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+(?:[.,]\d+)*")
@@ -72,6 +73,24 @@ def longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
 def score(answer: str, reference: str) -> Score:
     """Every metric of one answer."""
     return Score(exact(answer, reference), token_f1(answer, reference), rouge_l(answer, reference))
+
+
+SIGNIFICANT = 0.05
+
+
+def chance_of_change(lost: int, gained: int) -> float:
+    """How probable so uneven a change of paired answers is where nothing has changed: the two-sided p-value.
+
+    Answers that stayed right or wrong tell nothing; of the others each is as probably lost as gained. The exact form
+    of McNemar's test (McNemar 1947, doi:10.1007/BF02295996).
+    """
+    changed, fewer = lost + gained, min(lost, gained)
+    return min(1.0, 2 * sum(comb(changed, count) for count in range(fewer + 1)) / (1 << changed))
+
+
+def within_noise(lost: int, gained: int) -> bool:
+    """Whether chance alone would make as great a change more often than once in twenty times."""
+    return chance_of_change(lost, gained) >= SIGNIFICANT
 
 
 def mean(scores: Sequence[Score]) -> dict[str, float]:

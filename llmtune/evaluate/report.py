@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmtune.evaluate.metrics import Score
+from llmtune.evaluate.metrics import Score, chance_of_change, within_noise
 
 WORST = 10
 COLUMNS = (
@@ -39,7 +39,7 @@ class Row:
 
 def report(result: dict[str, Any], rows: Sequence[Row]) -> str:
     """Markdown: a table for each split, what was forgotten, and the worst answers side by side."""
-    parts = ["# Before and after\n", *(_table(name, numbers) for name, numbers in result.items())]
+    parts = ["# Before and after\n", *(_table(name, result[name]) for name in TITLES if name in result)]
     forgotten = [row for row in rows if row.split == "general"]
     if forgotten:
         parts.append(_forgotten(result["general"], forgotten))
@@ -55,7 +55,7 @@ def report(result: dict[str, Any], rows: Sequence[Row]) -> str:
 
 
 def _table(name: str, numbers: dict[str, Any]) -> str:
-    lines = [f"## {TITLES.get(name, name)}\n", f"{numbers['rows']} rows, answered greedily.\n"]
+    lines = [f"## {TITLES[name]}\n", f"{numbers['rows']} rows, answered greedily.\n"]
     lines += ["| | before | after | change |", "|---|---:|---:|---:|"]
     for key, title, form, factor in COLUMNS:
         before, after = numbers["before"][key] * factor, numbers["after"][key] * factor
@@ -67,19 +67,23 @@ def _table(name: str, numbers: dict[str, Any]) -> str:
 
 def _forgotten(numbers: dict[str, Any], rows: Sequence[Row]) -> str:
     lost = [row for row in rows if row.score_before.exact and not row.score_after.exact]
-    gained = [row for row in rows if row.score_after.exact and not row.score_before.exact]
-    change = 100 * (numbers["after"]["exact"] - numbers["before"]["exact"])
-    # One standard error of a change in paired answers: each of them is gained, lost or the same (McNemar's test).
-    noise = 100 * (len(lost) + len(gained)) ** 0.5 / len(rows)
-    verdict = "within noise" if abs(change) <= 2 * noise else "more than chance"
+    chance = chance_of_change(numbers["lost"], numbers["gained"])
     lines = ["## What was forgotten\n"]
     lines.append(
-        f"{len(lost)} of {len(rows)} general questions were answered exactly before and are not now; "
-        f"{len(gained)} the other way round. That is {change:+.1f} points ({verdict}).\n"
+        f"{numbers['lost']} of {len(rows)} general questions were answered exactly before and are not now; "
+        f"{numbers['gained']} the other way round.\n"
+        f"That is {exact_change(numbers)} (McNemar's exact test, p = {chance:.2g}).\n"
     )
     for row in lost[:WORST]:
         lines += [f"- {_line(row.question)}", f"  - before: {_line(row.before)}", f"  - after: {_line(row.after)}"]
     return "\n".join(lines) + "\n"
+
+
+def exact_change(numbers: dict[str, Any]) -> str:
+    """How exact answers changed, `-0.8 points, within noise`: whether chance alone may have done it."""
+    points = 100 * (numbers["after"]["exact"] - numbers["before"]["exact"])
+    verdict = "within noise" if within_noise(numbers["lost"], numbers["gained"]) else "more than chance"
+    return f"{points:+.1f} points, {verdict}"
 
 
 def _side_by_side(number: int, row: Row) -> str:

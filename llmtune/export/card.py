@@ -111,10 +111,11 @@ def _measured(facts: CardFacts) -> str:
     if not facts.evaluation:
         return ""
     lines = ["## Measured\n", "| | | before | after |", "|---|---|---:|---:|"]
-    for split, numbers in facts.evaluation.items():
+    for split in (split for split in SPLITS if split in facts.evaluation):
+        numbers = facts.evaluation[split]
         for key, title, form in FIGURES:
             before, after = form.format(numbers["before"][key]), form.format(numbers["after"][key])
-            lines.append(f"| {SPLITS.get(split, split)} ({numbers['rows']} rows) | {title} | {before} | {after} |")
+            lines.append(f"| {SPLITS[split]} ({numbers['rows']} rows) | {title} | {before} | {after} |")
     lines.append("\nGreedy answers; loss in nats per trained token; before is the base model, loaded the same way.\n")
     return "\n".join(lines)
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtune.evaluate.metrics import exact, longest_common_subsequence, mean, rouge_l, score, token_f1, words
+from llmtune.evaluate.metrics import (
+    chance_of_change,
+    exact,
+    longest_common_subsequence,
+    mean,
+    rouge_l,
+    score,
+    token_f1,
+    within_noise,
+    words,
+)
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=80)
 TEXT = WORDS.map(" ".join)
@@ -73,3 +84,16 @@ def test_what_holds_for_any_two_texts(a: str, b: str) -> None:
 
 def test_the_mean_is_over_answers() -> None:
     assert mean([score("a b", "a b"), score("c", "a b")]) == {"exact": 0.5, "token_f1": 0.5, "rouge_l": 0.5}
+
+
+@pytest.mark.parametrize("lost", range(7))
+@pytest.mark.parametrize("gained", [0, 1, 4])
+def test_pain_28_the_noise_of_a_change_is_the_share_of_coin_throws_that_are_as_uneven(lost: int, gained: int) -> None:
+    throws = list(product((0, 1), repeat=lost + gained))
+    as_uneven = [one for one in throws if abs(2 * sum(one) - len(one)) >= abs(lost - gained)]
+    assert chance_of_change(lost, gained) == pytest.approx(len(as_uneven) / len(throws))
+
+
+def test_pain_28_six_answers_lost_and_none_gained_is_more_than_chance_and_five_are_not() -> None:
+    assert within_noise(5, 0) and not within_noise(6, 0)
+    assert within_noise(20, 10) and not within_noise(21, 8)

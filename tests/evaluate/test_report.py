@@ -20,7 +20,10 @@ def page(*rows: Row) -> str:
     for split in dict.fromkeys(row.split for row in rows):
         of_split = [row for row in rows if row.split == split]
         before, after = mean([row.score_before for row in of_split]), mean([row.score_after for row in of_split])
-        result[split] = {"rows": len(of_split), "before": {**FIGURES, **before}, "after": {**FIGURES, **after}}
+        lost = sum(row.score_before.exact > row.score_after.exact for row in of_split)
+        gained = sum(row.score_before.exact < row.score_after.exact for row in of_split)
+        counts = {"rows": len(of_split), "lost": lost, "gained": gained}
+        result[split] = {**counts, "before": {**FIGURES, **before}, "after": {**FIGURES, **after}}
     return report(result, rows)
 
 
@@ -46,9 +49,9 @@ def test_pain_28_what_was_forgotten_is_told_with_its_noise() -> None:
     same = [row("general", n, "yes it is", "yes it is") for n in range(40)]
     one = page(*same, row("general", 41, "yes it is", "no"))
     assert "1 of 41 general questions were answered exactly before and are not now; 0 the other way round" in one
-    assert "-2.4 points (within noise)" in one
+    assert "-2.4 points, within noise (McNemar's exact test, p = 1)" in one
     many = page(*same, *(row("general", n, "yes it is", "no") for n in range(40, 60)))
-    assert "-33.3 points (more than chance)" in many
+    assert "-33.3 points, more than chance (McNemar's exact test, p = 1.9e-06)" in many
     assert "- `` question `40`? ``" in many
 
 

@@ -1,0 +1,150 @@
+"""What a run made, read from its folder: on a screen of eighty columns, beside other runs, and when it is damaged."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtune.console import Console
+from llmtune.files import seal
+from llmtune.lock import write_lock
+from llmtune.recipe.load import load
+from llmtune.rundir import RunDir
+from llmtune.stages import finish
+from llmtune.summary import list_runs, next_commands, show, summary
+from tests.tiny_models import write_rows
+from tests.trained_models import spec
+
+BEFORE = {"loss": 2.5, "perplexity": 12.2, "exact": 0.9, "token_f1": 0.95, "rouge_l": 0.95}
+SPLIT = {"rows": 1000, "tokens": 9000, "supervised": 4000, "longest": 50, "longest_source": "rows.jsonl:7"}
+
+
+def evaluated(lost: int, gained: int) -> dict[str, Any]:
+    after = {**BEFORE, "exact": 0.9 + (gained - lost) / 330}
+    return {"rows": 330, "lost": lost, "gained": gained, "before": BEFORE, "after": after}
+
+
+RESULTS: dict[str, dict[str, Any]] = {
+    "data": {
+        "rows": 1000, "replayed_rows": 200, "tokens": 9000, "supervised_tokens": 4000, "rejected": {},
+        "splits": {"heldout": SPLIT, "train": SPLIT},
+    },
+    "train": {
+        "steps": 376, "total_steps": 376, "best_step": 376, "stopped_early": False, "heldout_loss": 0.064,
+        "resumed_from": 0, "adapter": {"parameters": 8192, "pairs": 14},
+    },
+    "evaluate": {"general": evaluated(22, 12), "heldout": evaluated(0, 30)},
+    "merge": {
+        "onto": "trained", "max_abs_logit_diff": 0.41, "mean_abs_logit_diff": 0.028, "equal_greedy_tokens": 0.9993,
+    },
+    "export": {"adapter": {}, "merged": {}},
+    "verify": {"adapter": {"passed": True}, "merged": {"passed": True}},
+}  # fmt: skip
+
+
+def write_run(folder: Path, base: Path, name: str = "shop", stages: int = 6, **lock: str) -> RunDir:
+    """The folder of a run, as its stages leave it, without the weights."""
+    folder.mkdir(exist_ok=True)
+    write_rows(folder / "rows.jsonl")
+    (folder / f"{name}.yaml").write_text("base: acme/lamp-1\ndata: {train: rows.jsonl, replay: rows.jsonl}\n")
+    run = RunDir(folder / "runs" / name)
+    overrides = [f"{key}={value}" for key, value in lock.items()]
+    write_lock(run, load(folder / f"{name}.yaml", overrides), spec(base), False, ["rows.jsonl"])
+    weights = run.trained / "adapter" / "adapter_model.safetensors"
+    for place in (weights, run.adapter / "README.md", run.merged / "README.md", run.evaluation / "report.md"):
+        place.parent.mkdir(parents=True)
+        place.write_text("x" * 34_000)
+    for stage in list(RESULTS)[:stages]:
+        made = [weights] if stage == "train" else []
+        finish(run, stage, stage, seconds=61.0, peak=1_900_000_000, result=RESULTS[stage], made=made)
+    if stages == len(RESULTS):
+        seal(run.root)
+    return run
+
+
+@pytest.fixture
+def printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """What a terminal of eighty columns shows, without its colours."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.chdir(tmp_path)
+
+    def lines(run: RunDir) -> list[str]:
+        show(run.root, Console())
+        return re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+
+    return lines
+
+
+def test_pain_28_it_says_whether_what_was_forgotten_is_more_than_chance(
+    tiny_base: Path, tmp_path: Path, printed: Any
+) -> None:
+    run = write_run(tmp_path, tiny_base)
+    (line,) = [line for line in printed(run) if "points" in line]
+    assert line.split("%")[-1].strip() == "-3.0 points, within noise"
+    finish(run, "evaluate", "", seconds=1, peak=1, result={"general": evaluated(22, 2)}, made=[])
+    (line,) = [line for line in printed(run) if "points" in line]
+    assert line.split("%")[-1].strip() == "-6.1 points, more than chance"
+
+
+def test_it_fits_eighty_columns_and_tells_replayed_rows_apart(tiny_base: Path, tmp_path: Path, printed: Any) -> None:
+    lines = printed(write_run(tmp_path, tiny_base))
+    assert lines[0] == "shop  lamp-1 + LoRA r16 on NF4, 800 rows of rows.jsonl + 200 of replay"
+    assert [line for line in lines if len(line.rstrip()) > 80] == []
+    text = "\n".join(lines)
+    assert text.index("train: 1,000 rows") < text.index("heldout: 1,000 rows")
+    assert text.index("held-out (330 rows)") < text.index("general skills (330 rows)")
+    assert "at most 1.9 GB of memory; 6 min 06 s in all" in text
+
+
+def test_an_unfinished_run_says_what_is_done_and_how_it_goes_on(tiny_base: Path, tmp_path: Path, printed: Any) -> None:
+    text = " ".join("\n".join(printed(write_run(tmp_path, tiny_base, stages=2))).split())
+    assert "not finished (stages done: data, train); the same `llmtune run` goes on from there" in text
+    text = "\n".join(printed(write_run(tmp_path / "other", tiny_base, stages=0)))
+    assert text.startswith("shop  nothing is done yet") and "stages done: none" in text
+
+
+def test_commands_can_be_pasted_whatever_the_folder_is_called(tiny_base: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "my shop", tiny_base)
+    found = dict(next_commands(run, summary(run)))
+    assert found["talk to it"] == f"llmtune chat '{run.root}'"
+    assert found["serve it"] == f"vllm serve '{run.merged}'"
+
+
+DAMAGE = {
+    "recipe.lock": ["{", "{}", ""],
+    "stages/train.json": ["", "[]", '{"a": 1}', "no outputs"],
+    "stages/evaluate.json": ["no result"],
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [(file, content) for file, all_of in DAMAGE.items() for content in all_of]
+)
+def test_a_damaged_run_is_one_line_among_the_others(
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    content: str,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    for name in ("bad", "good"):
+        run = write_run(tmp_path, tiny_base, name)
+    damaged = tmp_path / "runs" / "bad" / file
+    if content.startswith("no "):
+        key = content.removeprefix("no ")
+        content = json.dumps({**json.loads(damaged.read_text()), key: {"heldout": {}} if key == "result" else {}})
+    damaged.write_text(content)
+    list_runs(run.root.parent, Console())
+    _, good, bad = capsys.readouterr().out.splitlines()
+    assert good.split() == ["good", "lamp-1", "yes", "2.50", "99.1%"]
+    assert bad.startswith(f"{damaged} is damaged, or of another version of llmtune;")
+    list_runs(run.root.parent, Console(as_json=True))
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert found["good"]["finished"] and found["bad"]["problem"]["where"] == str(damaged)
