@@ -142,7 +142,7 @@ class Progress:
         """Where lines stay: ever more seldom, so that a long run does not fill a log."""
         if self.now - self.last_line > max(LINE_EVERY_SECONDS, (self.now - self.began) * LINE_EVERY_SHARE):
             self.last_line = self.now
-            self.console.stage(self.stage, "  ".join([self.count(), *self.words()]))
+            self.console.stage(self.stage, "  ".join([self.count(), *self.course(), *self.pace()]))
 
     def seconds_left(self) -> float | None:
         """From the rate since the first sign, and counting down between two; None where nothing can be said."""
@@ -157,15 +157,20 @@ class Progress:
             return f"{size(self.done)} of {size(self.total)}"
         return f"{self.done}/{self.total} {self.numbers.get('unit', '')}".rstrip()
 
-    def words(self) -> list[str]:
-        """The numbers that matter, in the order that they matter."""
-        numbers, words = self.numbers, []
-        if "loss" in numbers:
-            words.append(f"loss {numbers['loss']:.2f} {sparkline(self.losses)}")
+    def course(self) -> list[str]:
+        """Where the losses are going."""
+        words = []
+        if "loss" in self.numbers:
+            words.append(f"loss {self.numbers['loss']:.2f} {sparkline(self.losses)}")
         if self.heldout:
             best, step = min(self.heldout)
             better = "" if best == self.heldout[-1][0] else f" (best {best:.2f} at {step})"
             words.append(f"held-out {self.heldout[-1][0]:.2f}{better}")
+        return words
+
+    def pace(self) -> list[str]:
+        """How fast, with how much memory, and for how long."""
+        numbers, words = self.numbers, []
         if "tokens_per_second" in numbers:
             words.append(f"{numbers['tokens_per_second']:,.0f} tok/s")
         if "supervised_tokens_per_second" in numbers:
@@ -191,9 +196,9 @@ class Progress:
         bar.add_row(ProgressBar(total=max(self.total, 1), completed=self.done, width=40), self.count())
         waited = duration(time.time() - self.began, whole=True)
         grid.add_row(f" {self.stage}", bar if self.total else f"starting  {waited}")
-        lines = self.words()
-        if lines:
-            grid.add_row("", "  ".join(lines))
+        for words in (self.course(), self.pace()):
+            if words:
+                grid.add_row("", "  ".join(words))
         return Group(grid)
 
 

@@ -39,7 +39,7 @@ def test_the_time_left_follows_the_rate_and_counts_down(progress: Progress) -> N
 def test_no_time_is_left_to_tell_when_all_is_done_but_the_rest(progress: Progress) -> None:
     progress(told(1, 8, 0))
     progress(told(8, 8, 50))
-    assert progress.words() == ["finishing"]
+    assert progress.pace() == ["finishing"]
 
 
 def test_another_thing_that_is_counted_begins_anew(progress: Progress) -> None:
@@ -57,7 +57,18 @@ def test_the_heldout_loss_stays_in_sight_with_the_best_one(progress: Progress) -
     progress(told(200, 402, 0, loss=0.9, heldout_loss=0.904))
     progress(told(240, 402, 1, loss=0.8, heldout_loss=0.913))
     progress(told(248, 402, 2, loss=0.84))
-    assert "held-out 0.91 (best 0.90 at 200)" in progress.words()
+    assert "held-out 0.91 (best 0.90 at 200)" in progress.course()
+
+
+def test_no_line_is_too_long_for_a_terminal_of_80_columns(progress: Progress) -> None:
+    """The widest figures there are."""
+    numbers = {"loss": 10.01, "tokens_per_second": 123_456.0, "supervised_tokens_per_second": 23_456.0, "rss": 99e9}
+    progress(told(100_001, 400_002, 0, heldout_loss=10.01, **numbers))
+    for _ in range(20):
+        progress(told(200_002, 400_002, 90_000, heldout_loss=10.02, **numbers))
+    lines = ["  ".join(words) for words in (progress.course(), progress.pace())]
+    assert "h " in lines[1]
+    assert max(map(len, lines)) <= 80 - 11
 
 
 def test_a_log_gets_whole_lines_and_few_of_them(capsys: pytest.CaptureFixture[str]) -> None:
