@@ -91,8 +91,8 @@ def told(found: list[Problem]) -> list[tuple[str, str]]:
 def test_more_processes_than_gpus_are_refused() -> None:
     two = Device("cuda", "NVIDIA T4", 1, 1, 8, gpus=2)
     assert problems(two, 2, "2.13.0+cu130") == []
-    assert told(problems(two, 4, "2.13.0+cu130")) == [
-        ("launch.processes", "launch.processes: 4, but there are 2 GPUs to give them")
+    assert told(problems(two, 3, "2.13.0+cu130")) == [
+        ("launch.processes", "launch.processes: 3, but there are 2 GPUs to give them")
     ]
     assert "CUDA_VISIBLE_DEVICES" in problems(two, 4, "2.13.0+cu130")[0].do
     assert problems(Device("cpu", "CPU", 1, 1, 2), 4, "2.13.0+cpu") == []
