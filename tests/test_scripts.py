@@ -36,9 +36,9 @@ def install(path: Path, text: str) -> None:
 
 def call(checkout: Path, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """From another folder, with a CDPATH that leads astray."""
-    (checkout.parent / "astray" / "my checkout" / "scripts").mkdir(parents=True, exist_ok=True)
+    (checkout.parent / "astray" / checkout.name / "scripts").mkdir(parents=True, exist_ok=True)
     environment = {"PATH": str(checkout.parent / "bin"), "CDPATH": str(checkout.parent / "astray"), **variables}
-    command = [f"my checkout/scripts/{script}", *arguments]
+    command = [f"{checkout.name}/scripts/{script}", *arguments]
     return subprocess.run(
         command, cwd=checkout.parent, env=environment, capture_output=True, text=True, check=False, timeout=60
     )
@@ -71,7 +71,15 @@ def test_the_newest_python_is_taken_that_is_new_enough(
     assert (done.returncode, f"{chosen} cannot make an environment" in done.stderr) == (2, True), done.stderr
 
 
+def test_a_place_where_nothing_can_be_linked_is_said(checkout: Path) -> None:
+    install(checkout / ".venv" / "bin" / "python", "exit 0")
+    install(checkout.parent / "bin" / "python3", "exit 0")
+    done = call(checkout, "environment", "test")
+    assert (done.returncode, "has a space in its name" in done.stderr) == (0, True), done.stderr
+
+
 def test_a_missing_compiler_is_said_and_one_that_fails_ends_it(checkout: Path) -> None:
+    checkout = checkout.rename(checkout.with_name("checkout"))
     install(checkout / ".venv" / "bin" / "python", 'case "$*" in *compiler) echo no header; exit 1;; esac')
     install(checkout.parent / "bin" / "python3", "exit 0")
     done = call(checkout, "environment", "test")

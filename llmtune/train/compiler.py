@@ -30,6 +30,10 @@ def problems() -> list[Problem]:
                 "install one (Debian: apt-get install g++), or set zero.stage: 0 to train without DeepSpeed",
             )
         )
+    if " " in sys.prefix:
+        what = f"{sys.prefix} has a space in its name; torch cannot link DeepSpeed's CPU collectives to itself there"
+        do = "move the environment to a folder without spaces, or set zero.stage: 0 to train without DeepSpeed"
+        found.append(Problem("machine", what, do))
     return found
 
 

@@ -44,6 +44,12 @@ def test_a_missing_compiler_is_said_before_anything_is_loaded(tmp_path: Path, mo
     assert "no-such-compiler" in what[1]
 
 
+def test_a_space_in_the_place_of_the_environment_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.13 links with `-L` and its own path, unquoted."""
+    monkeypatch.setattr("sys.prefix", "/home/me/my models/.venv")
+    assert ["my models" in problem.what for problem in compiler.problems()] == [True]
+
+
 def _until(true: Callable[[], bool], process: subprocess.Popen[bytes], given: TrainInputs) -> None:
     end = time.monotonic() + 240
     while not true():
