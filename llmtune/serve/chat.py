@@ -155,9 +155,13 @@ class Speaker:
 
     def prompt(self, turns: Turns) -> list[int]:
         """Token ids of the turns and of what asks for the next answer. Raises jinja2.TemplateError."""
-        ids: list[int] = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)[
-            "input_ids"
-        ]
+        whole = self._tokenizer.apply_chat_template(
+            turns,
+            add_generation_prompt=True,
+            return_dict=True,
+            tokenizer_kwargs={"verbose": False},  # what is too long is told here, and not by the library in between
+        )
+        ids: list[int] = whole["input_ids"]
         return ids
 
     def room(self, ids: list[int]) -> int:
