@@ -22,7 +22,7 @@ Splits = Mapping[str, "Sequence[Sample]"]
 USABLE = 0.85
 """Share of a device's memory that a plan may use: the estimate has an error, and memory has gaps. Of all of it, not of
 what is free now: a plan that changed with every open browser could not be gone on with."""
-FLATTENED_TOKENS = {"cpu": 1024, "cuda": 16384}
+FLATTENED_TOKENS = {"cpu": 1280, "cuda": 16384}
 """Most tokens of a micro-batch. Its rows lie end to end in one row, and attention over it costs the square of it."""
 MEASURED_TOKENS, MEASURED_LOGITS, SPARE_TOKENS = 512, 1 << 26, 8
 """Of the evaluation: tokens and logits of a forward pass for the loss, unless one row has more; what an answer may be

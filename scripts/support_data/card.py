@@ -81,8 +81,10 @@ writes them, for choosing settings without looking at what is reported.
 ## Limits
 
 One hand wrote all phrases, in plain British English, and the slips of typing are drawn by chance; real customers differ
-more. The held-out phrases are new to the fine-tune, but most of their words are not, and the base model has read
-requests of the same kinds about other businesses: `heldout` measures new wording, not new subjects.
+more. The phrases of `heldout` are new to the fine-tune and to nobody else: the base model has read them, with other
+slots, in dialogues with other shops, as a large model has read most ways of asking for a new password. So `heldout`
+measures whether the fine-tune carries over to wording it was not shown, and `unseen` what becomes of wording that
+neither it nor the base has met.
 
 ## Making it again
 

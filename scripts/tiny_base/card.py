@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tiny_base import measuring, skills
 from tiny_base.network import HEAD_SIZE, Shape
-from tiny_base.phrasing import kinds
+from tiny_base.phrasing import kinds, shop_kinds
 from tiny_base.pretraining import Schedule
 from tiny_base.rows import DOCUMENTS_AT_ONCE, LENGTH, ROWS_AT_ONCE
 from tiny_base.tokenizer import CONTEXT
@@ -73,6 +73,8 @@ def _training(schedule: Schedule, tokens: int, documents: int, numbers: Measured
 
 {len(kinds())} kinds of request in hand-written phrasings with choices, frames around them, greetings, stories, slips of
 the finger and nonsense words; answers repeat the topic and add a random detail; {len(skills.SKILLS)} general skills.
+{len(shop_kinds())} of the kinds are asked in the words of `data/support` too, train and held-out, not unseen, of shops
+with other names, other goods and other answers: as a large model has read how people ask.
 No part of it was taken from anywhere. About {documents:,} documents, each seen once.
 
 {tokens / 1e6:.1f} M tokens in {schedule.steps:,} steps of {batch:,}; Muon (rate {schedule.matrix_rate}) for the
