@@ -36,7 +36,7 @@ class Console:
         return self.rich.is_terminal
 
     def title(self, name: str, text: str) -> None:
-        self.rich.print(f"[bold]{escape(name)}[/]  {escape(text)}\n")
+        self.rich.print(f"[bold]{escape(name)}[/]  {escape(text)}\n", soft_wrap=not self.is_terminal)
 
     def stage(self, name: str, text: RenderableType, seconds: float | None = None) -> None:
         """A line of the run: the stage, what came of it, and how long it took. In a pipe it stays one line."""

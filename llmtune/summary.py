@@ -228,7 +228,7 @@ def places(paths: Sequence[Path]) -> RenderableType:
     from rich.table import Table
 
     table = Table.grid(padding=(0, 3, 0, 0))
-    table.add_column(overflow="fold")
+    table.add_column(no_wrap=True, overflow="fold")  # what it is for gives way first
     table.add_column(justify="right", no_wrap=True)
     table.add_column(style="dim")
     for path in paths:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from llmtune.data.conversation import Conversation
 from llmtune.errors import DataError
 
-_BETWEEN_DIGITS = r"(?<=\d)\s*[^\w\s]\s*(?=\d)"
+_BETWEEN_DIGITS = r"(?<=\d)[^\w](?=\d)"
 _SIGNS = re.compile(rf"({_BETWEEN_DIGITS})|[\W_]")
 
 
@@ -21,12 +21,12 @@ def plain(text: str) -> str:
     Signs that make another number or another sum stay: 1.5 is not 15, and 9 - 3 is not 9 + 3.
     """
     folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
-    return _SIGNS.sub(_kept, folded) or text.strip()
+    return _SIGNS.sub(_kept, "".join(folded.split())) or text.strip()
 
 
 def _kept(found: re.Match[str]) -> str:
     if found[1] is not None:
-        return found[1].strip()
+        return found[1]
     kind = unicodedata.category(found[0])
     # Marks are parts of letters; currencies and signs of sums have a meaning of their own.
     return found[0] if kind[0] == "M" or (kind in ("Sm", "Sc") and found[0] != "=") else ""

@@ -28,9 +28,9 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_it_learns_the_shop(summary: dict[str, Any]) -> None:
     evaluation = summary["evaluation"]
     assert evaluation["heldout"]["before"]["exact"] < 0.10
-    # the floor of what was measured (67 % and 56 %); the aim is 90 % and 55 %
-    assert evaluation["heldout"]["after"]["exact"] >= 0.60
-    assert evaluation["unseen"]["after"]["exact"] >= 0.48
+    # 91.9 % and 67.1 % with the recipe's seed, 90.0 to 91.9 % and 61 to 67 % over three: another CPU is another seed
+    assert evaluation["heldout"]["after"]["exact"] >= 0.88
+    assert evaluation["unseen"]["after"]["exact"] >= 0.55
 
 
 def test_pain_28_it_does_not_forget_what_it_could_do(summary: dict[str, Any]) -> None:
