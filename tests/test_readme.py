@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmtune.recipe.load import load
+from tests.tiny_models import write_base, write_rows
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,6 +44,25 @@ def test_every_recipe_in_it_is_one(text: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(text)
     assert load(file).broken == []
+
+
+def test_the_recipe_for_own_data_passes_its_check(tmp_path: Path) -> None:
+    (recipe,) = [text for kind, text in BLOCKS if kind == "yaml" and "../models/my-base" in text]
+    beside = tmp_path / "recipes"
+    beside.mkdir()
+    write_base(tmp_path / "models" / "my-base")
+    (beside / "tickets.yaml").write_text(recipe)
+    rows = "".join(f"how are you number {number},I am well.\n" for number in range(40))
+    (beside / "tickets.csv").write_text("customer,agent\n" + rows)
+    write_rows(beside / "general.jsonl")
+    done = subprocess.run(
+        [sys.executable, "-m", "llmtune.cli", "check", "tickets.yaml"],
+        cwd=beside,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!http)([^)#]+)\)", README))

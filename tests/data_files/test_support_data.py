@@ -17,6 +17,7 @@ DATA = ROOT / "data" / "support"
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from support_data import checks, company, phrasebook, replay, splits, wording, writing  # noqa: E402
+from tiny_base import text  # noqa: E402
 
 SHOP_FILES: tuple[phrasebook.Split, ...] = ("train", "heldout", "unseen")
 SKILL_FILES = ("general", "replay")
@@ -103,6 +104,17 @@ def test_unseen_words_are_in_every_unseen_message_and_nowhere_else() -> None:
         # A slip of the finger may by chance spell one of them ("now", "bow"), so phrases are compared and not rows.
         for drawn in splits.rows(name):
             assert not new & {word for text in drawn.templates for word in wording.words(text)}
+
+
+def test_the_base_has_read_nothing_of_the_shop_and_no_unseen_word() -> None:
+    # The script searches the first documents; these are of the second part.
+    read = [" \n ".join(message.text for message in one) for one in text.documents(text.FIRST_PART, 4_000)]
+    assert list(checks.apart_from_base(read)) == []
+
+
+def test_the_check_of_the_bases_text_finds_names_answers_and_unseen_words() -> None:
+    read = ["ask for Nella", company.answer("parking"), *["no whereabouts"] * 2]
+    assert len(list(checks.apart_from_base(read))) == 3
 
 
 def test_every_order_code_of_the_question_is_in_the_answer_and_train_shows_none_of_the_others() -> None:
