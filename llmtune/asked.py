@@ -31,13 +31,13 @@ NO_MATTER = {
 }
 
 
-def facts_of(plan: Plan, linear_suffixes: tuple[str, ...] | None, device: Device) -> Facts:
-    """What the recipe does not say, for `translate`."""
+def facts_of(plan: Plan, linear_suffixes: tuple[str, ...] | None, device: Device, threads: int | None) -> Facts:
+    """What the recipe does not say, for `translate`. `threads`: of a process, where the run has begun with a number."""
     geometry = plan.geometry
     return Facts(
         linear_suffixes=linear_suffixes,
         device=device.kind,
-        cores=device.cores,
+        threads=threads or max(1, device.cores // geometry.processes),
         steps=geometry.steps,
         micro_batch=geometry.micro_batch,
         accumulation=geometry.accumulation,

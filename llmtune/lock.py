@@ -14,6 +14,7 @@ from llmtune import __version__
 from llmtune.files import sha256, write_json
 from llmtune.models.spec import BaseSpec
 from llmtune.recipe.load import Loaded
+from llmtune.recipe.schema import Recipe
 from llmtune.rundir import RunDir
 
 LIBRARIES = (
@@ -63,6 +64,18 @@ def base_of(run: RunDir, lock: dict[str, Any]) -> BaseSpec:
         if moved.is_dir():
             return replace(spec, path=str(moved))
     return spec
+
+
+def threads_of(run: RunDir, recipe: Recipe) -> int | None:
+    """CPU threads of each process that the run began with, where the recipe left that to the machine.
+
+    Sums differ in their last bit with another number: on a machine with more cores the run would be trained anew.
+    """
+    lock = read_lock(run)
+    if lock is None or lock["recipe"]["training"]["threads"] is not None:
+        return None
+    same = lock["recipe"]["launch"] == recipe.launch.model_dump(mode="json")
+    return int(lock["loaded"]["threads"]) if same else None
 
 
 def write_lock(run: RunDir, loaded: Loaded, base: BaseSpec, base_is_local: bool, data: Sequence[str]) -> dict[str, Any]:

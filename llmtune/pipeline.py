@@ -17,7 +17,7 @@ from llmtune.evaluate.inputs import EvaluateInputs
 from llmtune.export.inputs import CardFacts, ExportInputs, VerifyInputs
 from llmtune.files import hashes, manifest, remove_left, sha256, told_in_words, write_json
 from llmtune.held import held
-from llmtune.lock import write_lock
+from llmtune.lock import threads_of, write_lock
 from llmtune.merge.inputs import MergeInputs
 from llmtune.models.spec import BaseSpec
 from llmtune.narration import (
@@ -93,7 +93,8 @@ class Run:
     def __init__(self, checked: Checked, console: Console) -> None:
         self.checked, self.console = checked, console
         self.recipe, self.dir = checked.loaded.recipe, checked.run
-        facts = facts_of(checked.plan, checked.family.linear_suffixes, checked.device)
+        begun = threads_of(self.dir, self.recipe)
+        facts = facts_of(checked.plan, checked.family.linear_suffixes, checked.device, begun)
         self.arguments = translate(self.recipe, facts)
         self.base = BaseSpec(path=str(checked.base), **base_arguments(self.recipe, facts))
         self.environment = quiet.environment(self.base.device, self.base.threads)

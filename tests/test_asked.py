@@ -104,7 +104,7 @@ def facts(one: Recipe) -> Facts:
         warmup=training.warmup,
     )
     return Facts(
-        linear_suffixes=("q_proj", "v_proj"), device="cpu", cores=2, steps=counted.steps,
+        linear_suffixes=("q_proj", "v_proj"), device="cpu", threads=2, steps=counted.steps,
         micro_batch=counted.micro_batch, accumulation=counted.accumulation, warmup_steps=counted.warmup_steps,
         evaluate_every=counted.evaluate_every, checkpointing=bool(training.gradient_checkpointing),
     )  # fmt: skip

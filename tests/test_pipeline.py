@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from llmtune.check import check
 from llmtune.console import Console
 from llmtune.data.store import read
 from llmtune.pipeline import Run
+from llmtune.stages import fingerprint
 from tests.tiny_models import CHATML, write_rows
 
 
@@ -46,3 +50,28 @@ def test_pain_11_rows_tokenised_with_an_older_template_or_tokenizer_are_not_used
     again, third = tokenised(tmp_path)
     assert not again
     assert (second[0], third[0]) == (1, 3)
+
+
+@pytest.mark.parametrize("overrides", [(), ("launch.processes=2",)])
+def test_a_run_is_not_trained_anew_on_a_machine_with_other_cores(
+    overrides: tuple[str, ...], tiny_base: Path, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text(f"base: {tiny_base}\ndata: rows.jsonl\n")
+
+    def begun(cores: int, overrides: tuple[str, ...]) -> tuple[int, str]:
+        """Threads of a process, and what the training is asked."""
+        checked = check(tmp_path / "shop.yaml", tmp_path / "run", overrides)
+        run = Run(replace(checked, device=replace(checked.device, cores=cores)), Console())
+        return run.base.threads, fingerprint(run.asked.train({}))
+
+    processes = 1 + len(overrides)
+    (tmp_path / "run").mkdir()
+    first = begun(8, overrides)
+    assert first[0] == 8 // processes
+    assert begun(64, overrides) == first
+    assert begun(64, overrides) == first
+    # what is said, or said no more, counts
+    assert begun(64, (*overrides, "training.threads=3"))[0] == 3
+    assert begun(16, overrides)[0] == 16 // processes
+    assert begun(32, ("launch.processes=4",))[0] == 8

@@ -142,7 +142,9 @@ class Training(Closed):
         0, ge=0, lt=2**32, description="Seed of the order of rows, of dropout and of the adapter's first values."
     )
     threads: PositiveInt | None = Field(
-        None, description="CPU threads of a process. Results are bit-equal only for equal threads. Default: all cores."
+        None,
+        description="CPU threads of a process. Results are bit-equal only for equal threads. Default: all cores, shared"
+        " by the processes; a run keeps the number that it began with.",
     )
 
 

@@ -17,7 +17,8 @@ class Facts:
     linear_suffixes: tuple[str, ...] | None
     """Names of the linear layers of the family; None where it is unknown and PEFT is to find them."""
     device: Literal["cpu", "cuda"]
-    cores: int
+    threads: int
+    """CPU threads of a process, where the recipe does not say."""
     steps: int
     micro_batch: int
     accumulation: int
@@ -84,7 +85,7 @@ def base_arguments(recipe: Recipe, facts: Facts) -> Arguments:
         "dtype": recipe.quantization.compute_dtype,
         "attention": attention,
         "device": facts.device,
-        "threads": recipe.training.threads or max(1, facts.cores // recipe.launch.processes),
+        "threads": recipe.training.threads or facts.threads,
     }
 
 

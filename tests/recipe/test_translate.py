@@ -10,7 +10,7 @@ from llmtune.recipe.schema import Recipe
 from llmtune.recipe.translate import Facts, translate
 
 FACTS = Facts(
-    linear_suffixes=("q_proj", "v_proj"), device="cpu", cores=2, steps=100, micro_batch=4, accumulation=2,
+    linear_suffixes=("q_proj", "v_proj"), device="cpu", threads=2, steps=100, micro_batch=4, accumulation=2,
     warmup_steps=3, evaluate_every=10, checkpointing=False,
 )  # fmt: skip
 
