@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmtune.data.conversation import Conversation, Message
@@ -15,25 +16,40 @@ from llmtune.errors import DataError, Problem
 from llmtune.recipe.schema import Columns, Data
 
 
-def read_conversations(
-    path: Path, data: Data, label: str | None = None, *, any_form: bool = False
-) -> tuple[list[Conversation], list[Problem], str]:
-    """Conversations of a file, the rows that cannot be used, and words for people on what the file was found to be.
+@dataclass(frozen=True)
+class Read:
+    """What a data file was found to hold."""
 
-    A conversation ends with an answer: what comes after the last one is left out. `data.system` is put in front of
-    every conversation without a system prompt. `any_form`: the recipe's format and columns were said of another file;
-    they are used where they fit. Raises DataError when the file as a whole cannot be used.
+    conversations: list[Conversation]
+    problems: list[Problem]
+    """The rows that cannot be used."""
+    form: str
+    """What the file is, in words for people."""
+    notes: list[str]
+    """What is left out of it without being wrong."""
+
+
+def read_conversations(path: Path, data: Data, label: str | None = None, *, any_form: bool = False) -> Read:
+    """Read a file.
+
+    A conversation ends with an answer: what comes after the last one is left out, as are rows with nothing in them.
+    `data.system` is put in front of every conversation without a system prompt. `any_form`: the recipe's format and
+    columns were said of another file; they are used where they fit. Raises DataError when the file as a whole cannot be
+    used.
     """
     label = label or path.name
     problems: list[Problem] = []
     rows: list[Row] = []
     fatal: tuple[Problem, ...] = ()
+    empty = cut = 0
     try:
         for row in read_rows(path, label):
-            if isinstance(row, Row):
+            if isinstance(row, Problem):
+                problems.append(row)
+            elif row.values:
                 rows.append(row)
             else:
-                problems.append(row)
+                empty += 1
     except DataError as error:  # the rows before are looked at all the same, to name every problem at once
         fatal = error.problems
     if not rows:
@@ -43,14 +59,18 @@ def read_conversations(
     ids: dict[str, tuple[str, tuple[Message, ...]]] = {}
     for row in rows:
         try:
-            messages = _whole(reader(row.values), data.system)
+            turns = reader(row.values)
+            messages = _whole(turns, data.system)
             _check_id(row, messages, ids)
             found.append(Conversation(messages, row.where))
+            cut += turns[-1].role != "assistant"
         except RowFault as fault:
             problems.append(fault.at(row.where))
     if fatal:
         raise DataError([*problems, *fatal])
-    return found, problems, f"{kind(path)}, {said}{_unused(rows[0].values, said)}"
+    left_out = {"rows with nothing in them": empty, "what follows the last answer, in so many rows": cut}
+    notes = [f"{label}: left out: {what}: {count:,}" for what, count in left_out.items() if count]
+    return Read(found, problems, f"{kind(path)}, {said}{_unused(rows[0].values, said)}", notes)
 
 
 def _whole(messages: Sequence[Message], system: str | None) -> tuple[Message, ...]:

@@ -123,12 +123,14 @@ class _Preparation:
         # the general skills are those of the base as it was: without the new system prompt
         data = self._data.model_copy(update={"system": None}) if part in ("general", "replay") else self._data
         try:
-            conversations, problems, found = read_conversations(path, data, label, any_form=part != "train")
+            read = read_conversations(path, data, label, any_form=part != "train")
         except DataError as error:
             self._fatal += error.problems if len(error.problems) <= _LISTED else listed(error.problems, _UNREAD)
             return []
-        self._found[label] = found
-        self._bad += problems
+        conversations = read.conversations
+        self._found[label] = read.form
+        self._notes += read.notes
+        self._bad += read.problems
         if len(conversations) > 1 and len({one.messages for one in conversations}) == 1:
             what = f"all {len(conversations):,} rows are the same"
             self._fatal.append(Problem(label, what, "give it rows that differ; one answer cannot be told from another"))

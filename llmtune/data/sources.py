@@ -16,7 +16,7 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 @dataclass(frozen=True)
 class Row:
-    """Values by column, as the file has them, and where (`shop.csv:17`)."""
+    """Values by column, as the file has them, none where the row holds nothing; and where (`shop.csv:17`)."""
 
     values: Mapping[str, Any]
     where: str
@@ -45,7 +45,7 @@ def read_rows(path: Path, label: str | None = None) -> Iterator[Row | Problem]:
         found = json_rows.read(_text(path, label), label, lines=suffix != ".json")
     empty = True
     for place, values in found:
-        empty = False
+        empty = empty and values == {}
         where = f"{label}:{place}"
         yield Problem(where, *values) if isinstance(values, tuple) else Row(values, where)
     if empty:

@@ -14,13 +14,19 @@ _LONGEST_CELL = 1 << 30
 
 
 def read(text: str, label: str, tabs: bool) -> Iterator[tuple[int | str, dict[str, Any] | Fault]]:
-    """Pairs of line number and row, or what is wrong with it. Cells are text; an empty cell is "" ."""
+    """Pairs of line number and row, or what is wrong with it. Cells are text; an empty cell is "" .
+
+    A row of empty cells alone, as spreadsheets leave them behind, has no columns. Blank lines are no rows.
+    """
     if tabs:
         delimiter, quoted = "\t", _tabs_are_quoted(text)
     else:
         delimiter, quoted = _delimiter(text), True
     rows = _cells(text, label, delimiter, quoted)
-    place, header = next(rows)
+    first = next(((place, cells) for place, cells in rows if any(cells)), None)
+    if first is None:
+        return
+    place, header = first
     names = [name.strip() for name in header]
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
@@ -28,7 +34,9 @@ def read(text: str, label: str, tabs: bool) -> Iterator[tuple[int | str, dict[st
             f"{label}:{place}", f"two columns are named {twice[0]!r}", "rename one of them in the first line"
         )
     for place, cells in rows:
-        if len(cells) != len(names):
+        if not any(cells):
+            yield place, {}
+        elif len(cells) != len(names):
             yield place, _ragged(len(cells), len(names))
         else:
             yield place, dict(zip(names, cells, strict=True))
@@ -53,7 +61,7 @@ def _tabs_are_quoted(text: str) -> bool:
     if '\t"' not in text and '\n"' not in text:
         return False
     try:
-        return len({len(cells) for _, cells in _cells(text, "", "\t", quoted=True)}) == 1
+        return len({len(cells) for _, cells in _cells(text, "", "\t", quoted=True) if any(cells)}) == 1
     except DataError:
         return False
 
@@ -67,7 +75,7 @@ def _cells(text: str, label: str, delimiter: str, quoted: bool) -> Iterator[tupl
     line = 1
     try:
         for cells in reader:
-            if cells and any(cells):
+            if cells:
                 yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:

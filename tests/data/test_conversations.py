@@ -21,7 +21,8 @@ EXCHANGE = (Message("user", "Open?"), Message("assistant", "Until six."))
 def read(tmp_path: Path, *rows: Any, **data: Any) -> tuple[list[Conversation], list[Problem], str]:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return read_conversations(path, Data.model_validate({"train": str(path), **data}))
+    found = read_conversations(path, Data.model_validate({"train": str(path), **data}))
+    return found.conversations, found.problems, found.form
 
 
 def fault(tmp_path: Path, row: dict[str, Any], **data: Any) -> Problem:
@@ -140,9 +141,33 @@ def test_a_column_that_changes_what_is_learnt_is_refused(tmp_path: Path, row: di
 def test_an_empty_cell_is_refused_whatever_stands_for_it(tmp_path: Path, empty: str) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f"question,answer,system\nOpen?,Until six.,\nClosed?,{empty},\n")
-    found, problems, _ = read_conversations(path, Data(train="a.csv"))
-    assert (len(found), len(found[0].messages)) == (1, 2)
-    assert [problem.where for problem in problems] == ["a.csv:3"]
+    found = read_conversations(path, Data(train="a.csv"))
+    assert [len(one.messages) for one in found.conversations] == [2]
+    assert [problem.where for problem in found.problems] == ["a.csv:3"]
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text(",,\nquestion,answer,system\n,,\nOpen?,Until six.,\n,,,,\n\n,,\n")
+    found = read_conversations(table, Data(train="a.csv"))
+    assert ([one.messages for one in found.conversations], found.problems) == ([EXCHANGE], [])
+    assert found.notes == ["a.csv: left out: rows with nothing in them: 3"]
+    lines = tmp_path / "b.jsonl"
+    thanks = {"messages": [USER, ASSISTANT, {"role": "user", "content": "Thanks"}]}
+    lines.write_text("".join(json.dumps(row) + "\n" for row in [thanks, {"messages": [USER, ASSISTANT]}, thanks]))
+    assert read_conversations(lines, Data(train="b.jsonl")).notes == [
+        "b.jsonl: left out: what follows the last answer, in so many rows: 2"
+    ]
+
+
+def test_a_prompt_in_words_is_followed_by_every_turn_of_its_completion(tmp_path: Path) -> None:
+    more = {"role": "user", "content": "On Sunday?"}
+    row = {"prompt": "Open?", "completion": [ASSISTANT, more, {"role": "assistant", "content": "No."}, more]}
+    found, problems, _ = read(tmp_path, {**row, "system": "Be brief."}, row)
+    spoken = (*EXCHANGE, Message("user", "On Sunday?"), Message("assistant", "No."))
+    assert problems == []
+    assert [one.messages for one in found] == [(Message("system", "Be brief."), *spoken), spoken]
+    assert "no assistant turn" in fault(tmp_path, {"prompt": "Open?", "completion": [more]}).what
 
 
 @pytest.mark.parametrize(

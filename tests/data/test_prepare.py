@@ -198,3 +198,13 @@ def test_table_with_found_columns_works_with_default_settings(
         't.csv: CSV, question = "instruction", answer = "response" (found by name); not used: context, role'
         in done.notes
     )
+
+
+def test_what_is_left_out_of_a_file_is_said(tmp_path: Path, chat: ChatTokenizer, family: Family) -> None:
+    thanks = {"messages": [*row("Open on Sunday?")["messages"], {"role": "user", "content": "Thanks"}]}
+    write(tmp_path / "train.jsonl", thanks, *(row(f"Question {number}?") for number in range(9)))
+    (tmp_path / "held.csv").write_text("question,answer\nLate?,No.\n,\n")
+    assert [note for note in made(tmp_path, chat, family, heldout="held.csv").notes if "left out" in note] == [
+        "train.jsonl: left out: what follows the last answer, in so many rows: 1",
+        "held.csv: left out: rows with nothing in them: 1",
+    ]

@@ -102,6 +102,8 @@ def test_csv_row_with_too_many_cells_is_named(tmp_path: Path) -> None:
         ('q,a\nx,"y" z\n', "a.csv:2", "expected after"),
         ("q,q\nx,y\n", "a.csv:1", "two columns are named 'q'"),
         ("q,a\n", "a.csv", "no rows"),
+        ("q,a\n,\n", "a.csv", "no rows"),
+        (",\n", "a.csv", "no rows"),
     ],
 )
 def test_a_broken_csv_is_named_by_its_line(tmp_path: Path, content: str, where: str, what: str) -> None:

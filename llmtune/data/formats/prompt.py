@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from llmtune.data.conversation import Message
-from llmtune.data.form import OWN_ROLES, Form, Reader, RowFault, Values, check_extras, exchange, optional, words
+from llmtune.data.form import OWN_ROLES, Form, Reader, RowFault, Values, check_extras, optional, words
 from llmtune.data.turns import Turns
 
 _HINT = "roles are system, user, assistant, tool"
@@ -16,17 +16,17 @@ ANSWERS = ("completion", "response")
 def _read(values: Values, name: str) -> list[Message]:
     check_extras(values)
     asked, said = values.get("prompt"), values.get(name)
-    spoken = Turns(name, "role", "content", OWN_ROLES, _HINT)
-    if not isinstance(asked, list):
-        question = words(asked, "prompt")
-        answer = words(spoken(values)[-1].content if isinstance(said, list) else said, name)
-        return exchange(question, answer, optional(values.get("system"), "system"))
-    before = _PROMPT(values)
-    if any(message.role == "assistant" for message in before) and not isinstance(said, list):
+    if isinstance(asked, list):
+        before = _PROMPT(values)
+    else:
+        system = optional(values.get("system"), "system")
+        before = [*([] if system is None else [Message("system", system)]), Message("user", words(asked, "prompt"))]
+    if isinstance(said, list):
+        return [*before, *Turns(name, "role", "content", OWN_ROLES, _HINT)(values)]
+    if any(message.role == "assistant" for message in before):
         # Only the completion is meant to be trained, and here every answer is.
         raise RowFault("the prompt holds earlier answers", "put all turns into one list: data.format messages")
-    after = spoken(values) if isinstance(said, list) else [Message("assistant", words(said, name))]
-    return [*before, *after]
+    return [*before, Message("assistant", words(said, name))]
 
 
 def _bind(first: Values) -> tuple[Reader, str] | None:
