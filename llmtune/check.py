@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 from llmtune.errors import LlmtuneError, Problem, RecipeError
 from llmtune.plan import device as machine
 from llmtune.plan.device import Device
-from llmtune.plan.estimate import Plan, plan
+from llmtune.plan.estimate import Plan, plan, shape_of
+from llmtune.plan.memory import adapter_parameters, checkpoint
 from llmtune.recipe.load import Loaded, load
 from llmtune.recipe.problems import leaves
 from llmtune.rundir import RunDir
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from llmtune.recipe.schema import Recipe
 
 T = TypeVar("T")
+
+OTHER_BYTES = 100_000_000
+"""Of a run on disk: rows, answers, logs, and a tokenizer beside each model and checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str]) -> Checked:
         problems.of(lambda: look(recipe, beside))
     if base is not None and weights is not None and sizes is not None:
         parameters = sizes.parameters or source.count_parameters(base, weights)
-        problems.add(list(_space(run, recipe, parameters, base, weights)))
+        problems.add(list(_space(run, recipe, sizes, parameters, base, weights)))
         if prepared is not None and not loaded.broken:
             planned = problems.of(lambda: plan(recipe, sizes, parameters, prepared.splits, here))
     if problems.found or not (base and sizes and words and prepared and planned):
@@ -192,13 +196,19 @@ def _family(recipe: Recipe, family: Family) -> Iterator[Problem]:
                 yield Problem("adapter.target_modules", f"the base has no layer {name}", f"its layers are {there}")
 
 
-def _space(run: RunDir, recipe: Recipe, parameters: int, source: Source, weights: Weights) -> Iterator[Problem]:
-    """The merged model is by far the largest thing that is written; while it is made anew the old one is there too."""
+def _space(
+    run: RunDir, recipe: Recipe, family: Family, parameters: int, source: Source, weights: Weights
+) -> Iterator[Problem]:
+    """Of the merged model, which is there twice while it is made anew, of the checkpoints and of the adapters."""
+    shape = shape_of(recipe, family, parameters)
     existing = next(path for path in (run.root, *run.root.parents) if path.exists())
     width = {"bfloat16": 2, "float16": 2, "float32": 4}[recipe.merge.dtype]
     merged = parameters * width * (2 if run.merged.exists() else 1) if "merged" in recipe.export else 0
-    adapters = 0.02 * parameters * 12 * (recipe.training.keep_checkpoints + 1)  # values and two moments, generously
-    needed = int(merged + adapters) + 50_000_000
+    # those that are kept, the best one, and the one that is being written
+    checkpoints = (recipe.training.keep_checkpoints + 2) * checkpoint(recipe, shape, tied=family.tied)
+    there = sum(file.stat().st_size for file in run.checkpoints.rglob("*") if file.is_file())
+    adapters = 2 * 4 * adapter_parameters(shape, recipe.adapter.rank)  # as it was trained, and as it is handed on
+    needed = merged + max(0, checkpoints - there) + adapters + OTHER_BYTES
     free = shutil.disk_usage(existing).free
     if free < needed:
         what = f"{free / 1e9:.1f} GB are free, and the run writes about {needed / 1e9:.1f} GB"

@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from llmtune.events import Events
+from llmtune.models.family import read
+from llmtune.plan.estimate import shape_of
+from llmtune.plan.memory import checkpoint
+from llmtune.recipe.schema import Recipe
 from llmtune.train import compiler, launch
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.train import train
@@ -97,6 +101,24 @@ def test_pain_18_19_killed_while_it_writes_then_stopped_then_finished_gives_the_
 
 def _notes(given: TrainInputs) -> list[str]:
     return [event["text"] for event in events(given) if event["kind"] == "note"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("only_rank", "process_as_before")
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_checkpoint_is_as_large_as_was_planned(stage: int, tmp_path: Path) -> None:
+    """With a base that is large enough for its head and its constants to be seen."""
+    base = Path(__file__).parents[2] / "data" / "tiny-base"
+    given = inputs(base, tmp_path, sft={"max_steps": 2}, deepspeed=zero(stage) if stage else None)
+    train(given, Events(None))
+    (written,) = Path(given.checkpoints).glob("step-*")
+    found = sum(file.stat().st_size for file in written.rglob("*") if file.is_file())
+
+    adapter = {"rank": given.lora["r"], "target_modules": given.lora["target_modules"]}
+    recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": adapter, "zero": {"stage": stage}})
+    sizes = read(base)
+    planned = checkpoint(recipe, shape_of(recipe, sizes, sizes.parameters or 0), tied=sizes.tied)
+    assert planned < found < planned + 500_000
 
 
 @pytest.mark.slow

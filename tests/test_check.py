@@ -1,0 +1,56 @@
+"""What a run will take of the disk is known before it begins."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from llmtune.check import Checked, check
+from llmtune.errors import RecipeError
+from llmtune.plan.estimate import shape_of
+from llmtune.plan.memory import checkpoint
+from tests.tiny_models import write_rows
+
+RECIPE = """\
+base: {base}
+data: rows.jsonl
+adapter: {{rank: 512}}
+training: {{keep_checkpoints: {keep}}}
+export: [{export}]
+"""
+
+
+def checked(folder: Path, free: int, monkeypatch: pytest.MonkeyPatch) -> Checked | str:
+    """What is known with so many bytes free, or what is said against it."""
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+    try:
+        return check(folder / "shop.yaml", folder / "run", ())
+    except RecipeError as error:
+        return " ".join(problem.what for problem in error.problems)
+
+
+@pytest.mark.parametrize(("keep", "export"), [(1, "adapter"), (4, "adapter"), (1, "adapter, merged")])
+def test_the_disk_must_hold_every_checkpoint_and_what_is_handed_on(
+    keep: int, export: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text(RECIPE.format(base=tiny_base, keep=keep, export=export))
+    plenty = checked(tmp_path, 10**12, monkeypatch)
+    assert isinstance(plenty, Checked)
+    trained = plenty.plan.trained_parameters
+    shape = shape_of(plenty.loaded.recipe, plenty.family, plenty.family.parameters or 0)
+    assert trained == 2 * 512 * 1024  # of two layers, whose seven matrices have 1,024 inputs and outputs in all
+    # those kept, the best and the one being written; two adapters; a merged model in bfloat16
+    one = checkpoint(plenty.loaded.recipe, shape, tied=True)
+    assert one > 20 * trained
+    needed = (keep + 2) * one + 8 * trained + 2 * shape.parameters * ("merged" in export) + 100_000_000
+    assert isinstance(checked(tmp_path, needed, monkeypatch), Checked)
+    assert f"the run writes about {needed / 1e9:.1f} GB" in str(checked(tmp_path, needed - 1, monkeypatch))
+    # a run that goes on has written some of them
+    (tmp_path / "run" / "checkpoints" / "step-000002").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "step-000002" / "half").write_bytes(bytes(1000))
+    said = str(checked(tmp_path, needed - 1000, monkeypatch))
+    assert "free" not in said, said
