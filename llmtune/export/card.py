@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -21,6 +22,10 @@ FIGURES = (
 )
 
 
+PATHS = ("base.name", "data.train", "data.heldout", "data.unseen", "data.general", "data.replay.path")
+"""Keys of a recipe that name a file or a folder."""
+
+
 def adapter_card(facts: CardFacts, adapter: Adapter, template: bool, stop: tuple[str, int] | None) -> str:
     """README.md of the adapter folder. `stop`: the token that ends an answer, where the base does not stop at it."""
     parts = [
@@ -28,6 +33,7 @@ def adapter_card(facts: CardFacts, adapter: Adapter, template: bool, stop: tuple
         f"# {facts.name}\n",
         f"A LoRA adapter of rank {adapter.rank} for {_base_link(facts)}, made with llmtune.\n",
         _measured(facts),
+        _base_place(facts),
         _serve_adapter(facts, adapter, template, stop),
         _use_adapter(facts, stop),
         _origin(facts),
@@ -74,20 +80,25 @@ def public_base(facts: CardFacts) -> str:
     name = facts.base_name
     if not facts.base_is_local:
         return name
-    name = without_places(name)
+    name = without_place(name)
     return name if name.startswith(".") else f"./{name}"
 
 
-def without_places(value: Any) -> Any:
-    """The same value with every absolute path in it cut down to its last part."""
-    if isinstance(value, dict):
-        return {key: without_places(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_places(inner) for inner in value]
-    if not isinstance(value, str):
-        return value
-    absolute = PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute() or value.startswith("~")
-    return PureWindowsPath(value).name if absolute else value
+def without_place(path: str) -> str:
+    """The same path, but of an absolute one only its last part."""
+    absolute = PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute() or path.startswith("~")
+    return PureWindowsPath(path).name if absolute else path
+
+
+def without_places(block: Mapping[str, Any], paths: Sequence[str] = PATHS) -> dict[str, Any]:
+    """The same recipe, or a block of it, with the paths of this machine cut down to their last parts."""
+    found = dict(block)
+    for key, _, below in (path.partition(".") for path in paths):
+        if isinstance(found[key], Mapping):
+            found[key] = without_places(found[key], [below])
+        elif isinstance(found[key], str):
+            found[key] = without_place(found[key])
+    return found
 
 
 def front_matter(facts: CardFacts, library: str, relation: str) -> str:
@@ -103,8 +114,18 @@ def front_matter(facts: CardFacts, library: str, relation: str) -> str:
 
 def _base_link(facts: CardFacts) -> str:
     if facts.base_is_local:
-        return f"the model `{without_places(facts.base_name)}`"
+        return f"the model `{without_place(facts.base_name)}`"
     return f"[{facts.base_name}](https://huggingface.co/{facts.base_name})"
+
+
+def _base_place(facts: CardFacts) -> str:
+    """The recipe names a folder as seen from itself; whoever has the adapter has neither."""
+    if not facts.base_is_local:
+        return ""
+    return (
+        f"What follows looks for the base in `{public_base(facts)}`, as seen from this folder, where it is not yet: "
+        "put its folder there, or write in its place where it lies.\n"
+    )
 
 
 def _measured(facts: CardFacts) -> str:
@@ -188,5 +209,5 @@ def _origin(facts: CardFacts) -> str:
     yaml.default_flow_style = False
     yaml.dump(without_places(facts.recipe), text)
     lines = ["## Made of\n", "| data file | sha256 |", "|---|---|"]
-    lines += [f"| `{without_places(name)}` | `{digest}` |" for name, digest in facts.data.items()]
+    lines += [f"| `{without_place(name)}` | `{digest}` |" for name, digest in facts.data.items()]
     return "\n".join(lines) + f"\n\nThe recipe:\n\n```yaml\n{text.getvalue()}```\n"

@@ -202,6 +202,7 @@ def test_the_card_tells_where_the_adapter_comes_from_and_how_to_serve_it(trained
     assert "learning_rate: 0.0002" in text and "tickets.csv` | `abab" in text
     assert 'bnb_4bit_quant_type="nf4"' in text
     assert "stop_token_ids" not in text and "eos_token_id" not in text
+    assert "as seen from this folder" not in text
 
 
 @pytest.mark.parametrize(
@@ -223,6 +224,7 @@ def test_a_base_in_a_folder_is_told_without_its_place_and_never_taken_for_one_of
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == told
     assert "/home/ann" not in text and "C:\\models" not in text
+    assert f"looks for the base in `{told}`, as seen from this folder" in text
 
 
 def test_a_stop_token_that_the_base_does_not_know_is_told(tmp_path: Path) -> None:
@@ -240,9 +242,19 @@ def test_pain_26_the_rank_told_to_vllm_is_one_it_takes(rank: int, limit: int | N
     assert max_lora_rank(rank) == limit
 
 
-def test_paths_are_cut_down_to_names_wherever_they_are() -> None:
-    whole = {"a": ["/x/y.csv", {"b": "~/z"}], "c": 3, "d": "D:\\e\\f", "g": "h/i.csv"}
-    assert without_places(whole) == {"a": ["y.csv", {"b": "z"}], "c": 3, "d": "f", "g": "h/i.csv"}
+def test_paths_are_cut_down_to_names_and_no_other_words_are() -> None:
+    paths = {"train": "/x/y.csv", "heldout": "~/z.csv", "unseen": "D:\\e\\f.csv", "general": "h/i.csv"}
+    other = {"system": "/no_think You are/kind.", "replay": {"path": "/j/k.csv", "share": 0.1}}
+    recipe = Recipe.model_validate({"base": "/m/n", "data": {**paths, **other}}).model_dump(mode="json")
+    found = without_places(recipe)
+    cut = {"train": "y.csv", "heldout": "z.csv", "unseen": "f.csv", "general": "h/i.csv"}
+    assert found == {
+        **recipe,
+        "base": {**recipe["base"], "name": "n"},
+        "data": {**recipe["data"], **cut, "replay": {"path": "k.csv", "share": 0.1}},
+    }
+    shortest = Recipe.model_validate({"base": "m/n", "data": "d.csv"}).model_dump()
+    assert without_places(shortest) == shortest
 
 
 def test_the_merged_folder_gets_a_card_and_stays_whole(trained: Trained, tmp_path: Path) -> None:
