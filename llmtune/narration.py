@@ -46,9 +46,11 @@ def say_plan(checked: Checked, console: Console) -> None:
     console.stage(
         "plan",
         f"{geometry.epochs:.3g} {'epoch' if geometry.epochs == 1 else 'epochs'},"
-        f" {geometry.steps} steps of {geometry.batch_size} rows"
+        f" {geometry.steps:,} steps of {geometry.batch_size:,} rows"
         f" (about {per_step:,.0f} tokens, {trained:.0%} trained)",
     )
+    for note in geometry.notes:
+        console.more(note)
     most = plan.memory[plan.largest]
     parts = ", ".join(f"{name} {size(number)}" for name, number in most.parts.items() if number)
     at = f"memory at most about {size(most.total)} (in {plan.largest}) of {size(checked.device.free_bytes)} free"

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from llmtune.check import Checked, check
+from llmtune.console import Console
 from llmtune.errors import RecipeError
-from llmtune.plan.estimate import shape_of
+from llmtune.pipeline import check_only
+from llmtune.plan.estimate import FLATTENED_TOKENS, shape_of
 from llmtune.plan.memory import checkpoint
+from llmtune.recipe.schema import Training
 from tests.tiny_models import write_rows
 
 RECIPE = """\
@@ -54,3 +57,19 @@ def test_the_disk_must_hold_every_checkpoint_and_what_is_handed_on(
     (tmp_path / "run" / "checkpoints" / "step-000002" / "half").write_bytes(bytes(1000))
     said = str(checked(tmp_path, needed - 1000, monkeypatch))
     assert "free" not in said, said
+
+
+def test_the_plan_says_what_a_step_has_and_what_was_asked(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text(f"base: {tiny_base}\ndata: rows.jsonl\n")
+    check_only(tmp_path / "shop.yaml", tmp_path / "run", ["training.batch_size=1000"], Console())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "3 epochs, 3 steps of 23 rows" in said
+    assert "training.batch_size: 1,000, but there are 23 rows" in said
+
+
+def test_the_recipe_says_how_many_tokens_a_micro_batch_has_at_most() -> None:
+    said = str(Training.model_fields["micro_batch"].description)
+    assert f"{FLATTENED_TOKENS['cpu']:,} tokens on a CPU and {FLATTENED_TOKENS['cuda']:,} on a GPU" in said

@@ -1,4 +1,7 @@
-"""The plan: the largest micro-batch that fits, the steps that follow from it, and the memory of each stage by part."""
+"""The plan: the largest micro-batch that fits, the steps that follow from it, and the memory of each stage by part.
+
+A micro-batch that the recipe leaves open has at most `FLATTENED_TOKENS` too, however much memory there is.
+"""
 
 from __future__ import annotations
 

@@ -6,15 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MANY_EPOCHS = 100
+"""Above these somebody has perhaps written one zero too many."""
+
 
 @dataclass(frozen=True)
 class Geometry:
-    """How rows become optimiser steps. One step sees `micro_batch * accumulation * processes` rows."""
+    """How rows become optimiser steps. One step sees `micro_batch * accumulation * processes` rows, if there are."""
 
     rows: int
     tokens: int
     supervised_tokens: int
     batch_size: int
+    """Rows of a step: those asked for, or all there are."""
     micro_batch: int
     accumulation: int
     processes: int
@@ -32,6 +36,18 @@ class Geometry:
     @property
     def epochs(self) -> float:
         return self.steps / self.steps_per_epoch
+
+    @property
+    def notes(self) -> list[str]:
+        """What is planned as it was asked for, and was perhaps not meant."""
+        found = []
+        asked = self.micro_batch * self.accumulation * self.processes
+        if asked > self.batch_size:
+            found.append(f"training.batch_size: {asked:,}, but there are {self.rows:,} rows: each step has all of them")
+        if self.epochs > MANY_EPOCHS:
+            first = f"measured and saved every {self.evaluate_every:,} steps"
+            found.append(f"every row is trained {self.epochs:,.0f} times; {first}")
+        return found
 
 
 def geometry(
@@ -61,7 +77,7 @@ def geometry(
         rows=len(lengths),
         tokens=sum(lengths),
         supervised_tokens=sum(supervised),
-        batch_size=batch_size,
+        batch_size=min(batch_size, len(lengths)),
         micro_batch=micro_batch,
         accumulation=accumulation,
         processes=processes,

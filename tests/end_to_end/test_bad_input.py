@@ -94,6 +94,8 @@ BAD: dict[str, tuple[Change, list[str]]] = {
         lambda folder: _replace(folder, "base: ", "base:\n  revision: v2\n  name: "),
         ["shop.yaml:2:3", "a folder, which has no revisions", "remove it"],
     ),
+    "epochs without end": (recipe_line("training: {epochs: 1e308}"), ["shop.yaml:4:12", "1e+308 is out of range"]),
+    "steps without end": (recipe_line(f"training: {{max_steps: {10**400}}}"), ["shop.yaml:4:12", "out of range"]),
     "more tokens than the base reads": (recipe_line("  max_tokens: 9999"), ["shop.yaml:4:3", "9,999"]),
 }  # fmt: skip
 

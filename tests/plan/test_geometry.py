@@ -36,6 +36,18 @@ def test_every_planned_option_changes_the_plan(key: str, value: Any) -> None:
     assert plan() != plan(**{key: value})
 
 
+def test_a_batch_of_more_rows_than_there_are_has_those_there_are() -> None:
+    found = plan(28, batch_size=1000, micro_batch=100)
+    assert (found.batch_size, found.steps_per_epoch, found.steps) == (28, 1, 3)
+    assert found.notes == ["training.batch_size: 1,000, but there are 28 rows: each step has all of them"]
+    assert plan(28, batch_size=28, micro_batch=28).notes == []
+
+
+def test_epochs_without_end_are_said() -> None:
+    assert plan(epochs=100.0).notes == []
+    assert plan(epochs=1e6).notes == ["every row is trained 1,000,000 times; measured and saved every 1,625,000 steps"]
+
+
 @given(rows=some.integers(1, 400), micro=some.integers(1, 4), times=some.integers(1, 4), processes=some.integers(1, 3))
 def test_an_epoch_sees_every_row_and_at_most_one_step_is_short(
     rows: int, micro: int, times: int, processes: int
