@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 KEPT = "what was done is kept; the same command goes on from there."
 """How an error ends that comes in the middle of a run."""
+OUT_OF_MEMORY = re.compile("out of memory|OutOfMemory|MemoryError|allocate memory|bad_alloc")
+"""What torch, CUDA, Python, the system and C++ say."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,11 @@ class MachineError(LlmtuneError):
     """The machine lacks something: memory, disk, a compiler, a folder that can be written."""
 
 
-class TrainingError(LlmtuneError):
-    """Training went wrong in a way the recipe can mend: the loss exploded, memory ran out."""
+class StageError(LlmtuneError):
+    """A stage went wrong under way: the loss exploded, memory ran out, its process died."""
 
     exit_code = 3
-    ending = "training ended; what was saved before is still there."
+    ending = "what was saved before is still there."
 
 
 class ProofError(LlmtuneError):

@@ -32,8 +32,10 @@ from llmtune.narration import (
     say_train,
     say_verify,
 )
+from llmtune.plan.estimate import smaller
+from llmtune.process import BEGINS_AGAIN, SAVES, Command, Ending, alone, in_worker
 from llmtune.recipe.translate import base_arguments, translate
-from llmtune.stages import SAVES, Record, clear, fingerprint, in_process, in_worker, stoppable
+from llmtune.stages import Record, clear, fingerprint, in_process, stoppable
 from llmtune.summary import print_summary
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.launch import command
@@ -174,11 +176,8 @@ class Run:
             metrics=str(run.metrics),
             fingerprint=fingerprint(asked),
         )
-        with self.console.progress("train") as progress:
-            record = in_worker(
-                run, "train", asked, [run.trained], asdict(request), progress,
-                command=partial(command, recipe.launch.processes), ending=SAVES, environment=self.environment,
-            )  # fmt: skip
+        launcher = partial(command, recipe.launch.processes)
+        record = self.worker("train", asked, [run.trained], asdict(request), command=launcher, ending=SAVES)
         say_train(record, self.console)
         return record
 
@@ -194,10 +193,7 @@ class Run:
             out=str(run.evaluation),
             **arguments,
         )
-        with self.console.progress("evaluate") as progress:
-            record = in_worker(
-                run, "evaluate", asked, [run.evaluation], asdict(request), progress, environment=self.environment
-            )
+        record = self.worker("evaluate", asked, [run.evaluation], asdict(request))
         say_evaluate(record, self.console)
         return record
 
@@ -214,10 +210,7 @@ class Run:
             reference=str(run.parity),
             **arguments,
         )
-        with self.console.progress("merge") as progress:
-            record = in_worker(
-                run, "merge", asked, [run.merged, run.parity], asdict(request), progress, environment=self.environment
-            )
+        record = self.worker("merge", asked, [run.merged, run.parity], asdict(request))
         say_merge(record, self.console)
         return record
 
@@ -258,10 +251,26 @@ class Run:
             merged_reference=None if merge is None else str(run.parity),
             merged_dtype=self.recipe.merge.dtype,
         )
-        with self.console.progress("verify") as progress:
-            record = in_worker(run, "verify", asked, [], asdict(request), progress, environment=self.environment)
+        record = self.worker("verify", asked, [], asdict(request))
         say_verify(record, self.console)
         return record
+
+    def worker(
+        self,
+        stage: str,
+        asked: object,
+        made: Sequence[Path],
+        request: dict[str, Any],
+        command: Command = alone,
+        ending: Ending = BEGINS_AGAIN,
+    ) -> Record:
+        """A heavy stage, with its progress on the screen."""
+        less = smaller(self.recipe, self.checked.plan, stage)
+        with self.console.progress(stage) as watch:
+            return in_worker(
+                self.dir, stage, asked, made, request, watch,
+                command=command, ending=ending, environment=self.environment, smaller=less,
+            )  # fmt: skip
 
     def seal(self) -> None:
         """The manifest is written last: it is what says that the run is whole. A stage that begins takes it away."""

@@ -17,7 +17,7 @@ ROWS = (
     {"cli", "worker"},
     {"pipeline"},
     {"narration", "summary"},
-    {"asked", "check", "stages", "held"},
+    {"asked", "check", "stages", "process", "held"},
     STAGES,
     {"lock"},
     {"models", "data", "plan"},

@@ -175,6 +175,18 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
     )
 
 
+def smaller(recipe: Recipe, plan: Plan, stage: str) -> str:
+    """What to do when the memory of a stage does not suffice after all."""
+    size = plan.geometry.micro_batch
+    if stage == "train" and size > 1:
+        do = f"set training.micro_batch: {max(n for n in range(1, size) if size % n == 0)}"
+    elif stage == "train" and not plan.checkpointing:
+        do = "set training.gradient_checkpointing: true"
+    else:
+        do = _remedy(recipe, "merge" if stage == "verify" and "merged" in recipe.export else stage)
+    return f"end other programs that use its memory, or {do}"
+
+
 def _remedy(recipe: Recipe, stage: str) -> str:
     options = recipe.training
     if stage == "evaluate" and recipe.evaluation.batch_size > 1:

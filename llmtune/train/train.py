@@ -36,7 +36,7 @@ from llmtune.train.watch import Watch
 def train(inputs: TrainInputs, events: Events) -> dict[str, Any]:
     """Train an adapter, or go on with it, and write it to `inputs.out`. Called on every rank; rank 0 returns the facts.
 
-    Raises Stopped when asked to stop (all is saved), TrainingError when the loss is no number, MachineError when the
+    Raises Stopped when asked to stop (all is saved), StageError when the loss is no number, MachineError when the
     disk is full, ProofError when what came out is not an adapter.
     """
     _meet_on_this_machine()

@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import PrinterCallback, TrainerControl
 from trl import SFTTrainer
 
-from llmtune.errors import TrainingError
+from llmtune.errors import StageError
 from llmtune.train import proof
 from llmtune.train.batches import BLOCK, IGNORED, Batch, Collator, Rows
 from llmtune.train.checkpoints import Checkpoints
@@ -142,7 +142,7 @@ class RowTrainer(SFTTrainer):
         return norm
 
     def _stop_unless_finite(self, value: Tensor, name: str) -> None:
-        """Raise TrainingError on all ranks together when the value is NaN or infinite on any of them."""
+        """Raise StageError on all ranks together when the value is NaN or infinite on any of them."""
         broken = (~torch.isfinite(value.detach())).float()
         if self.args.world_size > 1:
             dist.all_reduce(broken, dist.ReduceOp.MAX)
@@ -155,7 +155,7 @@ class RowTrainer(SFTTrainer):
             rows = [number for part in everyone for number in part]
         sources = [self._rows.sources[number] for number in rows]
         shown = ", ".join(sources[:8]) + (f" and {len(sources) - 8} more" if len(sources) > 8 else "")
-        raise TrainingError.one(
+        raise StageError.one(
             f"step {self.state.global_step + 1}",
             f"the {name} is {value.item()}; rows of this step: {shown}",
             "lower training.learning_rate, and look at these rows; checkpoints from before this step are whole",

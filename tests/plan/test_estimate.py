@@ -11,7 +11,7 @@ from llmtune.data.conversation import Sample
 from llmtune.errors import MachineError
 from llmtune.models.family import Family, from_config
 from llmtune.plan.device import Device
-from llmtune.plan.estimate import FLATTENED_TOKENS, USABLE, Plan, plan, shape_of
+from llmtune.plan.estimate import FLATTENED_TOKENS, USABLE, Plan, plan, shape_of, smaller
 from llmtune.plan.geometry import geometry
 from llmtune.plan.memory import PROCESS_BYTES, training
 from llmtune.recipe.schema import Recipe
@@ -165,3 +165,20 @@ def test_a_flattened_row_is_not_longer_than_attention_is_good_for(kind: Any) -> 
     assert found.geometry.micro_batch_tokens <= FLATTENED_TOKENS[kind]
     asked = made(machine(4000, kind), train=[sample(900)] * 64, training={"batch_size": 64, "micro_batch": 64})
     assert asked.geometry.micro_batch == 64
+
+
+def needing_less(stage: str, **blocks: Any) -> str:
+    recipe = Recipe.model_validate({"base": "x", "data": "y", **blocks})
+    told = smaller(recipe, made(machine(80), **blocks), stage)
+    return told.removeprefix("end other programs that use its memory, or ")
+
+
+def test_a_stage_whose_memory_ran_out_after_all_is_told_what_needs_less() -> None:
+    chosen = made(machine(80)).geometry.micro_batch
+    assert chosen > 1
+    assert needing_less("train") == f"set training.micro_batch: {chosen // 2}"
+    one = {"micro_batch": 1, "gradient_checkpointing": False}
+    assert needing_less("train", training=one) == "set training.gradient_checkpointing: true"
+    assert needing_less("evaluate") == "set evaluation.batch_size lower"
+    assert needing_less("verify").startswith("set export: [adapter]")
+    assert needing_less("verify", export=["adapter"]).startswith("set data.max_tokens lower")

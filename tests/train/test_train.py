@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmtune import files
-from llmtune.errors import MachineError, ProofError, RecipeError, Stopped, TrainingError
+from llmtune.errors import MachineError, ProofError, RecipeError, StageError, Stopped
 from llmtune.events import Events
 from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.train import proof
@@ -224,7 +224,7 @@ def test_pain_35_a_loss_that_is_no_number_stops_at_once(stage: int, tiny_base: P
         tiny_base, tmp_path, sft={"learning_rate": 1e18, "lr_scheduler_type": "constant", "warmup_steps": 0},
         evaluate_every=1, deepspeed=zero(stage),
     )  # fmt: skip
-    with pytest.raises(TrainingError) as raised:
+    with pytest.raises(StageError) as raised:
         train(given, NOBODY)
     (problem,) = raised.value.problems
     step = int(problem.where.removeprefix("step "))
