@@ -12,7 +12,8 @@ def command(processes: int, arguments: Sequence[str]) -> list[str]:
     """The command that runs `python -m llmtune.worker ARGUMENTS` once a rank, on a free port of this machine alone."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(processes)]
     meeting = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
-    return [*launcher, *meeting, "-m", "llmtune.worker", *arguments]
+    no_files = ["--log-dir", os.devnull]  # else it leaves a folder for each training in the system's temporary one
+    return [*launcher, *meeting, *no_files, "-m", "llmtune.worker", *arguments]
 
 
 def rank() -> int:
