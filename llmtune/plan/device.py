@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Literal
 
 from llmtune.errors import Problem
+from llmtune.plan.limits import ROOT, Limits, limits, own_group
 
 QUERY = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.free,memory.total", "--format=csv,noheader,nounits"]
 
@@ -117,11 +118,21 @@ def _processor() -> Device:
     import psutil
 
     memory = psutil.virtual_memory()
-    return Device("cpu", f"CPU, {_cores()} cores", memory.available, memory.total, _cores())
+    return allowed(memory.available, memory.total, _cores(), limits(ROOT, own_group()))
+
+
+def allowed(free: int, total: int, cores: int, most: Limits) -> Device:
+    """The processor, as far as a container lets this process use it."""
+    cores = _least(cores, most.cores)
+    return Device("cpu", f"CPU, {cores} cores", _least(free, most.free), _least(total, most.memory), cores)
+
+
+def _least(has: int, limit: int | None) -> int:
+    return has if limit is None else min(has, limit)
 
 
 def _cores() -> int:
-    """Cores that this process may use (a container or taskset may allow fewer than there are)."""
+    """Cores that this process may use (taskset may allow fewer than there are)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
 from llmtune.errors import Problem
-from llmtune.plan.device import Device, device, listed, problems, visible
+from llmtune.plan.device import Device, allowed, device, listed, problems, visible
+from llmtune.plan.limits import ROOT, Limits, limits, own_group
 
 THREE = """\
 0, GPU-1a2b3c4d-0000-0000-0000-000000000000, NVIDIA H100 80GB HBM3, 80994, 81559
@@ -74,7 +76,9 @@ def test_without_a_gpu_it_is_the_processor_with_its_memory(
 ) -> None:
     smi.write_text(f"#!/bin/sh\n{end}\n")
     found = device()
-    assert (found.kind, found.gpus, found.total_bytes) == ("cpu", 0, psutil.virtual_memory().total)
+    own = limits(ROOT, own_group())
+    memory = min(psutil.virtual_memory().total, own.memory or sys.maxsize)
+    assert (found.kind, found.gpus, found.total_bytes) == ("cpu", 0, memory)
     monkeypatch.setenv("PATH", "/nowhere")
     assert device().kind == "cpu"
 
@@ -102,3 +106,17 @@ def test_a_torch_that_cannot_use_the_gpu_is_refused() -> None:
     one = Device("cuda", "NVIDIA T4", 1, 1, 8, gpus=1)
     ((where, what),) = told(problems(one, 1, "2.13.0+cpu"))
     assert (where, "2.13.0+cpu" in what, "NVIDIA T4" in what) == ("machine", True, True)
+
+
+@pytest.mark.parametrize(
+    ("most", "found"),
+    [
+        (Limits(), (30, 64, 16)),
+        (Limits(memory=8, free=5, cores=2), (5, 8, 2)),
+        (Limits(memory=100, free=90, cores=32), (30, 64, 16)),  # more than there is
+    ],
+)
+def test_a_container_leaves_a_part_of_the_machine(most: Limits, found: tuple[int, int, int]) -> None:
+    here = allowed(30, 64, 16, most)
+    assert (here.free_bytes, here.total_bytes, here.cores) == found
+    assert here.name == f"CPU, {found[2]} cores"
