@@ -46,7 +46,8 @@ def limits(root: Path, group: str) -> Limits:
 
 
 def _used(folder: Path) -> int:
-    given_back = [line.split()[1] for line in _text(folder / "memory.stat").splitlines() if line.startswith("inactive_file ")]
+    lines = _text(folder / "memory.stat").splitlines()
+    given_back = [line.split()[1] for line in lines if line.startswith("inactive_file ")]
     return int(_text(folder / "memory.current") or 0) - sum(map(int, given_back))
 
 
