@@ -34,7 +34,7 @@ from llmtune.narration import (
 )
 from llmtune.plan.estimate import smaller
 from llmtune.process import BEGINS_AGAIN, SAVES, Command, Ending, alone, in_worker
-from llmtune.recipe.translate import base_arguments, translate
+from llmtune.recipe.translate import translate
 from llmtune.stages import Record, clear, fingerprint, in_process, stoppable
 from llmtune.summary import print_summary
 from llmtune.train.inputs import TrainInputs
@@ -98,7 +98,7 @@ class Run:
         begun = threads_of(self.dir, self.recipe)
         facts = facts_of(checked.plan, checked.family.linear_suffixes, checked.device, begun)
         self.arguments = translate(self.recipe, facts)
-        self.base = BaseSpec(path=str(checked.base), **base_arguments(self.recipe, facts))
+        self.base = BaseSpec(path=str(checked.base), **(self.arguments["base"] or {}))
         self.environment = quiet.environment(self.base.device, self.base.threads)
         self.lock = write_lock(self.dir, checked.loaded, self.base, checked.base_is_local, checked.files)
         self.asked = Asked(self.arguments, self.base, self.lock)

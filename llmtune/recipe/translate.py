@@ -146,7 +146,7 @@ def translate(recipe: Recipe, facts: Facts) -> dict[str, Arguments | None]:
     """Everything that a recipe decides, by stage: what a stage is asked is what its work depends on."""
     return {
         "data": recipe.data.model_dump() | {"seed": recipe.training.seed},
-        "base": {"name": recipe.base.name} | base_arguments(recipe, facts),
+        "base": base_arguments(recipe, facts),
         "adapter": adapter_arguments(recipe, facts),
         "training": training_arguments(recipe, facts)
         | {
@@ -158,5 +158,4 @@ def translate(recipe: Recipe, facts: Facts) -> dict[str, Arguments | None]:
         "deepspeed": deepspeed_config(recipe, facts),
         "evaluation": evaluation_arguments(recipe),
         "merge": recipe.merge.model_dump() if "merged" in recipe.export else None,
-        "export": {"wanted": recipe.export},
     }

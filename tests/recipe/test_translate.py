@@ -16,7 +16,6 @@ FACTS = Facts(
 
 # For each option two values that differ; the rest of a recipe that the option needs beside it.
 VALUES: dict[str, tuple[Any, Any]] = {
-    "base.name": ("a/b", "c/d"),
     "base.revision": (None, "v2"),
     "base.trust_remote_code": (False, True),
     "adapter.rank": (4, 8),
@@ -41,8 +40,9 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "launch.processes": (1, 2),
     "export": (["adapter"], ["adapter", "merged"]),
 }
-# The adapter's method has one value until there is a second; the version and the name decide nothing but themselves.
-FIXED = {"recipe", "name", "adapter.method"}
+# The adapter's method has one value until there is a second; the version and the name decide nothing but themselves; the
+# base's name is resolved, and its bytes are what counts, before anything is translated (tests/models/test_source.py).
+FIXED = {"recipe", "name", "adapter.method", "base.name"}
 
 
 def recipe(key: str, value: Any) -> Recipe:
