@@ -40,8 +40,8 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "launch.processes": (1, 2),
     "export": (["adapter"], ["adapter", "merged"]),
 }
-# The adapter's method has one value until there is a second; version and name decide nothing but themselves; the base is
-# known by its bytes, which are found before anything is translated (tests/models/test_source.py).
+# The method has one value until there is a second; version and name decide nothing but themselves; the base is known by
+# its bytes, which are found before anything is translated (tests/models/test_source.py).
 FIXED = {"recipe", "name", "adapter.method", "base.name"}
 
 
