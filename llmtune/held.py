@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,6 @@ INTERVAL = 1.0
 """Seconds between two looks of a stage at whether its pipeline is alive."""
 PATIENCE = 3.0
 """Seconds that a new pipeline waits for the folder: a stage that looks holds it for an instant."""
-EXIT_CODE = 70
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def held(run: RunDir) -> Iterator[None]:
 
 
 def die_with_holder(run: RunDir) -> None:
-    """End this process, at once, when the pipeline that holds the run folder is gone or is another one."""
+    """End this process and its group, at once, when the pipeline that holds the folder is gone or is another one."""
     holder = run.held.read_text()
     threading.Thread(target=_watch, args=(run.held, holder), name="held", daemon=True).start()
 
@@ -50,7 +50,8 @@ def die_with_holder(run: RunDir) -> None:
 def _watch(path: Path, holder: str) -> None:
     while _is_held_by(path, holder):
         time.sleep(INTERVAL)
-    os._exit(EXIT_CODE)  # no clean-up: what is half written is recognised as such by the next run
+    # With all that it started. No clean-up: what is half written is recognised as such by the next run.
+    os.killpg(0, signal.SIGKILL)
 
 
 def _is_held_by(path: Path, holder: str) -> bool:

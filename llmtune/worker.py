@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
         with told_in_words(run.root):
             asked = json.loads(Path(request).read_text(encoding="utf-8"))
             result = STAGES[stage](asked, events if rank == 0 else Events(None))
-        events.tell("peak", rank=rank, bytes=peak_rss_bytes())
+        events.tell("peak", rank=rank, bytes=peak_rss_bytes(with_children=True))
         if rank == 0:
             events.result(result)
     except LlmtuneError as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llmtune.errors import Problem, ProofError
+from llmtune.errors import OUT_OF_MEMORY, Problem, ProofError
 from llmtune.events import Events
 from llmtune.export.inputs import VerifyInputs
 
@@ -53,12 +54,20 @@ def judged(request: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def in_fresh_process(request: dict[str, Any]) -> dict[str, Any]:
-    """What reload.py answers. Raises ProofError with the last words of a process that could not load something."""
+    """What reload.py answers.
+
+    Raises ProofError with the last words of a process that could not load something, MemoryError when that is no fault
+    of what was to be loaded.
+    """
     child = subprocess.run(
         [sys.executable, "-I", str(SCRIPT)], input=json.dumps(request), capture_output=True, text=True, check=False
     )
     if child.returncode != 0:
         words = [line.strip() for line in child.stderr.splitlines() if line.strip()] or [f"exit {child.returncode}"]
+        if child.returncode == -signal.SIGKILL:
+            raise MemoryError("the fresh process was killed")
+        if OUT_OF_MEMORY.search(words[-1]):
+            raise MemoryError(words[-1])
         folders = ", ".join(asked["folder"] for kind, asked in request.items() if kind != "base" and asked is not None)
         raise ProofError.one(folders, f"cannot be loaded: {words[-1][:400]}", "do not hand it on")
     answer: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])

@@ -33,10 +33,12 @@ evaluation: {{max_rows: {rows}, max_new_tokens: 8}}
 
 def llmtune(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "llmtune.cli", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "TMPDIR": str(folder / "tmp")}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def make(folder: Path, rows: int = 6) -> Path:
+    (folder / "tmp").mkdir()
     write_base(folder / "base")
     write_rows(folder / "rows.jsonl", 40)
     (folder / "shop.yaml").write_text(RECIPE.format(rows=rows))
@@ -93,6 +95,15 @@ def test_the_summary_keeps_its_keys(finished: Path) -> None:
     assert found["evaluation"]["heldout"]["after"]["loss"] < found["evaluation"]["heldout"]["before"]["loss"]
 
 
+def test_the_memory_of_the_proof_is_that_of_the_process_that_holds_the_models(finished: Path) -> None:
+    stages = summary(finished)["stages"]
+    assert stages["verify"]["peak_rss_bytes"] > 0.5 * stages["evaluate"]["peak_rss_bytes"]
+
+
+def test_a_run_leaves_nothing_in_the_folder_for_temporary_files(finished: Path) -> None:
+    assert [path.name for path in (finished / "tmp").iterdir()] == []
+
+
 def test_the_manifest_has_the_hash_of_every_file(finished: Path) -> None:
     run = finished / "runs" / "shop"
     found = manifest(run)
@@ -134,13 +145,13 @@ def test_the_same_recipe_and_seed_give_the_same_adapter_whatever_killed_it(finis
             [sys.executable, "-m", "llmtune.cli", "run", "shop.yaml"], cwd=folder, stdout=subprocess.DEVNULL
         )
         deadline = time.monotonic() + 240
-        # the proof tells of progress only when it is over
-        sign = '"started"' if stage == "verify" else '"progress"'
-        while not (events.exists() and sign in events.read_text()):
+        while not at_work(events, running):
             assert running.poll() is None, stage
             assert time.monotonic() < deadline, stage
             time.sleep(0.05)
-        orphans = psutil.Process(running.pid).children(recursive=True)
+        orphans = processes(running)[1:]
+        if stage == "verify":
+            orphans[-1].suspend()  # else it may come to its own end before it is missed
         running.kill()
         running.wait()
         assert psutil.wait_procs(orphans, timeout=20)[1] == [], "a stage outlives its pipeline"
@@ -150,6 +161,58 @@ def test_the_same_recipe_and_seed_give_the_same_adapter_whatever_killed_it(finis
     found = summary(folder)
     assert found["finished"] is True
     assert found["train"]["adapter_sha256"] == summary(finished)["train"]["adapter_sha256"]
+
+
+def processes(running: subprocess.Popen[Any]) -> list[psutil.Process]:
+    """The pipeline, and below it the worker and the fresh process of the proof, or the launcher and its rank."""
+    pipeline = psutil.Process(running.pid)
+    return [pipeline, *pipeline.children(recursive=True)]
+
+
+def at_work(events: Path, running: subprocess.Popen[Any]) -> bool:
+    """Whether a stage has begun to do its work; the proof tells of progress only when it is over."""
+    told = events.read_text() if events.exists() else ""
+    if events.name.startswith("verify"):
+        return '"started"' in told and len(processes(running)) == 3
+    return '"progress"' in told
+
+
+@pytest.mark.parametrize(
+    ("stage", "whom", "number", "code", "said"),
+    [
+        ("train", 2, signal.SIGKILL, 3, r"train +was killed, perhaps for memory\n.* training\.micro_batch: 4$"),
+        ("verify", 0, signal.SIGTERM, 75, r"verify +was stopped$"),
+        ("verify", 1, signal.SIGKILL, 3, r"verify +was killed, perhaps for memory\n.* export: \[adapter\]"),
+        (
+            "verify",
+            2,
+            signal.SIGKILL,
+            3,
+            r"verify +memory ran out, it seems: .*the fresh process was killed$",
+        ),
+    ],
+)
+def test_whatever_ends_one_process_of_a_run_ends_all_and_is_told(
+    stage: str, whom: int, number: signal.Signals, code: int, said: str, copy: Path
+) -> None:
+    run = undo(copy, stage)
+    events = run / "stages" / f"{stage}.events.jsonl"
+    events.unlink()
+    running = subprocess.Popen(
+        [sys.executable, "-m", "llmtune.cli", "run", "shop.yaml"],
+        cwd=copy, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not at_work(events, running):
+        assert running.poll() is None
+        time.sleep(0.01)
+    all_of_it = processes(running)
+    all_of_it[-1].suspend()  # it does not come to its own end
+    all_of_it[whom].send_signal(number)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == code, told
+    assert re.search(f"^{said}", told, re.MULTILINE), told
+    assert "Traceback" not in told
+    assert psutil.wait_procs(all_of_it, timeout=5)[1] == []
 
 
 @pytest.fixture
@@ -165,7 +228,7 @@ def undo(folder: Path, stage: str) -> Path:
     if stage == "seal":
         return run
     (run / "stages" / f"{stage}.json").unlink()
-    for name in {"data": ("data", "tokenizer"), "export": ("adapter",)}.get(stage, ()):
+    for name in {"data": ("data", "tokenizer"), "train": ("checkpoints",), "export": ("adapter",)}.get(stage, ()):
         shutil.rmtree(run / name)
     return run
 
@@ -208,7 +271,7 @@ def test_killed_while_a_light_stage_writes_goes_on(stage: str, copy: Path, finis
 
 
 # The largest file that may be written: less than one that the stage must write, more than all before it.
-LIMITS = {"plan": 2_000, "data": 4_000, "export": 30_000, "seal": 4_200}
+LIMITS = {"plan": 2_000, "data": 4_000, "merge": 150_000, "export": 30_000, "seal": 4_200}
 
 
 def limited(folder: Path, stage: str, *, killed: bool) -> subprocess.CompletedProcess[str]:
