@@ -84,7 +84,8 @@ def geometry(
         steps=steps,
         steps_per_epoch=steps_per_epoch,
         evaluate_every=math.ceil(steps / evaluations),
-        warmup_steps=math.ceil(steps * warmup),
+        # the first step of a warm-up has the rate 0: a training of one step has none
+        warmup_steps=min(math.ceil(steps * warmup), steps - 1),
         longest_row=max(lengths),
         micro_batch_tokens=sum(sorted(lengths)[-micro_batch:]),
         micro_batch_supervised=sum(sorted(supervised)[-micro_batch:]),
