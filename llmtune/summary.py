@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -267,6 +269,9 @@ def next_commands(run: RunDir, found: dict[str, Any]) -> list[tuple[str, str]]:
     lock = _lock(run)
     root, merged, adapter = shown(run.root), shown(run.merged), shown(run.adapter)
     commands = [("talk to it", ["llmtune", "chat", root])]
+    activate = Path(sys.prefix, "bin", "activate")
+    if shutil.which("llmtune") is None and activate.exists():
+        commands.insert(0, ("first", ["source", shown(activate)]))
     limit = max_lora_rank(lock["recipe"]["adapter"]["rank"])
     if "merged" in found["artifacts"]:
         # of a 4-bit base the merged model is what was measured; the adapter on the full base answers a little otherwise

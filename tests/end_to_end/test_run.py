@@ -208,7 +208,7 @@ def test_whatever_ends_one_process_of_a_run_ends_all_and_is_told(
     all_of_it = processes(running)
     all_of_it[-1].suspend()  # it does not come to its own end
     all_of_it[whom].send_signal(number)
-    _, told = running.communicate(timeout=60)
+    _, told = running.communicate(timeout=300)
     assert running.returncode == code, told
     assert re.search(f"^{said}", told, re.MULTILINE), told
     assert "Traceback" not in told
@@ -243,7 +243,7 @@ def interrupt(folder: Path, sign: Callable[[], bool], number: signal.Signals) ->
         assert running.poll() is None
         time.sleep(0.001)
     running.send_signal(number)
-    said, _ = running.communicate(timeout=60)
+    said, _ = running.communicate(timeout=300)
     return running.returncode, said
 
 
@@ -334,7 +334,7 @@ def test_a_stopped_run_says_how_to_go_on_and_goes_on(tmp_path: Path) -> None:
         assert running.poll() is None
         time.sleep(0.05)
     os.kill(running.pid, signal.SIGINT)
-    said, _ = running.communicate(timeout=60)
+    said, _ = running.communicate(timeout=300)
     assert running.returncode == 75, said
     assert "a step under way is finished and saved first" in said
     assert "the same command goes on" in said
