@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 
 from llmtune import quiet
@@ -33,6 +34,9 @@ def talk(folder: Path, console: Console) -> None:
     os.environ.update(quiet.environment(base.device, base.threads))
     quiet.hush()
     from llmtune.serve.chat import chat
+
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # what is no UTF-8 is a sign that nobody can read, not the end
 
     console.print(f"[bold]{escape(lock['name'])}[/] on {escape(lock['recipe']['base']['name'])}")
     chat(base, None if alone else adapter, run.merged if alone else None, run.tokenizer, read, write)

@@ -33,9 +33,17 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def chat(run: Path) -> subprocess.CompletedProcess[str]:
+def chat(run: Path, said: bytes = b"hello\n/base\nhello\n") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "llmtune.cli", "chat", str(run)]
-    return subprocess.run(command, input="hello\n/base\nhello\n", capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, input=said, capture_output=True, check=False)
+    return subprocess.CompletedProcess(command, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+
+
+@pytest.mark.slow
+def test_bytes_that_are_no_text_do_not_end_the_talk(folder: Path) -> None:
+    ended = chat(folder / "runs" / "shop", b"caf\xff\n\xe2\x82\n/reset\n")
+    assert ended.returncode == 0, ended.stderr
+    assert "(forgotten)" in ended.stdout
 
 
 @pytest.mark.slow
