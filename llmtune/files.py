@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 from llmtune.errors import KEPT, MachineError
 
 MANIFEST = "manifest.json"
+NEAR = 0.7
+"""How alike two names are, of 1, for one to be taken for the other misspelt."""
 LEFT = ".*.tmp"
 """What is written beside before it counts, by the names that the functions here give it."""
 
@@ -145,3 +147,14 @@ def remove_left(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def nearest(name: str, names: Sequence[str]) -> str | None:
+    """The file or folder that was probably meant. Its ending makes no name alike."""
+    from difflib import SequenceMatcher
+
+    def likeness(one: str, other: str) -> float:
+        return SequenceMatcher(None, one, other).ratio()
+
+    near = [other for other in names if likeness(Path(name).stem, Path(other).stem) >= NEAR]
+    return max(near, key=lambda other: likeness(name, other), default=None)

@@ -10,6 +10,7 @@ from typing import Any
 from llmtune.data import json_rows, table_rows
 from llmtune.data.json_rows import Fault
 from llmtune.errors import DataError, Problem
+from llmtune.files import nearest
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
@@ -65,13 +66,11 @@ def _check(path: Path, label: str, suffix: str) -> None:
 
 
 def _nearest(path: Path) -> str:
-    import difflib
-
     if not path.parent.is_dir():
         return f"there is no folder {path.parent} either; paths are as seen from the recipe"
     files = [p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES]
-    near = difflib.get_close_matches(path.name, files, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else "paths are as seen from the recipe"
+    near = nearest(path.name, files)
+    return f"did you mean {near}?" if near is not None else "paths are as seen from the recipe"
 
 
 def _text(path: Path, label: str) -> str:

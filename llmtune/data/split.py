@@ -38,12 +38,15 @@ def cut(
     """Train and held-out conversations, both in the order of the file.
 
     Conversations that open with the same question (but for case, spaces and punctuation) stay together, so that no
-    held-out question was trained. Raises DataError when that leaves nothing to cut off.
+    held-out question was trained. Raises DataError when that leaves nothing to cut off, or nothing to train on.
     """
+    if len(conversations) == 1:
+        do = "add rows, or name a file of its own under data.heldout"
+        raise DataError.one(label, "1 row; held-out needs one, so at least 2", do)
     groups = _groups(conversations)
     order = sorted(groups, key=lambda group: group[0])
     random.Random(seed).shuffle(order)  # noqa: S311
-    wanted = max(1, round(share * len(conversations)))
+    wanted = min(len(conversations) - 1, max(1, round(share * len(conversations))))
     held: set[int] = set()
     for group in order:
         if len(held) + len(group) <= wanted:

@@ -5,7 +5,6 @@ Of a model of the hub only the small files are fetched to look at it; the weight
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from math import prod
 from pathlib import Path
 
 from llmtune.errors import BaseModelError, Problem
+from llmtune.files import nearest
 from llmtune.models.checkpoint import INDEX, SINGLE, checkpoint, spans
 from llmtune.recipe.schema import Base
 
@@ -49,7 +49,9 @@ def find(base: Base, beside: Path) -> Source:
     folder = _local(base.name, beside)
     on_hub = folder is None
     if folder is None:
-        folder = _from_hub(base.name, base.revision, _SMALL)
+        path = (beside / Path(base.name).expanduser()).resolve()
+        absent = f"; and there is no folder {path} (paths are relative to the recipe)"
+        folder = _from_hub(base.name, base.revision, _SMALL, absent)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         of = adapter.get("base_model_name_or_path") or "its base"
@@ -107,16 +109,16 @@ def _local(name: str, beside: Path) -> Path | None:
     if not looks_local and not (path.parent.is_dir() and path.parent != beside.resolve()):
         return None
     siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, siblings, n=1)
-    if near:
-        do = f"did you mean {Path(name).parent / near[0]}?"
+    near = nearest(path.name, siblings)
+    if near is not None:
+        do = f"did you mean {Path(name).parent / near}?"
     else:
         do = "name a folder that holds config.json and *.safetensors, or a model of the hub as OWNER/NAME"
     raise BaseModelError.one("base.name", f"{name}: there is no folder {path}", do)
 
 
-def _from_hub(name: str, revision: str | None, files: Sequence[str]) -> Path:
-    """The model's folder in the hub's cache, with these files (patterns, or names)."""
+def _from_hub(name: str, revision: str | None, files: Sequence[str], absent: str = "") -> Path:
+    """The model's folder in the hub's cache, with these files (patterns, or names). `absent`: where else it is not."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -138,14 +140,14 @@ def _from_hub(name: str, revision: str | None, files: Sequence[str]) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise BaseModelError.one(
-            where, f"the hub has no model {name} that you may read", "check the name, or `hf auth login`"
+            where, f"the hub has no model {name} that you may read{absent}", "check the name, or `hf auth login`"
         ) from error
     except RevisionNotFoundError as error:
         raise BaseModelError.one(
             "base.revision", f"{name} has no revision {revision}", "name a branch, tag or commit of it"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise _unreachable(name) from error
+        raise _unreachable(name, absent) from error
 
 
 def _listed(source: Source) -> dict[str, int]:
@@ -179,9 +181,10 @@ def _no_bars() -> Iterator[None]:
         enable_progress_bars()
 
 
-def _unreachable(what: str) -> BaseModelError:
+def _unreachable(what: str, absent: str = "") -> BaseModelError:
     do = "go online once, or put the model in a folder and write its path"
-    return BaseModelError.one("base.name", f"{what} is not in the hub's cache, and the hub cannot be reached", do)
+    said = f"{what} is not in the hub's cache, and the hub cannot be reached{absent}"
+    return BaseModelError.one("base.name", said, do)
 
 
 def _files(folder: Path, names: set[str]) -> tuple[str, ...]:

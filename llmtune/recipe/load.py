@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from llmtune.errors import Problem, RecipeError
+from llmtune.files import nearest
 from llmtune.recipe.problems import KeyPath, place_of, problems_of
 from llmtune.recipe.rules import broken_rules
 from llmtune.recipe.schema import Recipe
@@ -79,8 +79,8 @@ def _read(file: Path) -> str:
             raise RecipeError.one(str(file), "is too large for a recipe", "is this the data file? name the recipe")
         return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        near = difflib.get_close_matches(file.name, [p.name for p in file.parent.glob("*.y*ml")], n=1)
-        remedy = f"did you mean {file.parent / near[0]}?" if near else "check the path"
+        near = nearest(file.name, [p.name for p in file.parent.glob("*.y*ml")])
+        remedy = f"did you mean {file.parent / near}?" if near is not None else "check the path"
         raise RecipeError.one(str(file), "no such recipe", remedy) from None
     except UnicodeDecodeError as error:
         raise RecipeError.one(str(file), f"is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None

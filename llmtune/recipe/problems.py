@@ -14,6 +14,8 @@ from llmtune.recipe.schema import Recipe
 
 KeyPath = tuple[str | int, ...]
 
+FILES = {("data",), *(("data", key) for key in ("train", "heldout", "unseen", "general", "replay"))}
+"""Keys that hold the name of one file."""
 # Of a value that fits no branch of a union, pydantic tells what each branch says; the most telling is kept.
 TELLING = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "literal_error")
 
@@ -66,6 +68,9 @@ def _problem(error: Any, positions: Mapping[KeyPath, str], file: Path) -> Proble
         case "int_type" | "int_from_float" | "float_type" | "int_parsing" | "float_parsing":
             kind = "a whole number" if "int" in error["type"] else "a number"
             return Problem(where, f"{key}: {value!r} is not {kind}", f"write {kind}{meaning(path)}")
+        case "string_type" | "model_type" if isinstance(value, list) and path in FILES:
+            mapping = ", or a mapping with train: ..." if path == ("data",) else ""
+            return Problem(where, f"{key}: is a list", f"write one file{mapping}; join several files into one")
         case "string_type":
             return Problem(where, f"{key}: {value!r} is not text", f"write text, in quotes if need be{meaning(path)}")
         case "model_type" | "model_attributes_type" | "tuple_type" | "dict_type":

@@ -45,6 +45,12 @@ RULES = (
         "remove one of the two",
     ),
     Rule(
+        ("data.columns.question", "data.columns.answer"),
+        lambda r: r.data.columns is not None and r.data.columns.question == r.data.columns.answer,
+        "are the same column",
+        "name the column with the question, and the one with its answer",
+    ),
+    Rule(
         ("quantization.double", "quantization.type"),
         lambda r: r.quantization.type == "none" and _set(r.quantization, "double"),
         "without quantization there are no constants to quantize",

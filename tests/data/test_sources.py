@@ -160,6 +160,15 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
         list(read_rows(tmp_path / "x" / "y.csv"))
 
 
+def test_a_file_whose_name_only_ends_alike_is_not_offered(tmp_path: Path) -> None:
+    (tmp_path / "bl.jsonl").write_text("{}")
+    with pytest.raises(DataError, match=r"general.jsonl \(paths are as seen from the recipe"):
+        list(read_rows(tmp_path / "general.jsonl"))
+    (tmp_path / "general.csv").write_text("q,a\n1,2\n")
+    with pytest.raises(DataError, match=r"did you mean general.csv\?"):
+        list(read_rows(tmp_path / "general.jsonl"))
+
+
 def test_another_form_of_file_is_refused(tmp_path: Path) -> None:
     assert "not a form of data file" in refused(tmp_path / "a.xlsx", b"PK").what
 

@@ -60,6 +60,13 @@ def test_rows_that_all_ask_the_same_cannot_be_cut() -> None:
         cut([talk(number, "Open?", f"{number}") for number in range(3)], 0.1, 0, "a")
 
 
+def test_a_row_is_left_to_train_on() -> None:
+    with pytest.raises(DataError, match="1 row; held-out needs one, so at least 2"):
+        cut([talk(1, "Open?", "x")], 0.05, 0, "a")
+    train, held = cut([talk(1, "Open?", "x"), talk(2, "Late?", "x")], 0.99, 0, "a")
+    assert (len(train), len(held)) == (1, 1)
+
+
 def test_pain_12_a_question_of_another_file_is_found_with_its_history() -> None:
     held = [talk(1, "Open?", "x"), talk(2, "Hello", "x", "And Sunday?", "x")]
     train = [

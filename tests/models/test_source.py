@@ -82,4 +82,6 @@ def test_a_hub_model_without_network_says_what_to_do(tmp_path: Path, monkeypatch
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert "not in the hub's cache" in said("acme/no-such-model-here", tmp_path)
+    message = said("data/tiny-base", tmp_path)
+    assert "not in the hub's cache" in message
+    assert f"and there is no folder {tmp_path}/data/tiny-base (paths are relative to the recipe)" in message

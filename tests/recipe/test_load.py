@@ -90,6 +90,7 @@ def test_pain_30_a_key_given_twice_is_refused(tmp_path: Path) -> None:
         ("base: 3\ndata: x\n", "base: 3 is not a mapping"),
         ("base: a/b\ndata: {train: x, heldout: 2}\n", "data.heldout: 2 is out of range"),
         ("base: a/b\ndata: {train: x, heldout: true}\n", "data.heldout: True is not"),
+        ("base: a/b\ndata: {train: x, heldout: [y, z]}\n", "data.heldout: is a list"),
         ("base: a/b\ndata: x\nname: ../../etc\n", "name: '../../etc' is not a name"),
         ("base: a/b\ndata: x\nrecipe: 2\n", "recipe: 2 is not a choice"),
         ("base: a/b\ndata: x\nadapter: {target_modules: [q_proj, 3]}\n", "adapter.target_modules[1]: 3 is not text"),
@@ -111,6 +112,18 @@ def test_a_missing_recipe_is_told_its_nearest_neighbour(tmp_path: Path) -> None:
     (tmp_path / "shop.yaml").write_text("base: a/b\ndata: x\n")
     with pytest.raises(RecipeError, match=r"no such recipe \(did you mean .*shop.yaml"):
         load(tmp_path / "shp.yaml")
+
+
+def test_a_name_that_only_ends_alike_is_not_taken_for_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "n9.yaml").write_text("base: a/b\ndata: x\n")
+    with pytest.raises(RecipeError, match=r"no such recipe \(check the path"):
+        load(tmp_path / "own.yaml")
+
+
+def test_several_data_files_are_told_to_be_joined(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "base: a/b\ndata: [a.csv, b.jsonl]\n")
+    assert (problem.where, problem.what) == ("shop.yaml:2:1", "data: is a list")
+    assert problem.do == "write one file, or a mapping with train: ...; join several files into one"
 
 
 def test_an_override_takes_the_place_of_a_key(tmp_path: Path) -> None:
@@ -149,6 +162,7 @@ BREAKS = {
     "training.max_steps": "training: {max_steps: 10, epochs: 2}",
     "training.batch_size": "training: {batch_size: 10, micro_batch: 4}",
     "data.columns": "data: {train: x, format: alpaca, columns: {question: a, answer: b}}",
+    "data.columns.question": "data: {train: x, columns: {question: a, answer: a}}",
     "quantization.double": "quantization: {type: none, double: true}",
     "zero.offload_optimizer": "zero: {stage: 0, offload_optimizer: true}",
     "merge": "merge: {onto: original}\nexport: [adapter]",
