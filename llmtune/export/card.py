@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
@@ -123,8 +124,8 @@ def _base_place(facts: CardFacts) -> str:
     if not facts.base_is_local:
         return ""
     return (
-        f"What follows looks for the base in `{public_base(facts)}`, as seen from this folder, where it is not yet: "
-        "put its folder there, or write in its place where it lies.\n"
+        "The base is a folder that is not part of this one. Put where it lies into `BASE` below: "
+        f"`{public_base(facts)}` is only how the recipe named it.\n"
     )
 
 
@@ -162,12 +163,12 @@ def _serve_adapter(facts: CardFacts, adapter: Adapter, template: bool, stop: tup
     limit = max_lora_rank(adapter.rank)
     if limit is None:
         return f"## Serve it\n\nvLLM serves no adapter above rank {VLLM_RANKS[-1]}; serve the merged model.\n"
-    words = ["vllm", "serve", public_base(facts), "--enable-lora", "--lora-modules", f"{facts.name}=.",
-             "--max-lora-rank", str(limit)]  # fmt: skip
+    words = ["--enable-lora", "--lora-modules", f"{facts.name}=.", "--max-lora-rank", str(limit)]
     if template:
         # vLLM takes the template of the base, not the one beside the adapter.
         words += ["--chat-template", "chat_template.jinja"]
-    told = f"## Serve it\n\nIn this folder:\n\n```sh\n{shlex.join(words)}\n```\n\nand ask for the model `{facts.name}`."
+    commands = f'BASE={shlex.quote(public_base(facts))}\nvllm serve "$BASE" {shlex.join(words)}'
+    told = f"## Serve it\n\nIn this folder:\n\n```sh\n{commands}\n```\n\nand ask for the model `{facts.name}`."
     if stop is not None:
         # not "stop": that is looked for in the answer's text, from which special tokens are left out
         text, number = stop
@@ -192,13 +193,14 @@ def _use_adapter(facts: CardFacts, stop: tuple[str, int] | None) -> str:
             ")",
         ]
         arguments = f"quantization_config=quantization, dtype=torch.{compute}"
-    name = public_base(facts)
+    base = json.dumps(public_base(facts), ensure_ascii=False)
     lines += [
+        f"BASE = {base}  # the base model's folder or name, as seen from where you run this",
         'tokenizer = AutoTokenizer.from_pretrained(".")',
-        f'model = AutoModelForCausalLM.from_pretrained("{name}", {arguments})',
+        f"model = AutoModelForCausalLM.from_pretrained(BASE, {arguments})",
         'model = PeftModel.from_pretrained(model, ".")',
     ]
-    return "## Use it\n\n```python\n" + "\n".join(lines) + "\n" + _ask(stop)
+    return "## Use it\n\nIn this folder:\n\n```python\n" + "\n".join(lines) + "\n" + _ask(stop)
 
 
 def _origin(facts: CardFacts) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -195,14 +197,14 @@ def test_the_card_tells_where_the_adapter_comes_from_and_how_to_serve_it(trained
         "base_model": "Qwen/Qwen3-0.6B", "base_model_relation": "adapter", "library_name": "peft",
         "pipeline_tag": "text-generation", "tags": ["llmtune", "lora"],
     }  # fmt: skip
-    served = "vllm serve Qwen/Qwen3-0.6B --enable-lora --lora-modules shop=. --max-lora-rank 8"
+    served = 'BASE=Qwen/Qwen3-0.6B\nvllm serve "$BASE" --enable-lora --lora-modules shop=. --max-lora-rank 8'
     served += " --chat-template chat_template.jinja"
     assert served in text
     assert "| held-out (226 rows) | exact answer | 0.0% | 61.9% |" in text
     assert "learning_rate: 0.0002" in text and "tickets.csv` | `abab" in text
     assert 'bnb_4bit_quant_type="nf4"' in text
     assert "stop_token_ids" not in text and "eos_token_id" not in text
-    assert "as seen from this folder" not in text
+    assert "Put where it lies" not in text
 
 
 @pytest.mark.parametrize(
@@ -220,11 +222,32 @@ def test_a_base_in_a_folder_is_told_without_its_place_and_never_taken_for_one_of
 ) -> None:
     data, text = card_of(trained, tmp_path, facts(name, local=True))
     assert "base_model" not in data
-    assert f"vllm serve {told} " in text and f'from_pretrained("{told}"' in text
+    assert f'BASE={told}\nvllm serve "$BASE" ' in text and f'BASE = "{told}"  #' in text
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == told
     assert "/home/ann" not in text and "C:\\models" not in text
-    assert f"looks for the base in `{told}`, as seen from this folder" in text
+    assert f"Put where it lies into `BASE` below: `{told}` is only how the recipe named it" in text
+
+
+def test_the_card_answers_as_printed_once_base_is_put_in(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = facts("../models/my base", local=True, quantization={"type": "none"})
+    _, text = card_of(trained, tmp_path, card)
+    ((_, shell), (_, python)) = re.findall(r"^```(sh|python)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path / "out")
+    code, places = re.subn(
+        r'^BASE = "\.\./models/my base"', f"BASE = {trained.base.path!r}", python, flags=re.MULTILINE
+    )
+    assert places == 1
+    capsys.readouterr()
+    (tmp_path / "use.py").write_text(code)
+    runpy.run_path(str(tmp_path / "use.py"))
+    assert capsys.readouterr().out.endswith("\n")
+    said = subprocess.run(
+        ["sh", "-c", f'vllm() {{ echo "[$2]"; }}\n{shell}'], capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "[../models/my base]\n"
 
 
 def test_a_stop_token_that_the_base_does_not_know_is_told(tmp_path: Path) -> None:
