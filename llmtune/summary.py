@@ -175,18 +175,19 @@ def list_runs(folder: Path, console: Console) -> None:
     locks = sorted(folder.glob("*/recipe.lock"), key=lambda path: path.stat().st_mtime)
     found: list[Found] = []
     damaged: list[Problem] = []
-    for lock in locks:
+    for root in (lock.parent.absolute() for lock in locks):
         try:
-            found.append(summary(RunDir(lock.parent.absolute())))
+            found.append({"folder": str(root), **summary(RunDir(root))})
         except RecipeError as error:
             damaged += error.problems
-            found += [{"name": lock.parent.name, "problem": vars(problem)} for problem in error.problems]
+            found += [{"folder": str(root), "name": root.name, "problem": vars(problem)} for problem in error.problems]
     console.json(found)
     if not found:
-        console.print(f"no runs in {escape(str(folder))}")
+        console.print(escape(f"no runs in {folder}" if folder.is_dir() else f"there is no folder {folder}"))
         return
     table = Table(box=None, padding=(0, 3, 0, 0))
-    for column in ("run", "base", "finished", "held-out loss", "exact answers"):
+    table.add_column("run", no_wrap=True, overflow="fold")  # as `chat` and `show` take it, to be copied
+    for column in ("base", "finished", "held-out loss", "exact answers"):
         table.add_column(column)
     for one in found:
         if "problem" not in one:
@@ -199,7 +200,8 @@ def list_runs(folder: Path, console: Console) -> None:
 def _row(one: Found) -> tuple[str, ...]:
     after = one.get("evaluation", {}).get("heldout", {}).get("after")
     figures = ("", "") if after is None else (f"{after['loss']:.2f}", f"{after['exact']:.1%}")
-    return one["name"], Path(one["base"]).name, "yes" if one["finished"] else "no", *figures
+    place, base = shown(Path(one["folder"])), Path(one["base"]).name
+    return escape(place), escape(base), "yes" if one["finished"] else "no", *figures
 
 
 def print_summary(run: RunDir, console: Console, looked: bool = False) -> None:

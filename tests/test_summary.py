@@ -143,8 +143,29 @@ def test_a_damaged_run_is_one_line_among_the_others(
     damaged.write_text(content)
     list_runs(run.root.parent, Console())
     _, good, bad = capsys.readouterr().out.splitlines()
-    assert good.split() == ["good", "lamp-1", "yes", "2.50", "99.1%"]
+    assert good.split() == [str(run.root), "lamp-1", "yes", "2.50", "99.1%"]
     assert bad.startswith(f"{damaged} is damaged, or of another version of llmtune;")
     list_runs(run.root.parent, Console(as_json=True))
     found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
-    assert found["good"]["finished"] and found["bad"]["problem"]["where"] == str(damaged)
+    assert found["good"]["finished"] and found["good"]["folder"] == str(run.root)
+    assert found["bad"]["problem"]["where"] == str(damaged)
+
+
+def test_runs_are_named_by_the_folder_that_chat_and_show_take(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path, tiny_base)
+    run.root.rename(tmp_path / "runs" / "shop-again [1]")
+    monkeypatch.chdir(tmp_path)
+    list_runs(Path("runs"), Console())
+    _, line = capsys.readouterr().out.splitlines()
+    assert line.startswith("runs/shop-again [1]  ")
+    show(tmp_path / line.partition("  ")[0], Console())
+    assert "shop" in capsys.readouterr().out
+
+
+def test_no_runs_and_no_folder_of_runs_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    list_runs(tmp_path, Console())
+    list_runs(Path("nothing here"), Console())
+    no_runs, no_folder = capsys.readouterr().out.replace("\n", " ").split("there is ")
+    assert no_runs.startswith("no runs in ") and no_folder.strip() == "no folder nothing here"
