@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
@@ -107,3 +107,30 @@ def digests(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
             digest = before["sha256"] if same else sha256(path)
             found[path.name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
     return found
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What differs between two locks of a run: `training.epochs was 3, is 5`."""
+    for kind, word in (("recipe", ""), ("versions", "version of ")):
+        old, new = dict(_leaves(before[kind])), dict(_leaves(now[kind]))
+        for key in dict.fromkeys((*new, *old)):
+            if old.get(key) != new.get(key):
+                yield f"{word}{key} was {_in_words(old.get(key))}, is {_in_words(new.get(key))}"
+    yield from (f"{name} changed" for name, digest in now["data"].items() if before["data"].get(name, digest) != digest)
+    old, new = ({name: facts["sha256"] for name, facts in lock["base"].items()} for lock in (before, now))
+    if old != new:
+        yield "the files of the base changed"
+
+
+def _leaves(block: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in block.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _in_words(value: object) -> str:
+    """As a recipe has it, and short."""
+    text = "not set" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -17,7 +17,7 @@ from llmtune.evaluate.inputs import EvaluateInputs
 from llmtune.export.inputs import CardFacts, ExportInputs, VerifyInputs
 from llmtune.files import hashes, manifest, remove_left, sha256, told_in_words, write_json
 from llmtune.held import held
-from llmtune.lock import threads_of, write_lock
+from llmtune.lock import changes, read_lock, threads_of, write_lock
 from llmtune.merge.inputs import MergeInputs
 from llmtune.models.spec import BaseSpec
 from llmtune.narration import (
@@ -100,7 +100,9 @@ class Run:
         self.arguments = translate(self.recipe, facts)
         self.base = BaseSpec(path=str(checked.base), **(self.arguments["base"] or {}))
         self.environment = quiet.environment(self.base.device, self.base.threads)
+        before = read_lock(self.dir)
         self.lock = write_lock(self.dir, checked.loaded, self.base, checked.base_is_local, checked.files)
+        self.changed = [] if before is None else list(changes(before, self.lock))
         self.asked = Asked(self.arguments, self.base, self.lock)
 
     def all_stages(self) -> None:
@@ -175,6 +177,7 @@ class Run:
             out=str(run.trained),
             metrics=str(run.metrics),
             fingerprint=fingerprint(asked),
+            changed="; ".join(self.changed),
         )
         launcher = partial(command, recipe.launch.processes)
         record = self.worker("train", asked, [run.trained], asdict(request), command=launcher, ending=SAVES)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmtune.lock import base_of, read_lock, write_lock
+from llmtune.lock import base_of, changes, read_lock, write_lock
 from llmtune.recipe.load import load
 from llmtune.rundir import RunDir
 from tests.tiny_models import write_rows
@@ -35,6 +35,26 @@ def test_what_is_written_is_read(folder: Path) -> None:
     run, lock = locked(folder)
     assert read_lock(run) == lock
     assert base_of(run, lock) == spec(folder / "models" / "tiny")
+
+
+def test_what_differs_from_the_run_before_is_told_by_its_keys(folder: Path) -> None:
+    run, before = locked(folder)
+    assert list(changes(before, before)) == []
+    loaded = load(folder / "shop.yaml", ["training.epochs=5", "training.early_stopping=null", "base.revision=v2"])
+    with (folder / "rows.jsonl").open("a") as rows:
+        rows.write("\n")
+    (folder / "models" / "tiny" / "config.json").write_text("{}")
+    after = write_lock(run, loaded, spec(folder / "models" / "tiny"), True, ["rows.jsonl"])
+    after["versions"] = {**after["versions"], "llmtune": "9"}
+    assert list(changes(before, after)) == [
+        "base.revision was not set, is v2",
+        "training.epochs was 3, is 5",
+        "training.early_stopping.patience was 3, is not set",
+        "training.early_stopping.min_change was 0, is not set",
+        f"version of llmtune was {before['versions']['llmtune']}, is 9",
+        "rows.jsonl changed",
+        "the files of the base changed",
+    ]
 
 
 def moved(run: RunDir, to: Path) -> str:

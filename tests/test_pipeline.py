@@ -75,3 +75,16 @@ def test_a_run_is_not_trained_anew_on_a_machine_with_other_cores(
     assert begun(64, (*overrides, "training.threads=3"))[0] == 3
     assert begun(16, overrides)[0] == 16 // processes
     assert begun(32, ("launch.processes=4",))[0] == 8
+
+
+def test_a_run_with_another_key_knows_what_changed(tiny_base: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text(f"base: {tiny_base}\ndata: rows.jsonl\n")
+
+    def changed(*overrides: str) -> list[str]:
+        return Run(check(tmp_path / "shop.yaml", tmp_path / "run", overrides), Console()).changed
+
+    (tmp_path / "run").mkdir()
+    assert changed() == []
+    assert changed("training.epochs=5") == ["training.epochs was 3, is 5"]
+    assert changed("training.epochs=5") == []

@@ -61,16 +61,17 @@ class Checkpoints:
     def at(self, step: int) -> Path:
         return self._folder / f"step-{step:06d}"
 
-    def newest(self, note: Callable[[str], None]) -> Checkpoint | None:
+    def newest(self, note: Callable[[str], None], changed: str) -> Checkpoint | None:
         """The newest whole checkpoint of this very training whose best one is whole too.
 
-        What is passed over is told. Without the best adapter, training goes on from before it and makes it again: what
-        comes out does not depend on what was damaged.
+        What is passed over is told; of another recipe's, once, what `changed`. Without the best adapter, training goes
+        on from before it and makes it again: what comes out does not depend on what was damaged.
         """
+        others = False
         for folder in sorted(self._folder.glob("step-*"), reverse=True):
             manifest = files.manifest(folder)
             if manifest is not None and manifest.get("fingerprint") != self._fingerprint:
-                note(f"{folder.name} belongs to another recipe or other data: not gone on from")
+                others = True
             elif not files.is_whole(folder):
                 note(f"{folder.name} is damaged (cut off while it was written?): the one before it is used")
             else:
@@ -80,6 +81,8 @@ class Checkpoints:
                     return Checkpoint(folder, progress)
                 note(f"{best.name}, the best up to {folder.name}, is damaged or gone: trained again from before it")
             self._passed_over.add(folder)
+        if others:
+            note(f"{changed or 'the recipe or the data changed'}: trained again")
         return None
 
     def publish(self, progress: Progress) -> Path:

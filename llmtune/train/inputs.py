@@ -39,6 +39,8 @@ class TrainInputs:
     """JSON Lines, one a step."""
     fingerprint: str
     """Stands for everything above that decides the numbers; a checkpoint with another one is not gone on from."""
+    changed: str
+    """What is not as it was in the run before, in words, for such a one."""
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> TrainInputs:

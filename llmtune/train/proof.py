@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from llmtune.console import counted
 from llmtune.errors import Problem, ProofError, RecipeError
 from llmtune.train.checkpoints import ADAPTER
 from llmtune.train.launch import rank
@@ -57,7 +58,7 @@ def prove(adapter: Path, expected_pairs: int) -> AdapterProof:
         if not {f"{name}.lora_A.weight", f"{name}.lora_B.weight"} <= tensors.keys():
             raise _failed(adapter, f"{name} has no pair of A and B")
     if len(pairs) != expected_pairs:
-        raise _failed(adapter, f"{len(pairs)} layers have an adapter, {expected_pairs} should")
+        raise _failed(adapter, f"an adapter on {counted(len(pairs), 'layer')}, not on {expected_pairs}")
     for name, tensor in tensors.items():
         if not tensor.numel():
             raise _failed(adapter, f"{name} is empty")
@@ -82,7 +83,7 @@ def check_saved(model: nn.Module, folder: str) -> None:
         saved = load_file(path / ADAPTER[0])
         memory: dict[str, Tensor] = {name.replace(".default", ""): p.detach().cpu() for name, p in trained.items()}
         if saved.keys() != memory.keys():
-            raise _failed(path, f"{len(saved)} tensors in the file, {len(memory)} in memory")
+            raise _failed(path, f"{counted(len(saved), 'tensor')} in the file, {len(memory)} in memory")
         for name, tensor in memory.items():
             if saved[name].dtype != tensor.dtype or not torch.equal(saved[name], tensor):
                 raise _failed(path, f"{name} differs between file and memory")

@@ -44,7 +44,7 @@ def train(inputs: TrainInputs, events: Events) -> dict[str, Any]:
     stop.install()
     began = time.monotonic()
     checkpoints = Checkpoints(Path(inputs.checkpoints), inputs.fingerprint, inputs.keep_checkpoints)
-    resumed = checkpoints.newest(events.note)
+    resumed = checkpoints.newest(events.note, inputs.changed)
     trainer = _trainer(inputs, checkpoints)
     pairs = proof.targets(trainer.model, inputs.lora)
     progress = resumed.progress if resumed else Progress()

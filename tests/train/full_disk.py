@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
                 checkpoints.publish(Progress(step=step, total=2))
     except MachineError as error:
         sys.stdout.write(f"{type(error).__name__}\n")
-    found = checkpoints.newest(lambda _: None)
+    found = checkpoints.newest(lambda _: None, "")
     left = [path.name for path in folder.glob("*")]
     sys.stdout.write(f"{left}\n{found.progress.step if found else None}\n")
 

@@ -94,6 +94,7 @@ def inputs(base: Path, folder: Path, **changes: Any) -> TrainInputs:
         "out": str(folder / "trained"),
         "metrics": str(folder / "metrics.jsonl"),
         "fingerprint": "a",
+        "changed": "",
     } | changes
     for split, count, first in (("train", 24, 0), ("heldout", 5, 100)):
         if split not in wanted:

@@ -140,7 +140,7 @@ def test_pain_42_a_damaged_newest_checkpoint_is_passed_over(
     else:
         (newest / broken).write_bytes((newest / broken).read_bytes()[:-20])
     found = StopAt(0)
-    checkpoint = Checkpoints(Path(given.checkpoints), given.fingerprint, 2).newest(found.note)
+    checkpoint = Checkpoints(Path(given.checkpoints), given.fingerprint, 2).newest(found.note, "")
     assert checkpoint is not None
     assert checkpoint.progress.step == 4
     assert found.notes == ["step-000006 is damaged (cut off while it was written?): the one before it is used"]
@@ -171,8 +171,11 @@ def test_a_finished_training_is_only_handed_over_again(undisturbed: Run, tiny_ba
 
 def test_pain_17_a_checkpoint_of_other_data_or_settings_is_not_gone_on_from(undisturbed: Run) -> None:
     told = StopAt(0)
-    assert Checkpoints(Path(undisturbed[0].checkpoints), "another", 2).newest(told.note) is None
-    assert told.notes[0] == "step-000006 belongs to another recipe or other data: not gone on from"
+    assert (
+        Checkpoints(Path(undisturbed[0].checkpoints), "another", 2).newest(told.note, "adapter.rank was 4, is 8")
+        is None
+    )
+    assert told.notes == ["adapter.rank was 4, is 8: trained again"]
 
 
 @pytest.fixture
@@ -319,7 +322,7 @@ def test_an_adapter_of_zeros_or_with_a_hole_is_no_result(undisturbed: Run, tmp_p
     zeros = {name: t.zero_() if ".lora_B." in name else t for name, t in load_file(tmp_path / ADAPTER[0]).items()}
     with pytest.raises(ProofError, match="every B is zero"):
         proof.prove(_saved(tmp_path, zeros), 6)
-    with pytest.raises(ProofError, match="6 layers have an adapter, 7 should"):
+    with pytest.raises(ProofError, match="an adapter on 6 layers, not on 7"):
         proof.prove(_saved(tmp_path, tensors), 7)
     one = next(name for name in tensors if ".lora_B." in name)
     with pytest.raises(ProofError, match="no pair"):
