@@ -86,8 +86,7 @@ class Console:
         for problem in error.problems:
             stderr.print(_problem(problem, width))
         if error.ending:
-            count = len(error.problems)
-            stderr.print(f"{count} problem{'s' * (count > 1)}; {error.ending}")
+            stderr.print(f"{counted(len(error.problems), 'problem')}; {error.ending}")
 
     @contextmanager
     def progress(self, stage: str) -> Iterator[Progress]:
@@ -242,6 +241,12 @@ def duration(seconds: float, *, whole: bool = False) -> str:
     if rounded < 3600:
         return f"{rounded // 60} min {rounded % 60:02d} s"
     return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
+
+
+def counted(number: float, thing: str, form: str = ",") -> str:
+    """`1 row`, `1,204 rows`: how many there are of what has an s when there are more."""
+    shown = format(number, form)
+    return f"{shown} {thing}" if shown == "1" else f"{shown} {thing}s"
 
 
 def size(number: float) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.check import Checked
-from llmtune.console import Console, escape, marked, size
+from llmtune.console import Console, counted, escape, marked, size
 from llmtune.stages import Record
 
 Result = Mapping[str, Any]
@@ -25,7 +25,7 @@ def headline(recipe: Mapping[str, Any], rows: int, replayed: int) -> str:
     """`Qwen3-0.6B + LoRA r16 on NF4, 4,514 rows of tickets.csv + 1,505 of replay`."""
     kind = recipe["quantization"]["type"]
     base, on = Path(recipe["base"]["name"]).name, "" if kind == "none" else f" on {kind.upper()}"
-    trained = f"{rows - replayed:,} rows of {Path(recipe['data']['train']).name}"
+    trained = f"{counted(rows - replayed, 'row')} of {Path(recipe['data']['train']).name}"
     more = f" + {replayed:,} of replay" if replayed else ""
     return f"{base} + LoRA r{recipe['adapter']['rank']}{on}, {trained}{more}"
 
@@ -33,7 +33,7 @@ def headline(recipe: Mapping[str, Any], rows: int, replayed: int) -> str:
 def say_check(checked: Checked, console: Console) -> None:
     """What was looked at, and every choice that was made because nobody had said."""
     rows = sum(split.rows for split in checked.prepared.audit.splits.values())
-    console.stage("check", f"recipe, {rows:,} rows, tokenizer, template, memory, disk", checked.seconds)
+    console.stage("check", f"recipe, {counted(rows, 'row')}, tokenizer, template, memory, disk", checked.seconds)
     for note in checked.prepared.notes:
         console.more(escape(note))
 
@@ -45,9 +45,9 @@ def say_plan(checked: Checked, console: Console) -> None:
     trained = geometry.supervised_tokens / geometry.tokens
     console.stage(
         "plan",
-        f"{geometry.epochs:.3g} {'epoch' if geometry.epochs == 1 else 'epochs'},"
-        f" {geometry.steps:,} steps of {geometry.batch_size:,} rows"
-        f" (about {per_step:,.0f} tokens, {trained:.0%} trained)",
+        f"{counted(geometry.epochs, 'epoch', '.3g')},"
+        f" {counted(geometry.steps, 'step')} of {counted(geometry.batch_size, 'row')}"
+        f" (about {counted(per_step, 'token', ',.0f')}, {trained:.0%} trained)",
     )
     for note in geometry.notes:
         console.more(note)
@@ -62,13 +62,13 @@ def say_data(record: Record, console: Console) -> None:
     result = record.result
     say(
         "data", record, console,
-        f"{result['tokens']:,} tokens, {result['supervised_tokens']:,} trained;"
+        f"{counted(result['tokens'], 'token')}, {result['supervised_tokens']:,} trained;"
         " every row has trained tokens, all decode to the answer",
     )  # fmt: skip
     for name in (name for name in SPLITS if name in result["splits"]):
         split = result["splits"][name]
-        longest = f"longest {split['longest']} tokens ({split['longest_source']})"
-        console.more(escape(f"{name}: {split['rows']:,} rows, {longest}"))
+        longest = f"longest {counted(split['longest'], 'token')} ({split['longest_source']})"
+        console.more(escape(f"{name}: {counted(split['rows'], 'row')}, {longest}"))
     if result["rejected"]:
         left_out = ", ".join(f"{rows:,} of {name}" for name, rows in result["rejected"].items())
         console.more(escape(f"left out: {left_out}; listed in data/rejected.jsonl"))
@@ -89,14 +89,14 @@ def say_train(record: Record, console: Console) -> None:
     best = f"best held-out loss {result['heldout_loss']:.3f} at step {result['best_step']} of {result['total_steps']}"
     say("train", record, console, best + early + resumed)
     if not record.again:
-        size_of = f"{adapter['parameters']:,} numbers trained in {adapter['pairs']} layers"
+        size_of = f"{counted(adapter['parameters'], 'number')} trained in {counted(adapter['pairs'], 'layer')}"
         console.more(f"{size_of}: none missing, not zero, what was saved equals what was trained")
 
 
 def say_evaluate(record: Record, console: Console) -> None:
     """How many answers were compared."""
     rows = sum(split["rows"] for split in record.result.values())
-    say("evaluate", record, console, f"{rows:,} answers before and after")
+    say("evaluate", record, console, f"{counted(rows, 'answer')} before and after")
 
 
 def say_merge(record: Record, console: Console) -> None:

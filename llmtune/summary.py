@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune import narration
-from llmtune.console import Console, duration, escape, size
+from llmtune.console import Console, counted, duration, escape, size
 from llmtune.errors import Problem, RecipeError
 from llmtune.evaluate.report import exact_change
 from llmtune.export.card import max_lora_rank
@@ -256,7 +256,7 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
         if split not in evaluation:
             continue
         numbers = evaluation[split]
-        table.add_row(f"  [bold]{name}[/] ({numbers['rows']} rows)", "", "", meaning)
+        table.add_row(f"  [bold]{name}[/] ({counted(numbers['rows'], 'row')})", "", "", meaning)
         for key, words, form, meant in FIGURES:
             remark = meant if split == first else ""
             if (split, key) == ("general", "exact"):

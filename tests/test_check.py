@@ -67,7 +67,7 @@ def test_the_plan_says_what_a_step_has_and_what_was_asked(
     check_only(tmp_path / "shop.yaml", tmp_path / "run", ["training.batch_size=1000"], Console())
     said = " ".join(capsys.readouterr().out.split())
     assert "3 epochs, 3 steps of 23 rows" in said
-    assert "training.batch_size: 1,000, but there are 23 rows" in said
+    assert "training.batch_size: 1,000, for 23 rows in all" in said
 
 
 def test_the_recipe_says_how_many_tokens_a_micro_batch_has_at_most() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmtune.console import Console, Progress, duration, sparkline
+from llmtune.console import Console, Progress, counted, duration, sparkline
 
 
 def told(done: int, total: int, seconds: float, **numbers: Any) -> dict[str, Any]:
@@ -88,3 +88,8 @@ def test_a_log_gets_whole_lines_and_few_of_them(capsys: pytest.CaptureFixture[st
 def test_durations_are_as_exact_as_they_are_known() -> None:
     assert [duration(n) for n in (1.12, 48, 291, 7500)] == ["1.1 s", "48 s", "4 min 51 s", "2 h 05 min"]
     assert duration(1.12, whole=True) == "1 s"
+
+
+def test_one_thing_has_no_s() -> None:
+    assert [counted(n, "row") for n in (0, 1, 2, 1204)] == ["0 rows", "1 row", "2 rows", "1,204 rows"]
+    assert [counted(n, "epoch", ".3g") for n in (1.0, 0.5, 1.0001)] == ["1 epoch", "0.5 epochs", "1 epoch"]

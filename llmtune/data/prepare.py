@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from llmtune.console import counted
 from llmtune.data import split
 from llmtune.data.audit import Audit, Rejected, Shown, count, count_of, count_rejected, show
 from llmtune.data.conversation import Conversation, Sample
@@ -85,7 +86,7 @@ class _Preparation:
         counts = {part: count(rows) for part, rows in fitting.items()}
         notes = [*chat.notes, *self._forms(), *self._notes]
         if (repeated := counts["train"].repeated) > 0:
-            notes.append(f"{repeated:,} rows of train are another row again, word for word")
+            notes.append(f"train has {counted(repeated, 'row')} that it has already, word for word")
         replay = self._data.replay
         replayed = 0 if replay is None else count_of(replay.path, fitting["train"])
         audit = Audit(self._found, counts, count_rejected(self._rejected), replayed, shown(fitting["train"], chat))
@@ -115,7 +116,7 @@ class _Preparation:
     def _check_limit(self, context: int | None) -> None:
         asked = self._data.max_tokens
         if asked is not None and context is not None and asked > context:
-            what = f"data.max_tokens: {asked:,}, but the base reads {context:,} tokens at most"
+            what = f"data.max_tokens: {asked:,}, but the base reads {counted(context, 'token')} at most"
             self._fatal.append(Problem("data.max_tokens", what, f"write {context} or less, or leave it out"))
 
     def _read(self, part: str, label: str) -> list[Conversation]:
@@ -154,10 +155,12 @@ class _Preparation:
             seen = {one.source for one, _ in split.asked_before(read["replay"], every)}
             pool = [one for one in read["replay"] if one.source not in seen]
             if seen:
-                self._notes.append(f"{data.replay.path}: {len(seen):,} rows left out, as they are measured with")
+                self._notes.append(f"{data.replay.path}: {counted(len(seen), 'row')} left out, being measured with")
             mixed = split.replayed(len(train), pool, data.replay.share, self._seed)
             share = len(mixed) / max(1, len(mixed) + len(train))
-            self._notes.append(f"{data.replay.path}: {len(mixed):,} rows mixed in, {share:.0%} of all training rows")
+            self._notes.append(
+                f"{data.replay.path}: {counted(len(mixed), 'row')} mixed in, {share:.0%} of all training rows"
+            )
             if share < data.replay.share - 0.005:
                 self._notes.append(f"{data.replay.path}: too few rows for data.replay.share {data.replay.share:.0%}")
             train = [*train, *mixed]
@@ -192,7 +195,7 @@ class _Preparation:
             return False
         if len(sample.ids) <= limit:
             return True
-        what = f"{len(sample.ids):,} tokens, longer than {limit:,} (data.max_tokens)"
+        what = f"{counted(len(sample.ids), 'token')}, longer than {limit:,} (data.max_tokens)"
         if self._data.too_long == "skip":
             self._rejected.append(Rejected(sample.source, what))
         else:
@@ -235,7 +238,7 @@ def listed(problems: Iterable[Problem], summary: tuple[str, str]) -> list[Proble
         result += ordered[:_LISTED]
         rows = len({problem.where for problem in found})
         more = f"; {len(found) - _LISTED:,} are not listed" if len(found) > _LISTED else ""
-        what = f"{rows:,} {'row' if rows == 1 else 'rows'} {summary[0]}{more}"
+        what = f"{counted(rows, 'row')} {summary[0]}{more}"
         result.append(Problem(label, what, summary[1]))
     return result
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmtune.console import counted
 from llmtune.evaluate.metrics import Score, chance_of_change, within_noise
 
 WORST = 10
@@ -47,7 +48,7 @@ def report(result: dict[str, Any], rows: Sequence[Row]) -> str:
     worst = sorted(learnt, key=lambda row: (row.score_after.token_f1, row.score_after.rouge_l))[:WORST]
     worst = [row for row in worst if not row.score_after.exact]
     if worst:
-        parts.append(f"## The {len(worst)} worst answers\n")
+        parts.append(f"## The {counted(len(worst), 'worst answer')}\n")
         parts += [_side_by_side(number, row) for number, row in enumerate(worst, 1)]
     elif learnt:
         parts.append("## The worst answers\n\nEvery answer equals its reference.\n")
@@ -55,7 +56,7 @@ def report(result: dict[str, Any], rows: Sequence[Row]) -> str:
 
 
 def _table(name: str, numbers: dict[str, Any]) -> str:
-    lines = [f"## {TITLES[name]}\n", f"{numbers['rows']} rows, answered greedily.\n"]
+    lines = [f"## {TITLES[name]}\n", f"{counted(numbers['rows'], 'row')}, answered greedily.\n"]
     lines += ["| | before | after | change |", "|---|---:|---:|---:|"]
     for key, title, form, factor in COLUMNS:
         before, after = numbers["before"][key] * factor, numbers["after"][key] * factor

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from llmtune.console import counted
 from llmtune.export.inputs import CardFacts
 from llmtune.models.adapter import Adapter
 
@@ -137,7 +138,7 @@ def _measured(facts: CardFacts) -> str:
         numbers = facts.evaluation[split]
         for key, title, form in FIGURES:
             before, after = form.format(numbers["before"][key]), form.format(numbers["after"][key])
-            lines.append(f"| {SPLITS[split]} ({numbers['rows']} rows) | {title} | {before} | {after} |")
+            lines.append(f"| {SPLITS[split]} ({counted(numbers['rows'], 'row')}) | {title} | {before} | {after} |")
     lines.append("\nGreedy answers; loss in nats per trained token; before is the base model, loaded the same way.\n")
     return "\n".join(lines)
 
@@ -148,7 +149,7 @@ def _distance(merge: dict[str, Any] | None) -> str:
     onto = "the weights that it was trained on" if merge["onto"] == "trained" else "the original weights of the base"
     return (
         f"The adapter was added to {onto} in float32 and rounded once to {merge['dtype']}. Beside the base with the "
-        f"live adapter, over {merge['tokens']} answer tokens of {merge['rows']} held-out rows: "
+        f"live adapter, over {counted(merge['tokens'], 'answer token')} of {counted(merge['rows'], 'held-out row')}: "
         f"{merge['equal_greedy_tokens']:.2%} of the greedy tokens are equal, logits differ by "
         f"{merge['mean_abs_logit_diff']:.2g} on average and {merge['max_abs_logit_diff']:.2g} at most.\n"
     )

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmtune.console import counted
+
 MANY_EPOCHS = 100
 """Above these somebody has perhaps written one zero too many."""
 
@@ -43,9 +45,10 @@ class Geometry:
         found = []
         asked = self.micro_batch * self.accumulation * self.processes
         if asked > self.batch_size:
-            found.append(f"training.batch_size: {asked:,}, but there are {self.rows:,} rows: each step has all of them")
+            rows = counted(self.rows, "row")
+            found.append(f"training.batch_size: {asked:,}, for {rows} in all: each step has all of them")
         if self.epochs > MANY_EPOCHS:
-            first = f"measured and saved every {self.evaluate_every:,} steps"
+            first = f"measured and saved every {counted(self.evaluate_every, 'step')}"
             found.append(f"every row is trained {self.epochs:,.0f} times; {first}")
         return found
 

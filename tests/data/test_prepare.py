@@ -66,7 +66,7 @@ def test_all_files_become_splits_with_counts_and_samples_to_look_at(
     assert counts.tokens == sum(len(sample.ids) for sample in done.splits["train"])
     assert counts.supervised == sum(sum(sample.supervised) for sample in done.splits["train"])
     assert done.audit.found["general.csv"].startswith("CSV, question")
-    assert "replay.jsonl: 1 rows left out, as they are measured with" in done.notes
+    assert "replay.jsonl: 1 row left out, being measured with" in done.notes
     assert "replay.jsonl: 16 rows mixed in, 30% of all training rows" in done.notes
     shown = done.audit.shown[0]
     assert [trained for _, trained in shown.pieces] == [False, True, False]
@@ -168,9 +168,7 @@ def test_one_row_over_and_over_is_refused(tmp_path: Path, chat: ChatTokenizer, f
 
 def test_repeated_rows_are_said(tmp_path: Path, chat: ChatTokenizer, family: Family) -> None:
     write(tmp_path / "train.jsonl", *[row("Open?")] * 3, *(row(f"{number}?") for number in range(9)))
-    assert any(
-        "rows of train are another row again" in note for note in made(tmp_path, chat, family, heldout=0.1).notes
-    )
+    assert any("that it has already, word for word" in note for note in made(tmp_path, chat, family, heldout=0.1).notes)
 
 
 def test_pain_09_a_token_without_an_embedding_is_refused(tmp_path: Path, chat: ChatTokenizer) -> None:

@@ -40,7 +40,7 @@ def test_every_planned_option_changes_the_plan(key: str, value: Any) -> None:
 def test_a_batch_of_more_rows_than_there_are_has_those_there_are() -> None:
     found = plan(28, batch_size=1000, micro_batch=100)
     assert (found.batch_size, found.steps_per_epoch, found.steps) == (28, 1, 3)
-    assert found.notes == ["training.batch_size: 1,000, but there are 28 rows: each step has all of them"]
+    assert found.notes == ["training.batch_size: 1,000, for 28 rows in all: each step has all of them"]
     assert plan(28, batch_size=28, micro_batch=28).notes == []
 
 
