@@ -86,7 +86,7 @@ class Console:
         for problem in error.problems:
             stderr.print(_problem(problem, width))
         if error.ending:
-            stderr.print(f"{counted(len(error.problems), 'problem')}; {error.ending}")
+            stderr.print(f"{counted(sum(problem.count for problem in error.problems), 'problem')}; {error.ending}")
 
     @contextmanager
     def progress(self, stage: str) -> Iterator[Progress]:

@@ -23,6 +23,8 @@ class Problem:
     """What is wrong there, with the key or value itself: `adapter.rnak: no such key`."""
     do: str
     """The remedy, as an instruction: `did you mean adapter.rank?`."""
+    count: int = 1
+    """Things that it tells of and no other does: 0 when it sums up what is listed."""
 
 
 class LlmtuneError(Exception):

@@ -38,6 +38,15 @@ def say_check(checked: Checked, console: Console) -> None:
         console.more(escape(note))
 
 
+def say_left_out(checked: Checked, console: Console) -> None:
+    """What a run would not use, and why, where nothing is written that could be read."""
+    rejected = checked.prepared.rejected
+    if rejected:
+        first = rejected[0]
+        told = f"left out: {_left_out(checked.prepared.audit.rejected)}; the first: {first.source} {first.reason}"
+        console.more(escape(told))
+
+
 def say_plan(checked: Checked, console: Console) -> None:
     """Steps and memory, before anything is loaded."""
     plan, geometry = checked.plan, checked.plan.geometry
@@ -70,8 +79,11 @@ def say_data(record: Record, console: Console) -> None:
         longest = f"longest {counted(split['longest'], 'token')} ({split['longest_source']})"
         console.more(escape(f"{name}: {counted(split['rows'], 'row')}, {longest}"))
     if result["rejected"]:
-        left_out = ", ".join(f"{rows:,} of {name}" for name, rows in result["rejected"].items())
-        console.more(escape(f"left out: {left_out}; listed in data/rejected.jsonl"))
+        console.more(escape(f"left out: {_left_out(result['rejected'])}; listed in data/rejected.jsonl"))
+
+
+def _left_out(rejected: Mapping[str, int]) -> str:
+    return ", ".join(f"{counted(rows, 'row')} of {name}" for name, rows in rejected.items())
 
 
 def say_rows(checked: Checked, console: Console) -> None:

@@ -25,6 +25,7 @@ from llmtune.narration import (
     say_data,
     say_evaluate,
     say_export,
+    say_left_out,
     say_merge,
     say_plan,
     say_rows,
@@ -49,6 +50,7 @@ def check_only(file: Path, out: Path | None, overrides: Sequence[str], console: 
         checked = check(file, out, overrides)
     say_title(checked, console)
     say_check(checked, console)
+    say_left_out(checked, console)
     say_plan(checked, console)
     console.blank()
     console.print("No problems found; nothing was started.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune import narration
 from llmtune.console import Console, counted, duration, escape, size
 from llmtune.errors import Problem, RecipeError
-from llmtune.evaluate.report import exact_change
+from llmtune.evaluate.report import cautions, exact_change
 from llmtune.export.card import max_lora_rank
 from llmtune.files import manifest
 from llmtune.lock import base_of, read_lock
@@ -216,6 +216,8 @@ def print_summary(run: RunDir, console: Console, looked: bool = False) -> None:
     console.blank()
     if "evaluation" in found:
         console.print(evaluation_table(found["evaluation"]))
+        for caution in cautions(found["evaluation"]["heldout"]):
+            console.print(f"  [yellow]{caution}[/]")
         console.blank()
     if not found["finished"]:
         done = ", ".join(found["stages"]) or "none"

@@ -70,6 +70,25 @@ def test_the_plan_says_what_a_step_has_and_what_was_asked(
     assert "training.batch_size: 1,000, for 23 rows in all" in said
 
 
+def test_a_bad_row_is_one_problem_or_is_told_to_be_left_out(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    with (tmp_path / "rows.jsonl").open("a") as rows:
+        rows.write("{\n")
+    number = len((tmp_path / "rows.jsonl").read_text().splitlines())
+    (tmp_path / "shop.yaml").write_text(f"base: {tiny_base}\ndata: rows.jsonl\n")
+    with pytest.raises(RecipeError) as caught:
+        check_only(tmp_path / "shop.yaml", tmp_path / "run", [], Console())
+    Console().error(caught.value)
+    said = capsys.readouterr().err
+    assert "1 row cannot be used" in said
+    assert "1 problem; nothing was started." in said
+    check_only(tmp_path / "shop.yaml", tmp_path / "run", ["data.on_bad_row=skip"], Console())
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"left out: 1 row of rows.jsonl; the first: rows.jsonl:{number} " in said
+
+
 def test_the_recipe_says_how_many_tokens_a_micro_batch_has_at_most() -> None:
     said = str(Training.model_fields["micro_batch"].description)
     assert f"{FLATTENED_TOKENS['cpu']:,} tokens on a CPU and {FLATTENED_TOKENS['cuda']:,} on a GPU" in said

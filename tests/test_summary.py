@@ -86,9 +86,26 @@ def test_pain_28_it_says_whether_what_was_forgotten_is_more_than_chance(
     run = write_run(tmp_path, tiny_base)
     (line,) = [line for line in printed(run) if "points" in line]
     assert line.split("%")[-1].strip() == "-3.0 points, within noise"
-    finish(run, "evaluate", "", seconds=1, peak=1, result={"general": evaluated(22, 2)}, made=[])
+    result = {"heldout": evaluated(0, 30), "general": evaluated(22, 2)}
+    finish(run, "evaluate", "", seconds=1, peak=1, result=result, made=[])
     (line,) = [line for line in printed(run) if "points" in line]
     assert line.split("%")[-1].strip() == "-6.1 points, more than chance"
+
+
+def test_a_result_that_is_no_better_or_says_little_is_told(tiny_base: Path, tmp_path: Path, printed: Any) -> None:
+    run = write_run(tmp_path, tiny_base)
+    better, few = "the answers are not better than before", "held-out rows: these figures say little"
+    text = "\n".join(printed(run))
+    assert better not in text and few not in text
+    heldout = evaluated(0, 0)
+    finish(run, "evaluate", "", seconds=1, peak=1, result={"heldout": {**heldout, "rows": 29}}, made=[])
+    text = " ".join("\n".join(printed(run)).split())
+    assert f"{better}: more epochs, or a higher training.learning_rate" in text
+    assert f"only 29 {few}" in text
+    heldout["after"] = {**heldout["after"], "token_f1": 0.96}
+    finish(run, "evaluate", "", seconds=1, peak=1, result={"heldout": heldout}, made=[])
+    text = "\n".join(printed(run))
+    assert better not in text and few not in text
 
 
 def test_it_fits_eighty_columns_and_tells_replayed_rows_apart(tiny_base: Path, tmp_path: Path, printed: Any) -> None:

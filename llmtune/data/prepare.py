@@ -149,7 +149,8 @@ class _Preparation:
                 train, held = split.cut(train, data.heldout, self._seed, data.train)
                 measured = {"heldout": held, **measured}
             except DataError as error:
-                self._fatal += error.problems
+                if data.on_bad_row == "skip" or not self._bad:  # rows that are mended may be enough
+                    self._fatal += error.problems
         if data.replay is not None:
             every = list(chain.from_iterable(measured.values()))
             seen = {one.source for one, _ in split.asked_before(read["replay"], every)}
@@ -239,7 +240,7 @@ def listed(problems: Iterable[Problem], summary: tuple[str, str]) -> list[Proble
         rows = len({problem.where for problem in found})
         more = f"; {len(found) - _LISTED:,} are not listed" if len(found) > _LISTED else ""
         what = f"{counted(rows, 'row')} {summary[0]}{more}"
-        result.append(Problem(label, what, summary[1]))
+        result.append(Problem(label, what, summary[1], count=max(0, len(found) - _LISTED)))
     return result
 
 

@@ -10,6 +10,8 @@ from llmtune.console import counted
 from llmtune.evaluate.metrics import Score, chance_of_change, within_noise
 
 WORST = 10
+FEW = 30
+"""Held-out rows below which a figure is little more than chance."""
 COLUMNS = (
     ("loss", "Loss", "{:.3f}", 1),
     ("perplexity", "Perplexity", "{:.2f}", 1),
@@ -85,6 +87,15 @@ def exact_change(numbers: dict[str, Any]) -> str:
     points = 100 * (numbers["after"]["exact"] - numbers["before"]["exact"])
     verdict = "within noise" if within_noise(numbers["lost"], numbers["gained"]) else "more than chance"
     return f"{points:+.1f} points, {verdict}"
+
+
+def cautions(numbers: dict[str, Any]) -> Iterator[str]:
+    """What the held-out figures do not show: an answer that became better, or anything at all, being so few."""
+    before, after = numbers["before"], numbers["after"]
+    if before["exact"] < 1 and after["exact"] <= before["exact"] and after["token_f1"] <= before["token_f1"]:
+        yield "the answers are not better than before: more epochs, or a higher training.learning_rate"
+    if numbers["rows"] < FEW:
+        yield f"only {counted(numbers['rows'], 'held-out row')}: these figures say little"
 
 
 def _side_by_side(number: int, row: Row) -> str:

@@ -134,6 +134,7 @@ def test_a_flood_of_problems_is_cut_and_counted(tmp_path: Path, chat: ChatTokeni
     assert len(problems) == 21
     assert problems[0].where == "train.jsonl:2"
     assert problems[-1].what == "500 rows cannot be used; 480 are not listed"
+    assert sum(problem.count for problem in problems) == 500
 
 
 def test_a_file_in_which_every_row_is_bad_is_told_even_when_they_are_skipped(
