@@ -88,6 +88,8 @@ def _left_out(rejected: Mapping[str, int]) -> str:
 
 def say_rows(checked: Checked, console: Console) -> None:
     """Rows to look at, with what is trained of them."""
+    if not console.is_terminal:
+        console.more("(trained words between ▌ and ▐)")
     for row in checked.prepared.audit.shown:
         console.more(escape(row.source))
         console.more(marked(row.pieces, colour=console.is_terminal))

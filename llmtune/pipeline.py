@@ -157,7 +157,8 @@ class Run:
 
         record = in_process(self.dir, "data", self.asked.data(), made, work)
         say_data(record, self.console)
-        say_rows(self.checked, self.console)
+        if not record.again:
+            say_rows(self.checked, self.console)
         return record
 
     def train(self, data: Record) -> Record:

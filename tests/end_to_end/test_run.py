@@ -47,10 +47,11 @@ def make(folder: Path, rows: int = 6) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the recipe was run to its end."""
+    """A folder in which the recipe was run to its end, with what it printed."""
     folder = make(tmp_path_factory.mktemp("finished"))
     done = llmtune(folder, "run", "shop.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "printed.txt").write_text(done.stdout, encoding="utf-8")
     return folder
 
 
@@ -95,6 +96,12 @@ def test_the_summary_keeps_its_keys(finished: Path) -> None:
     assert found["evaluation"]["heldout"]["after"]["loss"] < found["evaluation"]["heldout"]["before"]["loss"]
 
 
+def test_it_is_told_once_how_trained_words_are_marked_in_the_rows_to_look_at(finished: Path) -> None:
+    legend, *rows = [line for line in (finished / "printed.txt").read_text("utf-8").splitlines() if "▌" in line]
+    assert legend.strip() == "(trained words between ▌ and ▐)"
+    assert len(rows) == 3
+
+
 def test_the_memory_of_the_proof_is_that_of_the_process_that_holds_the_models(finished: Path) -> None:
     stages = summary(finished)["stages"]
     assert stages["verify"]["peak_rss_bytes"] > 0.5 * stages["evaluate"]["peak_rss_bytes"]
@@ -124,6 +131,7 @@ def test_the_same_command_again_does_nothing_and_says_so(finished: Path) -> None
     again = llmtune(finished, "run", "shop.yaml")
     assert again.returncode == 0
     assert again.stdout.count("as before") == 6
+    assert "▌" not in again.stdout
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
 
 
