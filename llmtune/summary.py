@@ -215,9 +215,11 @@ def print_summary(run: RunDir, console: Console, looked: bool = False) -> None:
         return
     console.blank()
     if "evaluation" in found:
+        from rich.padding import Padding
+
         console.print(evaluation_table(found["evaluation"]))
         for caution in cautions(found["evaluation"]["heldout"]):
-            console.print(f"  [yellow]{caution}[/]")
+            console.print(Padding(f"[yellow]{caution}[/]", (0, 0, 0, 2)))
         console.blank()
     if not found["finished"]:
         done = ", ".join(found["stages"]) or "none"
