@@ -219,7 +219,7 @@ def print_summary(run: RunDir, console: Console, looked: bool = False) -> None:
 
         console.print(evaluation_table(found["evaluation"]))
         for caution in cautions(found["evaluation"]["heldout"]):
-            console.print(Padding(f"[yellow]{caution}[/]", (0, 0, 0, 2)))
+            console.print(Padding(f"[yellow]{caution}[/]", (0, 0, 0, 2), expand=False))
         console.blank()
     if not found["finished"]:
         done = ", ".join(found["stages"]) or "none"
