@@ -87,9 +87,13 @@ def geometry(
         steps=steps,
         steps_per_epoch=steps_per_epoch,
         evaluate_every=math.ceil(steps / evaluations),
-        # the first step of a warm-up has the rate 0: a training of one step has none
-        warmup_steps=min(math.ceil(steps * warmup), steps - 1),
+        warmup_steps=_warmup_steps(steps, warmup),
         longest_row=max(lengths),
         micro_batch_tokens=sum(sorted(lengths)[-micro_batch:]),
         micro_batch_supervised=sum(sorted(supervised)[-micro_batch:]),
     )
+
+
+def _warmup_steps(steps: int, share: float) -> int:
+    """A warm-up begins with the rate 0, and teaches nothing there: a training too short for it has none."""
+    return 0 if steps * share < 1 else min(math.ceil(steps * share), steps - 1)

@@ -44,9 +44,11 @@ def test_a_batch_of_more_rows_than_there_are_has_those_there_are() -> None:
     assert plan(28, batch_size=28, micro_batch=28).notes == []
 
 
-def test_a_training_of_one_step_is_no_warm_up() -> None:
+def test_a_short_training_is_not_spent_on_its_warm_up() -> None:
     """transformers begins a warm-up with the rate 0, and a step at 0 teaches nothing."""
-    assert plan(max_steps=1).warmup_steps == 0
+    assert [plan(max_steps=steps).warmup_steps for steps in (1, 9, 10, 11)] == [0, 0, 1, 2]
+    assert plan(max_steps=1, warmup=1.0).warmup_steps == 0
+    assert plan(max_steps=4, warmup=1.0).warmup_steps == 3
 
 
 def test_epochs_without_end_are_said() -> None:
@@ -87,5 +89,5 @@ def test_steps_are_those_of_batches_dealt_out_one_by_one(
     found = plan(rows, batch_size=micro * times * processes, micro_batch=micro, processes=processes, epochs=epochs)
     assert found.steps_per_epoch == len(steps_of_epoch)
     assert found.steps - 1 < epochs * len(steps_of_epoch) <= found.steps
-    assert found.warmup_steps == min(math.ceil(0.1 * found.steps), found.steps - 1)
+    assert found.warmup_steps == (0 if found.steps < 10 else math.ceil(0.1 * found.steps))
     assert found.evaluate_every * 8 >= found.steps > (found.evaluate_every - 1) * 8
