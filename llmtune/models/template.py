@@ -64,6 +64,8 @@ class Template:
             self._compiled = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateFault(f"line {error.lineno}: {error.message}") from error
+        # Jinja copies its globals at every rendering, and keeps them in a chain of maps that is slow to copy.
+        self._compiled.globals = dict(self._compiled.globals)
         self._marker: Any = environment.extensions[_MARKER]
 
     def render(self, turns: Sequence[Turn], answer_next: bool = False) -> str:
