@@ -131,12 +131,17 @@ def check(file: Path, out: Path | None, overrides: Sequence[str]) -> Checked:
     return Checked(loaded, run, base, sizes, words, prepared, here, planned, seconds)
 
 
+def _existing(run: RunDir) -> Path:
+    """The run's folder, or the nearest above it that is there."""
+    return next(path for path in (run.root, *run.root.parents) if path.exists())
+
+
 def _folder(run: RunDir, loaded: Loaded) -> Iterator[Problem]:
     """The run's folder: writable, and no other recipe's."""
     from llmtune.lock import read_lock, seen_from
 
     where = str(run.root)
-    existing = next(path for path in (run.root, *run.root.parents) if path.exists())
+    existing = _existing(run)
     if not existing.is_dir():
         yield Problem(str(existing), "is a file, where a folder is needed", "give another folder with --out")
     elif not os.access(existing, os.W_OK | os.X_OK):
@@ -201,7 +206,7 @@ def _space(
 ) -> Iterator[Problem]:
     """Of the merged model, which is there twice while it is made anew, of the checkpoints and of the adapters."""
     shape = shape_of(recipe, family, parameters)
-    existing = next(path for path in (run.root, *run.root.parents) if path.exists())
+    existing = _existing(run)
     width = {"bfloat16": 2, "float16": 2, "float32": 4}[recipe.merge.dtype]
     merged = parameters * width * (2 if run.merged.exists() else 1) if "merged" in recipe.export else 0
     # those that are kept, the best one, and the one that is being written

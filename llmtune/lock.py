@@ -66,12 +66,11 @@ def base_of(run: RunDir, lock: dict[str, Any]) -> BaseSpec:
     return spec
 
 
-def threads_of(run: RunDir, recipe: Recipe) -> int | None:
-    """CPU threads of each process that the run began with, where the recipe left that to the machine.
+def threads_of(lock: Mapping[str, Any] | None, recipe: Recipe) -> int | None:
+    """CPU threads of each process that the run of `lock` began with, where the recipe left that to the machine.
 
     Sums differ in their last bit with another number: on a machine with more cores the run would be trained anew.
     """
-    lock = read_lock(run)
     if lock is None or lock["recipe"]["training"]["threads"] is not None:
         return None
     same = lock["recipe"]["launch"] == recipe.launch.model_dump(mode="json")

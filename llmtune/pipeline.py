@@ -37,7 +37,7 @@ from llmtune.plan.estimate import smaller
 from llmtune.process import BEGINS_AGAIN, SAVES, Command, Ending, alone, in_worker
 from llmtune.recipe.translate import translate
 from llmtune.stages import Record, clear, fingerprint, in_process, stoppable
-from llmtune.summary import print_summary
+from llmtune.summary import print_summary, summary
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.launch import command
 
@@ -73,7 +73,7 @@ def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console
         with held(checked.run):
             say_title(checked, console)
             Run(checked, console).all_stages()
-            print_summary(checked.run, console)
+            print_summary(checked.run, summary(checked.run), console)
 
 
 def data_facts(checked: Checked) -> dict[str, Any]:
@@ -97,12 +97,12 @@ class Run:
     def __init__(self, checked: Checked, console: Console) -> None:
         self.checked, self.console = checked, console
         self.recipe, self.dir = checked.loaded.recipe, checked.run
-        begun = threads_of(self.dir, self.recipe)
+        before = read_lock(self.dir)
+        begun = threads_of(before, self.recipe)
         facts = facts_of(checked.plan, checked.family.linear_suffixes, checked.device, begun)
         self.arguments = translate(self.recipe, facts)
         self.base = BaseSpec(path=str(checked.base), **(self.arguments["base"] or {}))
         self.environment = quiet.environment(self.base.device, self.base.threads)
-        before = read_lock(self.dir)
         self.lock = write_lock(self.dir, checked.loaded, self.base, checked.base_is_local, checked.files)
         self.changed = [] if before is None else list(changes(before, self.lock))
         self.asked = Asked(self.arguments, self.base, self.lock)

@@ -12,13 +12,16 @@ import warnings
 from pathlib import Path
 
 
+def search_path() -> str:
+    """PATH with this environment's bin folder, where pip puts the ninja that DeepSpeed compiles with."""
+    bin_folder, path = str(Path(sys.executable).parent), os.environ.get("PATH", "")
+    return path if bin_folder in path.split(os.pathsep) else bin_folder + os.pathsep + path
+
+
 def environment(device: str, threads: int) -> dict[str, str]:
     """Environment of a stage's process, on top of today's."""
-    bin_folder = str(Path(sys.executable).parent)
-    path = os.environ.get("PATH", "")
     switches = {
-        # DeepSpeed finds pip's ninja only if this environment's bin folder is on PATH
-        "PATH": path if bin_folder in path.split(os.pathsep) else bin_folder + os.pathsep + path,
+        "PATH": search_path(),
         "OMP_NUM_THREADS": str(threads),
         # A waiting thread soon sleeps instead of spinning on: beside one other busy process a training on two cores
         # made 760 tokens a second with libgomp's default and 1,700 with this; alone 3,600 with either

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from typing import Any
 
 from llmtune.errors import Stopped
 from llmtune.files import sha256, write_json
+from llmtune.resident import peak_rss_bytes
 from llmtune.rundir import RunDir
 
 Result = dict[str, Any]
@@ -138,10 +137,3 @@ def clear(*places: Path) -> None:
             shutil.rmtree(place)
         else:
             place.unlink(missing_ok=True)
-
-
-def peak_rss_bytes(*, with_children: bool = False) -> int:
-    """Largest resident memory so far of this process, or of the largest one among it and those that it waited for."""
-    whose = [resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN] if with_children else [resource.RUSAGE_SELF]
-    peak = max(resource.getrusage(one).ru_maxrss for one in whose)
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -147,7 +147,7 @@ def show(folder: Path, console: Console) -> None:
     found = summary(run)
     if not console.as_json:
         print_stages(run, found, console)
-    print_summary(run, console, looked=True)
+    print_summary(run, found, console, looked=True)
 
 
 def print_stages(run: RunDir, found: Found, console: Console) -> None:
@@ -204,12 +204,11 @@ def _row(one: Found) -> tuple[str, ...]:
     return escape(place), escape(base), "yes" if one["finished"] else "no", *figures
 
 
-def print_summary(run: RunDir, console: Console, looked: bool = False) -> None:
+def print_summary(run: RunDir, found: Found, console: Console, looked: bool = False) -> None:
     """The one screen at the end: before and after, where everything lies, and what to do next.
 
     `looked`: it is part of `llmtune show`, which then is no next thing to do.
     """
-    found = summary(run)
     console.json(found)
     if console.as_json:
         return

@@ -18,8 +18,9 @@ from llmtune.errors import LlmtuneError
 from llmtune.events import Events
 from llmtune.files import told_in_words
 from llmtune.held import die_with_holder
+from llmtune.resident import peak_rss_bytes
 from llmtune.rundir import RunDir
-from llmtune.stages import peak_rss_bytes
+from llmtune.train.launch import rank as rank_of_this
 
 Request = dict[str, Any]
 
@@ -63,7 +64,7 @@ STAGES: dict[str, Callable[[Request, Events], dict[str, Any]]] = {
 def main(arguments: list[str]) -> int:
     """Run one stage; the exit code is that of its error."""
     stage, request, told = arguments
-    rank = int(os.environ.get("RANK", "0"))
+    rank = rank_of_this()
     events = Events(Path(told))
     events.tell("started", rank=rank, pid=os.getpid())
     run = RunDir(Path(request).parent.parent)

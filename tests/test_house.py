@@ -22,7 +22,7 @@ ROWS = (
     {"lock"},
     {"models", "data", "plan"},
     {"recipe"},
-    {"rundir", "console", "quiet"},
+    {"rundir", "console", "quiet", "resident"},
     {"events"},
     {"files"},
     {"errors"},

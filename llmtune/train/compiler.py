@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from pathlib import Path
 
+from llmtune import quiet
 from llmtune.errors import Problem
 
 
@@ -15,7 +15,7 @@ def problems() -> list[Problem]:
 
     ninja is also looked for beside this Python, where pip puts it: stages are started with that folder on PATH.
     """
-    path = str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", "")
+    path = quiet.search_path()
     compiler = os.environ.get("CXX", "c++")
     found = []
     if shutil.which("ninja", path=path) is None:

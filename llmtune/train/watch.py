@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from llmtune import files
 from llmtune.events import Events
+from llmtune.resident import peak_rss_bytes
 from llmtune.train.checkpoints import Checkpoints, Progress
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.launch import rank
@@ -163,9 +162,3 @@ class Metrics:
         """To the disk, before a checkpoint counts that these lines lead to."""
         with self._path.open("a", encoding="utf-8") as file:
             os.fsync(file.fileno())
-
-
-def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
