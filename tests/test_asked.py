@@ -102,6 +102,7 @@ def facts(one: Recipe) -> Facts:
         max_steps=training.max_steps,
         evaluations=training.evaluations,
         warmup=training.warmup,
+        seed=training.seed,
     )
     return Facts(
         linear_suffixes=("q_proj", "v_proj"), device="cpu", threads=2, steps=counted.steps,

@@ -99,13 +99,15 @@ def _ways(
 ) -> Iterator[tuple[Geometry, Memory, bool]]:
     """Geometry, memory and whether activations are recomputed, the fastest first."""
     options, processes = recipe.training, recipe.launch.processes
-    share = options.batch_size // processes
-    sizes = [n for n in range(share, 0, -1) if share % n == 0]
+    lengths = [len(row.ids) for row in rows]
+    share, mean = options.batch_size // processes, sum(lengths) / len(lengths)
+    # one row at a time is always tried, and what is too much in the mean need not be counted
+    sizes = [n for n in range(share, 1, -1) if share % n == 0 and n * mean <= FLATTENED_TOKENS[device.kind]] + [1]
     if options.micro_batch is not None:
         sizes = [options.micro_batch]
     count = partial(
         geometry,
-        [len(row.ids) for row in rows],
+        lengths,
         [sum(row.supervised) for row in rows],
         batch_size=options.batch_size,
         processes=processes,
@@ -113,6 +115,7 @@ def _ways(
         max_steps=options.max_steps,
         evaluations=options.evaluations,
         warmup=options.warmup,
+        seed=options.seed,
     )
     for checkpointing in [False, True] if options.gradient_checkpointing is None else [options.gradient_checkpointing]:
         for size in sizes:

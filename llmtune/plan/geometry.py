@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmtune.console import counted
+from llmtune.plan.order import Order, largest
 
 MANY_EPOCHS = 100
 """Above these somebody has perhaps written one zero too many."""
@@ -14,7 +15,10 @@ MANY_EPOCHS = 100
 
 @dataclass(frozen=True)
 class Geometry:
-    """How rows become optimiser steps. One step sees `micro_batch * accumulation * processes` rows, if there are."""
+    """How rows become optimiser steps. One step sees `micro_batch * accumulation * processes` rows, if there are.
+
+    They are shared out by tokens, so a micro-batch has `micro_batch` rows in the mean.
+    """
 
     rows: int
     tokens: int
@@ -31,9 +35,9 @@ class Geometry:
     longest_row: int
     """In tokens."""
     micro_batch_tokens: int
-    """Most tokens that a micro-batch can hold: its rows at the longest rows there are."""
+    """Of the largest micro-batch."""
     micro_batch_supervised: int
-    """Most supervised tokens that a micro-batch can hold."""
+    """Most supervised tokens of a micro-batch."""
 
     @property
     def epochs(self) -> float:
@@ -64,6 +68,7 @@ def geometry(
     max_steps: int | None,
     evaluations: int,
     warmup: float,
+    seed: int,
 ) -> Geometry:
     """Count as the trainer does: an epoch's last step may be short, and each epoch starts a new step.
 
@@ -72,10 +77,10 @@ def geometry(
         supervised: supervised tokens of each training row.
         batch_size: rows of one optimiser step over all processes; `micro_batch * processes` divides it.
     """
-    rows_per_process = math.ceil(len(lengths) / processes)
+    order = Order(len(lengths), batch_size, seed)
     accumulation = batch_size // (micro_batch * processes)
-    steps_per_epoch = math.ceil(math.ceil(rows_per_process / micro_batch) / accumulation)
-    steps = max_steps if max_steps is not None else math.ceil(epochs * steps_per_epoch)
+    steps = max_steps if max_steps is not None else math.ceil(epochs * order.steps_per_epoch)
+    tokens, trained = largest(order, steps, lengths, supervised, accumulation * processes)
     return Geometry(
         rows=len(lengths),
         tokens=sum(lengths),
@@ -85,12 +90,12 @@ def geometry(
         accumulation=accumulation,
         processes=processes,
         steps=steps,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=order.steps_per_epoch,
         evaluate_every=math.ceil(steps / evaluations),
         warmup_steps=_warmup_steps(steps, warmup),
         longest_row=max(lengths),
-        micro_batch_tokens=sum(sorted(lengths)[-micro_batch:]),
-        micro_batch_supervised=sum(sorted(supervised)[-micro_batch:]),
+        micro_batch_tokens=tokens,
+        micro_batch_supervised=trained,
     )
 
 

@@ -121,8 +121,8 @@ class Training(Closed):
     batch_size: PositiveInt = Field(16, le=10**6, description="Rows of one optimiser step, however it is split up.")
     micro_batch: PositiveInt | None = Field(
         None,
-        description="Rows computed at once; the rest is accumulated. Default: the most that memory allows, up to 1,280"
-        " tokens on a CPU and 16,384 on a GPU: laid end to end, more are slower.",
+        description="Rows computed at once, in the mean: a step's rows are shared out by tokens, and the rest is"
+        " accumulated. Default: the most that memory allows, up to 1,280 tokens on a CPU and 16,384 on a GPU.",
     )
     learning_rate: PositiveFloat = Field(2e-4, description="Peak learning rate.")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="Learning rate after the warm-up.")

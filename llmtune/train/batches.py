@@ -10,8 +10,10 @@ import pyarrow.parquet
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import Dataset
 
 from llmtune.errors import DataError, Problem
+from llmtune.plan.order import Order, packed
 
 IGNORED = -100
 """Label of a token that is no target."""
@@ -66,17 +68,18 @@ class Rows:
 
         No attention mask goes with it: transformers keeps the rows apart by their positions only if it gets none.
         What fills up the last block is at position 0 token by token: rows of one token each, that are no targets.
+        Without a row there is one such block: a process that has nothing to compute must take part all the same.
         """
         spans = [slice(self.starts[row], self.starts[row + 1]) for row in rows]
-        ids = torch.cat([self.ids[span] for span in spans])
-        supervised = torch.cat([self.supervised[span] for span in spans])
-        positions = torch.cat([torch.arange(span.stop - span.start) for span in spans])
-        fill = (0, -len(ids) % BLOCK)
+        ids = torch.cat([self.ids[:0], *(self.ids[span] for span in spans)])
+        supervised = torch.cat([self.supervised[:0], *(self.supervised[span] for span in spans)])
+        positions = torch.cat([self.ids[:0], *(torch.arange(span.stop - span.start) for span in spans)])
+        fill = (0, -len(ids) % BLOCK if spans else BLOCK)
         return {
             "input_ids": functional.pad(ids, fill).unsqueeze(0),
             "labels": functional.pad(ids.masked_fill(~supervised, IGNORED), fill, value=IGNORED).unsqueeze(0),
             "position_ids": functional.pad(positions, fill).unsqueeze(0),
-            "rows": torch.tensor(rows),
+            "rows": torch.tensor(rows, dtype=torch.int64),
         }
 
     def evenly(self, tokens: int) -> list[list[int]]:
@@ -102,11 +105,31 @@ class Rows:
             )
 
 
-class Collator:
-    """Makes a micro-batch of row numbers, for a DataLoader over `{"row": number}`."""
+class MicroBatches(Dataset[Batch]):
+    """The micro-batches of one process over the whole training, in their order, made as they are asked for.
 
-    def __init__(self, rows: Rows) -> None:
+    Every step has as many, so that micro-batch `n` belongs to step `n // accumulation`.
+    """
+
+    def __init__(
+        self, rows: Rows, order: Order, *, steps: int, accumulation: int, processes: int = 1, process: int = 0
+    ) -> None:
         self._rows = rows
+        self._order = order
+        self._lengths = [rows.length(row) for row in range(len(rows))]
+        self._steps, self._accumulation = steps, accumulation
+        self._processes, self._process = processes, process
 
-    def __call__(self, examples: Sequence[dict[str, int]]) -> Batch:
-        return self._rows.batch([example["row"] for example in examples])
+    def __len__(self) -> int:
+        return self._steps * self._accumulation
+
+    def __getitem__(self, number: int) -> Batch:
+        step, turn = divmod(number, self._accumulation)
+        groups = packed(self._order.step(step), self._lengths, self._accumulation * self._processes)
+        return self._rows.batch(groups[turn * self._processes + self._process])
+
+
+def only(batches: Sequence[Batch]) -> Batch:
+    """The one micro-batch that a DataLoader fetches at a time, for its `collate_fn`."""
+    (batch,) = batches
+    return batch

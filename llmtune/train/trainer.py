@@ -16,12 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PrinterCallback, TrainerControl
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
 from llmtune.errors import StageError
+from llmtune.plan.order import Order
 from llmtune.train import proof
-from llmtune.train.batches import BLOCK, IGNORED, Batch, Collator, Rows
+from llmtune.train.batches import BLOCK, IGNORED, Batch, MicroBatches, Rows, only
 from llmtune.train.checkpoints import Checkpoints
 
 EVALUATED_AT_ONCE = 512
@@ -38,6 +40,16 @@ class Counts:
     supervised: int = 0
 
 
+class Epoch(TrainerCallback):
+    """Says which epoch it is: transformers is shown one long one."""
+
+    def __init__(self, steps_per_epoch: int) -> None:
+        self._steps = steps_per_epoch
+
+    def on_step_end(self, _: TrainingArguments, state: TrainerState, __: TrainerControl, **___: Any) -> None:
+        state.epoch = state.global_step / self._steps
+
+
 class RowTrainer(SFTTrainer):
     """Trains on flattened rows, without padding; see `batches`.
 
@@ -52,8 +64,12 @@ class RowTrainer(SFTTrainer):
         self._checkpoints = checkpoints
         self.counts = Counts()
         numbers = datasets.Dataset.from_dict({"row": range(len(rows))})
-        super().__init__(train_dataset=numbers, data_collator=Collator(rows), **given)
+        super().__init__(train_dataset=numbers, data_collator=only, **given)
+        ranks, args = self.args.world_size, self.args
+        batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * ranks
+        self._order = Order(len(rows), batch_size, args.data_seed)
         self.remove_callback(PrinterCallback)
+        self.add_callback(Epoch(self._order.steps_per_epoch))
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 # TRL casts the adapter of a 4-bit base to bfloat16, where AdamW loses small updates, and resuming makes
@@ -64,6 +80,29 @@ class RowTrainer(SFTTrainer):
             self.args.device.type == "cpu"
             and "logits_to_keep" in inspect.signature(base.forward).parameters
             and not self.aux_loss_enabled
+        )
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        """This rank's micro-batches of all steps, as if of one epoch: so a resumed training skips exactly what it had.
+
+        accelerate would share them out among the ranks once more, so it does not get to see them. Nothing is drawn
+        from torch's own random numbers, which a resumed training must find as they were.
+        """
+        args = self.args
+        batches = MicroBatches(
+            self._rows,
+            self._order,
+            steps=args.max_steps,
+            accumulation=args.gradient_accumulation_steps,
+            processes=args.world_size,
+            process=args.process_index,
+        )
+        return DataLoader(
+            batches,
+            collate_fn=only,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            generator=torch.Generator(),
         )
 
     def compute_loss(

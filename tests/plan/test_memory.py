@@ -39,7 +39,7 @@ def shape(asked: Recipe, base: Path) -> Shape:
 
 
 def planned(asked: Recipe, base: Path, tokens: int = 64, supervised: int = 20, **changed: Any) -> Memory:
-    usual: dict[str, Any] = {"epochs": 1, "max_steps": None, "evaluations": 1, "warmup": 0.0, "processes": 1}
+    usual: dict[str, Any] = {"epochs": 1, "max_steps": None, "evaluations": 1, "warmup": 0.0, "processes": 1, "seed": 0}
     counted = geometry([tokens], [supervised], batch_size=1, micro_batch=1, **usual)
     counted = replace(counted, **{key: value for key, value in changed.items() if key == "processes"})
     device, checkpointing = changed.get("device", "cpu"), changed.get("checkpointing", False)

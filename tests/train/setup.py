@@ -58,8 +58,7 @@ def inputs(base: Path, folder: Path, **changes: Any) -> TrainInputs:
     folder.mkdir(parents=True, exist_ok=True)
     sft = {
         "learning_rate": 1e-2,
-        "num_train_epochs": 1.0,
-        "max_steps": -1,
+        "max_steps": 6,
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 2,
         "lr_scheduler_type": "cosine",

@@ -8,8 +8,9 @@ import pyarrow.parquet
 import pytest
 
 from llmtune.errors import DataError
+from llmtune.plan.order import Order
 from llmtune.train import batches
-from llmtune.train.batches import BLOCK, IGNORED, Rows
+from llmtune.train.batches import BLOCK, IGNORED, MicroBatches, Rows
 from tests.train.setup import END, write_split
 
 
@@ -85,3 +86,25 @@ def test_pain_20_ranks_find_rows_that_are_tokenised_and_wait_for_nobody() -> Non
     room = Path(batches.__file__).parent
     imported = re.findall(r"from llmtune\.data\.?(\S*) import", "".join(file.read_text() for file in room.glob("*.py")))
     assert set(imported) <= {"conversation"}
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_every_process_gets_as_many_micro_batches_and_together_they_are_the_order(rows: Rows, processes: int) -> None:
+    order = Order(len(rows), 6, 0)  # of 10 rows: the second step has 4, for 6 micro-batches
+    steps, accumulation = 4, 6 // processes
+    made = [
+        MicroBatches(rows, order, steps=steps, accumulation=accumulation, processes=processes, process=process)
+        for process in range(processes)
+    ]
+    assert [len(one) for one in made] == [steps * accumulation] * processes
+    for step in range(steps):
+        here = [one[step * accumulation + turn] for one in made for turn in range(accumulation)]
+        assert sorted(row for batch in here for row in batch["rows"].tolist()) == sorted(order.step(step))
+
+
+def test_a_process_without_a_row_computes_a_block_that_teaches_nothing(rows: Rows) -> None:
+    batch = rows.batch([])
+    assert batch["rows"].tolist() == []
+    assert batch["input_ids"].shape == batch["labels"].shape == batch["position_ids"].shape == (1, BLOCK)
+    assert (batch["labels"] == IGNORED).all()
+    assert not batch["position_ids"].any()

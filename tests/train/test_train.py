@@ -27,7 +27,7 @@ from llmtune.train.checkpoints import ADAPTER, Checkpoints, read_progress
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.settings import engine
 from llmtune.train.train import train
-from tests.train.setup import adapter_bytes, inputs, metrics, zero
+from tests.train.setup import adapter_bytes, inputs, metrics, write_split, zero
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("only_rank", "process_as_before")]
 
@@ -241,10 +241,12 @@ def test_pain_35_a_loss_that_is_no_number_stops_at_once(stage: int, tiny_base: P
 
 
 def test_pain_13_the_split_into_micro_batches_changes_nothing(tiny_base: Path, tmp_path: Path) -> None:
+    """Nor does a step of fewer rows than micro-batches, as the last one of an epoch can be."""
     losses, norms = [], []
+    six = str(write_split(tiny_base, tmp_path / "six.parquet", 6))
     for size, accumulated in ((4, 1), (1, 4)):
         given = inputs(
-            tiny_base, tmp_path / str(size), lora={"lora_dropout": 0.0}, heldout="",
+            tiny_base, tmp_path / str(size), lora={"lora_dropout": 0.0}, heldout="", train=six,
             sft={"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated, "max_steps": 2},
         )  # fmt: skip
         train(given, NOBODY)
@@ -252,6 +254,7 @@ def test_pain_13_the_split_into_micro_batches_changes_nothing(tiny_base: Path, t
         norms.append([line["grad_norm"] for line in metrics(given)])
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)  # bfloat16 sums in another order
     assert norms[0] == pytest.approx(norms[1], rel=2e-2)
+    assert [line["epoch"] for line in metrics(given)] == [0.5, 1.0]
 
 
 def _mean_loss(model: Any, path: str) -> float:
