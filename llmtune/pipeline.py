@@ -175,6 +175,7 @@ class Run:
             keep_checkpoints=training.pop("keep_checkpoints"),
             early_stopping=training.pop("early_stopping"),
             sft={key: value for key, value in training.items() if key != "processes"},
+            optimizer=self.arguments["optimizer"] or {},
             deepspeed=self.arguments["deepspeed"],
             checkpoints=str(run.checkpoints),
             out=str(run.trained),

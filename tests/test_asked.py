@@ -56,6 +56,7 @@ DECIDES: dict[str, set[str]] = {
     "training.seed": {"data", "train"},
     "training.keep_checkpoints": set(),
     "training.gradient_checkpointing": set(),
+    "optimizer": {"train"},
     "zero": {"train"},
     "launch": {"train"},
     "evaluation": {"evaluate"},

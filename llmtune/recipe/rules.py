@@ -63,6 +63,30 @@ RULES = (
         "set `zero.stage: 2`",
     ),
     Rule(
+        ("zero.stage", "optimizer.name"),
+        lambda r: r.optimizer.name in ("lora_fa", "adafactor") and r.zero.stage > 0,
+        "it looks at whole matrices, and ZeRO lays all parameters out flat",
+        "set `zero.stage: 0`, or `optimizer.name: adamw`",
+    ),
+    Rule(
+        ("optimizer.name", "zero.offload_optimizer"),
+        lambda r: r.zero.offload_optimizer and r.optimizer.name != "adamw",
+        "DeepSpeed offloads AdamW alone",
+        "remove one of the two",
+    ),
+    Rule(
+        ("optimizer.betas", "optimizer.name"),
+        lambda r: r.optimizer.name == "adafactor" and _set(r.optimizer, "betas", "epsilon"),
+        "Adafactor reads neither `betas` nor `epsilon`",
+        "remove them, or set `optimizer.name: adamw`",
+    ),
+    Rule(
+        ("optimizer.lora_plus", "optimizer.name"),
+        lambda r: r.optimizer.lora_plus is not None and r.optimizer.name == "lora_fa",
+        "LoRA-FA does not train A, to whose rate LoRA+ sets that of B",
+        "remove one of the two",
+    ),
+    Rule(
         ("merge", "export"),
         lambda r: "merge" in r.model_fields_set and "merged" not in r.export,
         "a merged model is described and not asked for",

@@ -112,7 +112,7 @@ class EarlyStopping(Closed):
 
 
 class Training(Closed):
-    """The optimisation itself: TRL's SFTTrainer with AdamW."""
+    """The optimisation itself: TRL's SFTTrainer."""
 
     epochs: PositiveFloat = Field(3.0, le=1e6, description="Passes over the training rows.")
     max_steps: PositiveInt | None = Field(
@@ -127,7 +127,7 @@ class Training(Closed):
     learning_rate: PositiveFloat = Field(2e-4, description="Peak learning rate.")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="Learning rate after the warm-up.")
     warmup: Share = Field(0.03, description="Share of the steps in which the learning rate rises from zero.")
-    weight_decay: NonNegativeFloat = Field(0.0, description="Decoupled weight decay of AdamW.")
+    weight_decay: NonNegativeFloat = Field(0.0, description="Decoupled weight decay of all matrices.")
     max_grad_norm: PositiveFloat = Field(1.0, description="Gradients are scaled down to at most this norm.")
     evaluations: PositiveInt = Field(
         8, description="How often held-out loss is measured and a checkpoint is written, over the whole run."
@@ -149,6 +149,42 @@ class Training(Closed):
         None,
         description="CPU threads of a process. Results are bit-equal only for equal threads. Default: all cores, shared"
         " by the processes; a run keeps the number that it began with.",
+    )
+
+
+class Rates(Closed):
+    """Peak learning rates of parts that are not to train at `training.learning_rate`."""
+
+    head: PositiveFloat | None = Field(None, description="Peak learning rate of the output head.")
+    embeddings: PositiveFloat | None = Field(
+        None, description="Peak learning rate of the embeddings, and of a head that is one with them."
+    )
+    norms: PositiveFloat | None = Field(None, description="Peak learning rate of the norms.")
+
+
+class Optimizer(Closed):
+    """What makes steps of the gradients. Norms, biases and other vectors are never decayed."""
+
+    name: Literal["adamw", "adamw_8bit", "adafactor", "lora_fa"] = Field(
+        "adamw",
+        description="AdamW; with its state in 8 bits (bitsandbytes); Adafactor, whose state is hardly any; or LoRA-FA,"
+        " which trains B alone, by gradients that make up for the frozen A.",
+    )
+    betas: Annotated[tuple[Share, Share], BeforeValidator(_as_tuple)] = Field(
+        (0.9, 0.999), description="What stays of the means of the gradient and of its square, at each step."
+    )
+    epsilon: PositiveFloat = Field(1e-8, description="Keeps a step finite where the gradient is near zero.")
+    rates: Rates = Field(default_factory=Rates, description="Learning rates of their own.")
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Each layer trains at this times the rate of the one after it; the last one at the full rate.",
+    )
+    lora_plus: float | None = Field(
+        None,
+        ge=1,
+        description="LoRA+ (Hayou et al. 2024, arXiv:2402.12354): B trains at this times A's rate, for example 16.",
     )
 
 
@@ -200,6 +236,7 @@ class Recipe(Closed):
     adapter: Lora = Field(default_factory=Lora, description="What is trained on top of the frozen base.")
     quantization: Quantization = Field(default_factory=Quantization, description="How the base is held.")
     training: Training = Field(default_factory=Training, description="How it is trained.")
+    optimizer: Optimizer = Field(default_factory=Optimizer, description="What makes steps of the gradients.")
     zero: Zero = Field(default_factory=Zero, description="What DeepSpeed shards.")
     launch: Launch = Field(default_factory=Launch, description="How many processes train.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="How it is measured.")

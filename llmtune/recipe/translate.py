@@ -94,7 +94,7 @@ def training_arguments(recipe: Recipe, facts: Facts) -> Arguments:
 
     The number of steps is the plan's, so the schedule that was planned is the one that runs.
     """
-    training = recipe.training
+    training, optimizer = recipe.training, recipe.optimizer
     return {
         "max_steps": facts.steps,
         "per_device_train_batch_size": facts.micro_batch,
@@ -104,9 +104,24 @@ def training_arguments(recipe: Recipe, facts: Facts) -> Arguments:
         "warmup_steps": facts.warmup_steps,
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
+        "optim": {"adamw": "adamw_torch_fused", "lora_fa": "adamw_torch"}.get(optimizer.name, optimizer.name),
+        "adam_beta1": optimizer.betas[0],
+        "adam_beta2": optimizer.betas[1],
+        "adam_epsilon": optimizer.epsilon,
         "seed": training.seed,
         "data_seed": training.seed,
         "activation_checkpointing": facts.checkpointing,
+    }
+
+
+def optimizer_arguments(recipe: Recipe) -> Arguments:
+    """What `train.optimiser` reads: which parameter is trained by which rate."""
+    optimizer = recipe.optimizer
+    return {
+        "rates": {part: rate for part, rate in optimizer.rates.model_dump().items() if rate is not None},
+        "layer_decay": optimizer.layer_decay,
+        "lora_plus": optimizer.lora_plus,
+        "lora_fa": optimizer.name == "lora_fa",
     }
 
 
@@ -155,6 +170,7 @@ def translate(recipe: Recipe, facts: Facts) -> dict[str, Arguments | None]:
             "keep_checkpoints": recipe.training.keep_checkpoints,
             "early_stopping": early_stopping(recipe),
         },
+        "optimizer": optimizer_arguments(recipe),
         "deepspeed": deepspeed_config(recipe, facts),
         "evaluation": evaluation_arguments(recipe),
         "merge": recipe.merge.model_dump() if "merged" in recipe.export else None,

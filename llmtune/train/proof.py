@@ -75,7 +75,8 @@ def check_saved(model: nn.Module, folder: str) -> None:
 
     Raises ProofError. Under ZeRO-3 some ways of saving write every tensor empty without a word.
     """
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    # of LoRA-FA's pairs one half is not trained, and saved all the same
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad or ".lora_A." in name}
     with _whole(list(trained.values())) as rank_looks:
         if not rank_looks:
             return

@@ -73,6 +73,7 @@ def _trainer(inputs: TrainInputs, checkpoints: Checkpoints) -> RowTrainer:
         rows,
         heldout,
         checkpoints,
+        inputs.optimizer,
         model=load_base(inputs.base),
         args=arguments,
         processing_class=AutoTokenizer.from_pretrained(inputs.tokenizer),

@@ -14,15 +14,17 @@ from typing import Any
 import datasets
 import torch
 import torch.distributed as dist
+from peft.optimizers.lorafa import LoraFAOptimizer
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
 from llmtune.errors import StageError
 from llmtune.plan.order import Order
-from llmtune.train import proof
+from llmtune.train import optimiser, proof
 from llmtune.train.batches import BLOCK, IGNORED, Batch, MicroBatches, Rows, only
 from llmtune.train.checkpoints import Checkpoints
 
@@ -57,8 +59,13 @@ class RowTrainer(SFTTrainer):
     """
 
     control: TrainerControl
+    optimizer: Optimizer | None
+    optimizer_cls_and_kwargs: tuple[type[Optimizer], dict[str, Any]] | None
 
-    def __init__(self, rows: Rows, heldout: Rows | None, checkpoints: Checkpoints, **given: Any) -> None:
+    def __init__(
+        self, rows: Rows, heldout: Rows | None, checkpoints: Checkpoints, optimizer: dict[str, Any], **given: Any
+    ) -> None:
+        self._asked = optimizer
         self._rows = rows
         self._heldout = heldout
         self._checkpoints = checkpoints
@@ -75,6 +82,8 @@ class RowTrainer(SFTTrainer):
                 # TRL casts the adapter of a 4-bit base to bfloat16, where AdamW loses small updates, and resuming makes
                 # it float32 again without a word; float32 from first to last
                 parameter.data = parameter.data.float()
+        if optimizer["lora_fa"]:
+            optimiser.freeze_a(self.model)
         base = type(self.model.get_base_model())
         self._picks_positions = (
             self.args.device.type == "cpu"
@@ -104,6 +113,18 @@ class RowTrainer(SFTTrainer):
             pin_memory=args.dataloader_pin_memory,
             generator=torch.Generator(),
         )
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """transformers' own choice of the class, over the groups of `optimiser`."""
+        if self.optimizer is None:
+            model = model or self.model
+            groups = optimiser.groups(model, self._asked, self.args.learning_rate, self.args.weight_decay)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            if self._asked["lora_fa"]:
+                kind, groups = LoraFAOptimizer, optimiser.in_pairs(model, groups)
+            self.optimizer_cls_and_kwargs = kind, {**options, "params": groups}
+        made: Optimizer = super().create_optimizer(model)
+        return made
 
     def compute_loss(
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -85,6 +85,8 @@ def inputs(base: Path, folder: Path, **changes: Any) -> TrainInputs:
         "tokenizer": str(base),
         "lora": lora,
         "sft": sft,
+        "optimizer": {"rates": {}, "layer_decay": 1.0, "lora_plus": None, "lora_fa": False}
+        | changes.pop("optimizer", {}),
         "deepspeed": None,
         "early_stopping": None,
         "evaluate_every": 2,
