@@ -44,6 +44,8 @@ def hush() -> None:
     """Call in a stage's process before the libraries are imported."""
     # "Failed to load CPU gemm_4bit_forward from kernels-community": a kernel that is not needed
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # "MatMul8bitLt: inputs will be cast": what LLM.int8 does in each layer, told at each
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     # raised inside transformers and TRL about their own attribute
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     # DeepSpeed's own calls of older collectives

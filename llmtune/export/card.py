@@ -187,11 +187,8 @@ def _use_adapter(facts: CardFacts, stop: tuple[str, int] | None) -> str:
     else:
         lines += [
             "from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig\n",
-            "# The adapter was trained on this 4-bit rounding of the base.",
-            "quantization = BitsAndBytesConfig(",
-            f'    load_in_4bit=True, bnb_4bit_quant_type="{quantization["type"]}",',
-            f"    bnb_4bit_use_double_quant={quantization['double']}, bnb_4bit_compute_dtype=torch.{compute},",
-            ")",
+            "# The adapter was trained on this rounding of the base.",
+            *_quantization(quantization),
         ]
         arguments = f"quantization_config=quantization, dtype=torch.{compute}"
     base = json.dumps(public_base(facts), ensure_ascii=False)
@@ -202,6 +199,17 @@ def _use_adapter(facts: CardFacts, stop: tuple[str, int] | None) -> str:
         'model = PeftModel.from_pretrained(model, ".")',
     ]
     return "## Use it\n\nIn this folder:\n\n```python\n" + "\n".join(lines) + "\n" + _ask(stop)
+
+
+def _quantization(options: Mapping[str, Any]) -> list[str]:
+    if options["type"] == "int8":
+        return ["quantization = BitsAndBytesConfig(load_in_8bit=True)"]
+    return [
+        "quantization = BitsAndBytesConfig(",
+        f'    load_in_4bit=True, bnb_4bit_quant_type="{options["type"]}",',
+        f"    bnb_4bit_use_double_quant={options['double']}, bnb_4bit_compute_dtype=torch.{options['compute_dtype']},",
+        ")",
+    ]
 
 
 def _origin(facts: CardFacts) -> str:

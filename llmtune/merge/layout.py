@@ -70,10 +70,10 @@ def layout(base: BaseSpec) -> Layout:
 def _quantized(model: Any, base: BaseSpec) -> frozenset[str]:
     if base.quantization is None:
         return frozenset()
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
     from transformers import BitsAndBytesConfig
     from transformers.quantizers import AutoHfQuantizer
 
     quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(**base.quantization), pre_quantized=False)
     quantizer.preprocess_model(model=model, device_map=None)
-    return frozenset(name for name, module in model.named_modules() if isinstance(module, Linear4bit))
+    return frozenset(name for name, module in model.named_modules() if isinstance(module, (Linear4bit, Linear8bitLt)))

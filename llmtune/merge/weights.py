@@ -58,17 +58,28 @@ class Held:
         rounded = tensor.to(self.base.device, getattr(torch, self.base.dtype))
         if layer is None or not layer.quantized or self.base.quantization is None:
             return rounded
-        from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
         rows = rounded.T.contiguous() if layer.transposed else rounded
-        packed, state = quantize_4bit(
+        back = _there_and_back(rows, self.base.quantization)
+        return back.T if layer.transposed else back
+
+
+def _there_and_back(rows: torch.Tensor, quantization: dict[str, str | bool]) -> torch.Tensor:
+    """What bitsandbytes makes of a weight (out, in) when it quantizes it, in full precision again."""
+    from bitsandbytes import functional
+
+    back: torch.Tensor
+    if quantization.get("load_in_8bit"):
+        whole, scales, _ = functional.int8_vectorwise_quant(rows.to(torch.float16))
+        back = functional.int8_vectorwise_dequant(whole, scales)
+    else:
+        packed, state = functional.quantize_4bit(
             rows,
             blocksize=64,
-            compress_statistics=self.base.quantization.get("bnb_4bit_use_double_quant", False),
-            quant_type=self.base.quantization.get("bnb_4bit_quant_type", "fp4"),
+            compress_statistics=quantization.get("bnb_4bit_use_double_quant", False),
+            quant_type=quantization.get("bnb_4bit_quant_type", "fp4"),
         )
-        back: torch.Tensor = dequantize_4bit(packed, state)
-        return back.T if layer.transposed else back
+        back = functional.dequantize_4bit(packed, state)
+    return back
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,7 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
         vocabulary=family.vocab,
         parameters=parameters,
         quantizable=family.layers * sum(into * out for _, into, out in linears),
+        quantizable_rows=family.layers * sum(out for _, _, out in linears),
         adapted=adapted * family.layers,
     )
 

@@ -35,7 +35,9 @@ class Shape:
     vocabulary: int
     parameters: int
     quantizable: int
-    """Parameters in linear layers other than the head: those that a 4-bit base holds in 4 bits."""
+    """Parameters in linear layers other than the head: those that a quantized base holds in 4 or 8 bits."""
+    quantizable_rows: int
+    """Features out of all those layers: an int8 base has a constant for each."""
     adapted: Sequence[tuple[int, int]]
     """(in, out) features of each layer that gets an adapter."""
 
@@ -134,21 +136,24 @@ def checkpoint(recipe: Recipe, shape: Shape, *, tied: bool) -> int:
 
 
 def _base(recipe: Recipe, shape: Shape) -> int:
-    """The frozen base; NF4 holds 4 bits a weight."""
+    """The frozen base."""
     width = WIDTH[recipe.quantization.compute_dtype]
     if recipe.quantization.type == "none":
         return shape.parameters * width
     kept = (shape.parameters - shape.quantizable) * width
-    return shape.quantizable // 2 + _constants(recipe, shape) + kept
+    stored = shape.quantizable if recipe.quantization.type == "int8" else shape.quantizable // 2
+    return stored + _constants(recipe, shape) + kept
 
 
 def _constants(recipe: Recipe, shape: Shape) -> int:
     """Of a 4-bit base, for each 64 weights one: 32 bits, or with double quantization 8, and 32 for each 256 constants.
 
-    Dettmers et al. 2023, arXiv:2305.14314, section 3.
+    Dettmers et al. 2023, arXiv:2305.14314, section 3. Of an int8 base one of 32 bits for each row of a matrix.
     """
     if recipe.quantization.type == "none":
         return 0
+    if recipe.quantization.type == "int8":
+        return 4 * shape.quantizable_rows
     return int(shape.quantizable / 64 * (1 + 4 / 256 if recipe.quantization.double else 4))
 
 
@@ -172,6 +177,8 @@ def _of_a_layer(recipe: Recipe, shape: Shape, rows: int, tokens: int, device: st
     adapters = sum(into + recipe.adapter.rank for into, _ in shape.adapted) // shape.layers
     in_float32 = 2 * shape.hidden + shape.query + shape.key + adapters
     in_width = 2 * shape.query + 3 * shape.key + 3 * shape.feed_forward
+    if recipe.quantization.type == "int8":
+        in_width += 2 * shape.hidden + shape.query + shape.feed_forward  # bitsandbytes keeps what goes into each layer
     made = rows * tokens * (4 * in_float32 + width * in_width)
     if recipe.training.attention == "eager" or (recipe.training.attention == "auto" and device == "cpu"):
         made += (4 if width == 4 else 4 + width) * shape.heads * rows * tokens * tokens

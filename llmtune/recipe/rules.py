@@ -52,9 +52,15 @@ RULES = (
     ),
     Rule(
         ("quantization.double", "quantization.type"),
-        lambda r: r.quantization.type == "none" and _set(r.quantization, "double"),
-        "without quantization there are no constants to quantize",
+        lambda r: r.quantization.type in ("none", "int8") and _set(r.quantization, "double"),
+        "only a 4-bit base has constants to quantize",
         "remove `double`, or set `type: nf4`",
+    ),
+    Rule(
+        ("quantization.type", "zero.stage"),
+        lambda r: r.zero.stage == 3 and r.quantization.type == "int8",
+        "stage 3 shards the weights, and bitsandbytes keeps a whole int8 base in every process beside them",
+        "set `zero.stage: 2`, or `quantization.type: nf4`",
     ),
     Rule(
         ("zero.offload_optimizer", "zero.stage"),

@@ -97,8 +97,14 @@ class Lora(Closed):
 class Quantization(Closed):
     """How the frozen base is held in memory (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)."""
 
-    type: Literal["nf4", "fp4", "none"] = Field("nf4", description="4-bit kind of the base's linear layers.")
-    double: bool = Field(True, description="Quantize the quantization constants too (saves 0.4 bit a weight).")
+    type: Literal["nf4", "fp4", "int8", "none"] = Field(
+        "nf4",
+        description="How the base's linear layers are stored: 4 bits a weight (nf4, fp4), 8 (int8: LLM.int8, Dettmers"
+        " et al. 2022, arXiv:2208.07339; it rounds what goes into a layer too), or as they are.",
+    )
+    double: bool = Field(
+        True, description="Quantize the constants of a 4-bit base too (saves 0.4 bit a weight). Read by nf4 and fp4."
+    )
     compute_dtype: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="Number type that the base computes in."
     )
@@ -212,7 +218,7 @@ class Merge(Closed):
 
     onto: Literal["trained", "original"] = Field(
         "trained",
-        description="The weights that the adapter was trained on (for a 4-bit base its dequantized ones), "
+        description="The weights that the adapter was trained on (for a quantized base its dequantized ones), "
         "or the original ones, from which it differs.",
     )
     dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="Number type of the merged file.")

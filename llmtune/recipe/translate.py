@@ -64,6 +64,8 @@ def quantization_arguments(recipe: Recipe) -> dict[str, str | bool] | None:
     """
     if recipe.quantization.type == "none":
         return None
+    if recipe.quantization.type == "int8":
+        return {"load_in_8bit": True}
     return {
         "load_in_4bit": True,
         "bnb_4bit_quant_type": recipe.quantization.type,

@@ -20,7 +20,7 @@ from llmtune.merge.weights import Held, Merged, write
 from llmtune.models.adapter import read_adapter
 from llmtune.models.checkpoint import checkpoint
 from tests.tiny_models import write_base
-from tests.trained_models import SUFFIXES, Trained, spec, write_adapter, write_trained
+from tests.trained_models import INT8, SUFFIXES, Trained, spec, write_adapter, write_trained
 
 ARCHITECTURES = ("llama", "qwen3", "gpt2")
 
@@ -59,7 +59,7 @@ def load(trained: Trained, dtype: torch.dtype) -> Any:
 
 
 def dequantized(trained: Trained) -> Any:
-    """The original classes in float32, with what the live 4-bit model computes with."""
+    """The original classes in float32, with what the live quantized model computes with."""
     import bitsandbytes
     from transformers.pytorch_utils import Conv1D
 
@@ -67,8 +67,11 @@ def dequantized(trained: Trained) -> Any:
 
     whole, live = load(trained, torch.float32), load_base(trained.base)
     for name, module in live.named_modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
-            weight = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+        if isinstance(module, (bitsandbytes.nn.Linear4bit, bitsandbytes.nn.Linear8bitLt)):
+            if isinstance(module, bitsandbytes.nn.Linear4bit):
+                weight = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+            else:
+                weight = bitsandbytes.functional.int8_vectorwise_dequant(module.weight.data, module.weight.SCB)
             target = whole.get_submodule(name)
             target.weight.data = (weight.T if isinstance(target, Conv1D) else weight).float().contiguous()
     return whole
@@ -126,13 +129,14 @@ def test_a_base_stored_in_another_type_is_merged_as_training_loaded_it(tmp_path:
         assert torch.equal(tensor, expected), name
 
 
-@pytest.mark.parametrize("kind", ["nf4 single", "fp4", "none"])
+@pytest.mark.parametrize("kind", ["nf4 single", "fp4", "none", "int8", "int8 of gpt2"])
 def test_other_quantizations_are_merged_as_training_loaded_them(tmp_path: Path, kind: str) -> None:
-    trained = write_trained(tmp_path, "llama")
-    quantization = {**(trained.base.quantization or {}), "bnb_4bit_use_double_quant": False}
-    if kind == "fp4":
-        quantization["bnb_4bit_quant_type"] = "fp4"
-    trained = replace(trained, base=replace(trained.base, quantization=None if kind == "none" else quantization))
+    trained = write_trained(tmp_path, "gpt2" if "gpt2" in kind else "llama")
+    single = {**(trained.base.quantization or {}), "bnb_4bit_use_double_quant": False}
+    quantization = {
+        "nf4 single": single, "fp4": {**single, "bnb_4bit_quant_type": "fp4"}, "none": None,
+    }.get(kind, INT8)  # fmt: skip
+    trained = replace(trained, base=replace(trained.base, quantization=quantization))
     theirs = by_peft(dequantized(trained), trained.adapter)
     for name, tensor in merged(trained, tmp_path / "merged").items():
         assert torch.equal(tensor, theirs[name]), name

@@ -18,7 +18,7 @@ from llmtune.merge.inputs import MergeInputs
 from llmtune.merge.merge import merge
 from llmtune.merge.parity import parity, texts
 from tests.merge.test_merge import asked
-from tests.trained_models import Told, Trained, write_trained
+from tests.trained_models import INT8, Told, Trained, write_trained
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,17 @@ def test_pain_24_merged_in_bfloat16_the_distance_is_that_of_rounding(trained: Tr
     onto_original = merge(asked(trained, tmp_path / "original", dtype="bfloat16", onto="original"), Events(None))
     assert onto_trained["equal_greedy_tokens"] > 0.95
     assert onto_trained["mean_abs_logit_diff"] < onto_original["mean_abs_logit_diff"] / 4
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_an_int8_base_is_merged_onto_its_weights_and_differs_by_what_it_rounds_besides(
+    architecture: str, tmp_path: Path
+) -> None:
+    """LLM.int8 rounds the input of each layer to 8 bits, which the merged model does not."""
+    trained = write_trained(tmp_path, architecture, quantization=INT8, dtype="float32")
+    found = merge(asked(trained, tmp_path / "merged"), Events(None))
+    assert found["mean_abs_logit_diff"] < 0.01 * found["logit_spread"]
+    assert found["equal_greedy_tokens"] > 0.95
 
 
 def test_a_merged_model_of_other_weights_is_no_proof(exactly: Trained, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from llmtune.models.spec import BaseSpec
 from llmtune.train.batches import Rows
 from tests.tiny_models import write_base
 from tests.train.setup import NF4, write_split
+from tests.trained_models import INT8
 
 
 def spec(base: Path, **changes: Any) -> BaseSpec:
@@ -69,6 +70,60 @@ def test_pain_33_without_the_guard_the_weights_are_repacked_in_place(
     with torch.no_grad():
         model(input_ids=rows.batch([0])["input_ids"])
     assert layer.weight.shape != before.shape or not torch.equal(layer.weight, before)
+
+
+def test_pain_33_an_evaluation_changes_neither_int8_weights_nor_later_gradients(tiny_base: Path, rows: Rows) -> None:
+    """bitsandbytes moves the constants elsewhere at the first forward: they and the weights stay what they were."""
+    from bitsandbytes.nn import Linear8bitLt
+    from peft import LoraConfig, get_peft_model
+
+    def gradients(first: bool) -> dict[str, torch.Tensor]:
+        base = load_base(spec(tiny_base, quantization=INT8))
+        layers = [module for module in base.modules() if isinstance(module, Linear8bitLt)]
+        before = [(layer.weight.detach().clone(), layer.weight.SCB.clone()) for layer in layers]
+        torch.manual_seed(0)
+        config = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+        model = get_peft_model(base, config)
+        ids = rows.batch([0])["input_ids"]
+        if first:
+            with torch.no_grad():
+                model.eval()(input_ids=ids)
+        model.train()(input_ids=ids, labels=ids).loss.backward()
+        for layer, (weight, scales) in zip(layers, before, strict=True):
+            assert torch.equal(layer.weight, weight) and torch.equal(layer.state.SCB, scales)
+        return {name: one.grad for name, one in model.named_parameters() if one.requires_grad}
+
+    without, evaluated = gradients(first=False), gradients(first=True)
+    assert len(without) == 2 * 2 * 2 and all(one.abs().max() > 0 for one in without.values())
+    assert all(torch.equal(evaluated[name], one) for name, one in without.items())
+
+
+def test_the_gradients_through_an_int8_base_are_those_through_its_dequantized_weights(
+    tiny_base: Path, rows: Rows
+) -> None:
+    """In evaluation mode within what rounding the inputs to 8 bits makes."""
+    from bitsandbytes.functional import int8_vectorwise_dequant
+    from bitsandbytes.nn import Linear8bitLt
+    from peft import LoraConfig, get_peft_model
+
+    int8 = load_base(spec(tiny_base, quantization=INT8, dtype="float32"))
+    plain = load_base(spec(tiny_base, quantization=None, dtype="float32"))
+    for name, module in int8.named_modules():
+        if isinstance(module, Linear8bitLt):
+            back = int8_vectorwise_dequant(module.weight.data, module.weight.SCB)
+            plain.get_submodule(name).weight.data = back
+    found = []
+    for base in (int8, plain):
+        torch.manual_seed(0)
+        model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
+        ids = rows.batch([0])["input_ids"]
+        for training in (True, False):
+            model.zero_grad()
+            model.train(training)(input_ids=ids, labels=ids).loss.backward()
+            found.append(torch.cat([one.grad.flatten() for one in model.parameters() if one.requires_grad]))
+    in_training, in_evaluation, exact, _ = found
+    assert (in_training - exact).norm() < 1e-5 * exact.norm()  # on a CPU bitsandbytes trains without that rounding
+    assert 1e-4 * exact.norm() < (in_evaluation - exact).norm() < 0.02 * exact.norm()
 
 
 def test_every_4_bit_layer_gets_the_guard(tiny_base: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from llmtune.models import family
 from llmtune.plan import estimate, memory
@@ -64,10 +65,12 @@ def with_adapter(asked: Recipe, base: Path, **changed: Any) -> Any:
 
 
 def bytes_held(model: Any) -> int:
-    """Of the frozen weights, each once, with the constants of those in 4 bits."""
+    """Of the frozen weights, each once, with the constants of those that are quantized."""
     found: dict[int, int] = {}
     for parameter in model.parameters():
         tensors = [parameter.data]
+        if "Int8Params" in type(parameter).__name__:
+            tensors.append(parameter.SCB)
         if "Params4bit" in type(parameter).__name__:
             state = parameter.quant_state
             tensors += [state.absmax, *([state.state2.absmax] if state.nested else [])]
@@ -83,6 +86,7 @@ def bytes_held(model: Any) -> int:
         {"type": "nf4", "double": True},
         {"type": "nf4", "double": False},
         {"type": "fp4", "compute_dtype": "float32"},
+        {"type": "int8"},
         {"type": "none"},
         {"type": "none", "compute_dtype": "float32"},
     ],
@@ -114,8 +118,6 @@ def test_pain_15_the_adapter_has_as_many_numbers_as_planned(
 
 
 def test_pain_15_the_optimiser_holds_two_moments_of_each_trained_number(bases: dict[str, Path]) -> None:
-    import torch
-
     asked = recipe(quantization={"type": "none"})
     trained = [parameter for parameter in with_adapter(asked, bases["llama"]).parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained)
@@ -131,8 +133,6 @@ def test_pain_15_the_optimiser_holds_two_moments_of_each_trained_number(bases: d
 
 def kept_for_backward(model: Any, tokens: int) -> int:
     """Bytes of all that autograd keeps of one forward pass, the weights aside, each storage once."""
-    import torch
-
     known = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.Tensor] = {}
 
@@ -168,6 +168,28 @@ def test_pain_15_the_activations_are_those_that_autograd_keeps(
     assert 0.97 * real < found < most * real
 
 
+def test_pain_15_an_int8_base_keeps_the_inputs_of_its_layers_besides(bases: dict[str, Path]) -> None:
+    """bitsandbytes keeps them outside of what autograd's hooks see."""
+    asked, tokens = recipe(quantization={"type": "int8"}), 200
+    model = with_adapter(asked, bases["llama"])
+    out = model(input_ids=torch.arange(4, 4 + tokens)[None], use_cache=False, logits_to_keep=torch.tensor([0]))
+    inputs: dict[int, int] = {}
+    nodes, seen = [out.logits.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        nodes += [after for after, _ in node.next_functions]
+        if "MatMul8bitFp" in node.name():
+            storage = node.A.untyped_storage()
+            inputs[storage.data_ptr()] = storage.nbytes()
+    real = kept_for_backward(model, tokens) + sum(inputs.values())
+    found = planned(asked, bases["llama"], tokens=tokens).parts["activations"]
+    assert len(inputs) == 2 * 4 - 1  # what goes into the first needs no gradient
+    assert 0.97 * real < found < 1.2 * real
+
+
 def test_recomputed_activations_are_the_inputs_of_the_layers_and_one_layer(bases: dict[str, Path]) -> None:
     asked = recipe()
     whole, few = (planned(asked, bases["llama"], checkpointing=way).parts["activations"] for way in (False, True))
@@ -201,8 +223,6 @@ def tensors_of(cache: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_pain_15_the_cache_of_the_evaluation_is_that_of_the_model(architecture: str, bases: dict[str, Path]) -> None:
-    import torch
-
     from llmtune.models.loading import load_base
 
     asked = recipe()

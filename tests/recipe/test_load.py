@@ -164,6 +164,7 @@ BREAKS = {
     "data.columns": "data: {train: x, format: alpaca, columns: {question: a, answer: b}}",
     "data.columns.question": "data: {train: x, columns: {question: a, answer: a}}",
     "quantization.double": "quantization: {type: none, double: true}",
+    "quantization.type": "zero: {stage: 3}\nquantization: {type: int8}",
     "zero.offload_optimizer": "zero: {stage: 0, offload_optimizer: true}",
     "zero.stage": "optimizer: {name: lora_fa}",
     "optimizer.name": "optimizer: {name: adamw_8bit}\nzero: {offload_optimizer: true}",

@@ -22,7 +22,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "adapter.alpha": (4.0, 8.0),
     "adapter.dropout": (0.0, 0.1),
     "adapter.target_modules": ("all-linear", ["q_proj"]),
-    "quantization.type": ("nf4", "none"),
+    "quantization.type": ("nf4", "int8"),
     "quantization.double": (True, False),
     "quantization.compute_dtype": ("bfloat16", "float32"),
     "training.learning_rate": (1e-4, 2e-4),
