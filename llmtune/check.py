@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from llmtune.errors import LlmtuneError, Problem, RecipeError
 from llmtune.plan import device as machine
+from llmtune.plan.adapters import trained_parameters
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan, plan, shape_of
-from llmtune.plan.memory import adapter_parameters, checkpoint
+from llmtune.plan.memory import checkpoint
 from llmtune.recipe.load import Loaded, load
 from llmtune.recipe.problems import leaves
 from llmtune.rundir import RunDir
@@ -212,7 +213,7 @@ def _space(
     # those that are kept, the best one, and the one that is being written
     checkpoints = (recipe.training.keep_checkpoints + 2) * checkpoint(recipe, shape, tied=family.tied)
     there = sum(file.stat().st_size for file in run.checkpoints.rglob("*") if file.is_file())
-    adapters = 2 * 4 * adapter_parameters(shape, recipe.adapter.rank)  # as it was trained, and as it is handed on
+    adapters = 2 * 4 * trained_parameters(recipe.adapter, shape.adapted)  # as it was trained, and as it is handed on
     needed = merged + max(0, checkpoints - there) + adapters + OTHER_BYTES
     free = shutil.disk_usage(existing).free
     if free < needed:

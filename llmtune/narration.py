@@ -8,6 +8,7 @@ from typing import Any
 
 from llmtune.check import Checked
 from llmtune.console import Console, counted, escape, marked, size
+from llmtune.recipe.methods import named
 from llmtune.stages import Record
 
 Result = Mapping[str, Any]
@@ -27,7 +28,7 @@ def headline(recipe: Mapping[str, Any], rows: int, replayed: int) -> str:
     base, on = Path(recipe["base"]["name"]).name, "" if kind == "none" else f" on {kind.upper()}"
     trained = f"{counted(rows - replayed, 'row')} of {Path(recipe['data']['train']).name}"
     more = f" + {replayed:,} of replay" if replayed else ""
-    return f"{base} + LoRA r{recipe['adapter']['rank']}{on}, {trained}{more}"
+    return f"{base} + {named(recipe['adapter'])}{on}, {trained}{more}"
 
 
 def say_check(checked: Checked, console: Console) -> None:
@@ -103,7 +104,7 @@ def say_train(record: Record, console: Console) -> None:
     best = f"best held-out loss {result['heldout_loss']:.3f} at step {result['best_step']} of {result['total_steps']}"
     say("train", record, console, best + early + resumed)
     if not record.again:
-        size_of = f"{counted(adapter['parameters'], 'number')} trained in {counted(adapter['pairs'], 'layer')}"
+        size_of = f"{counted(adapter['parameters'], 'number')} trained in {counted(adapter['layers'], 'layer')}"
         console.more(f"{size_of}: none missing, not zero, what was saved equals what was trained")
 
 

@@ -170,7 +170,7 @@ class Run:
             tokenizer=str(run.tokenizer),
             train=str(run.split("train")),
             heldout=str(run.split("heldout")),
-            lora=self.arguments["adapter"] or {},
+            adapter=self.arguments["adapter"] or {},
             evaluate_every=training.pop("evaluate_every"),
             keep_checkpoints=training.pop("keep_checkpoints"),
             early_stopping=training.pop("early_stopping"),

@@ -277,7 +277,8 @@ def next_commands(run: RunDir, found: dict[str, Any]) -> list[tuple[str, str]]:
     activate = Path(sys.prefix, "bin", "activate")
     if shutil.which("llmtune") is None and activate.exists():
         commands.insert(0, ("first", ["source", shown(activate)]))
-    limit = max_lora_rank(lock["recipe"]["adapter"]["rank"])
+    method = lock["recipe"]["adapter"]
+    limit = max_lora_rank(method["rank"]) if method["method"] == "lora" else None
     if "merged" in found["artifacts"]:
         # of a 4-bit base the merged model is what was measured; the adapter on the full base answers a little otherwise
         commands.append(("serve it", ["vllm", "serve", merged]))

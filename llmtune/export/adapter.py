@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from llmtune.errors import Problem, ProofError
 from llmtune.export.card import adapter_card, public_base
 from llmtune.export.inputs import ExportInputs
 from llmtune.files import atomic_folder, write_json
-from llmtune.models.adapter import CONFIG, WEIGHTS, Adapter, Pair, read_adapter
-from llmtune.models.checkpoint import Span, checkpoint
+from llmtune.models.adapter import CONFIG, HALVES, WEIGHTS, Adapter, read_adapter
+from llmtune.models.checkpoint import BYTES, Span, checkpoint
 from llmtune.models.stopping import GENERATION, eos_ids
 
 # Of a float, the bits that are all ones where it is infinite or no number (IEEE 754; bfloat16 is the upper half of
@@ -42,9 +43,9 @@ def export_adapter(inputs: ExportInputs, out: Path) -> dict[str, Any]:
         card = adapter_card(inputs.card, adapter, (folder / "chat_template.jinja").is_file(), stop)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return {
-        "rank": adapter.rank,
-        "layers": len(adapter.pairs),
-        "parameters": sum(half.size // _width(half) for pair in adapter.pairs.values() for half in (pair.a, pair.b)),
+        "rank": adapter.config.get("r"),
+        "layers": len(adapter.layers),
+        "parameters": sum(span.size // BYTES[span.dtype] for span in adapter.tensors.values()),
         "bytes": (out / WEIGHTS).stat().st_size,
     }
 
@@ -55,26 +56,26 @@ def portable(adapter: Adapter, base: dict[str, Span], inputs: ExportInputs) -> d
     LMDeploy takes layers named by their full paths for layers without an adapter (pain 41). Full paths stay where the
     bare names would mean more layers than were trained.
     """
-    suffixes = sorted({module.rpartition(".")[2] for module in adapter.pairs})
+    suffixes = sorted({layer.rpartition(".")[2] for layer in adapter.layers})
     meant = {
         name.removesuffix(".weight")
         for name, span in base.items()
         if len(span.shape) == 2 and name.removesuffix(".weight").rpartition(".")[2] in suffixes
     }
-    found = {name.removesuffix(".weight") for name in (stored(base, module) for module in adapter.pairs) if name}
+    found = {name.removesuffix(".weight") for name in (stored(base, layer) for layer in adapter.layers) if name}
     revision = inputs.card.recipe["base"]["revision"]
     return {
         **adapter.config,
-        "target_modules": suffixes if meant == found else sorted(adapter.pairs),
+        "target_modules": suffixes if meant == found else sorted(adapter.layers),
         "base_model_name_or_path": public_base(inputs.card),
         "revision": None if inputs.card.base_is_local else revision,
         "inference_mode": True,
     }
 
 
-def stored(base: dict[str, Span], module: str) -> str | None:
+def stored(base: dict[str, Span], layer: str) -> str | None:
     """The base's own name for a layer's weight; some files leave out the first part (`transformer.`)."""
-    whole, short = f"{module}.weight", f"{module.partition('.')[2]}.weight"
+    whole, short = f"{layer}.weight", f"{layer.partition('.')[2]}.weight"
     if whole in base:
         return whole
     return short if short in base else None
@@ -83,36 +84,41 @@ def stored(base: dict[str, Span], module: str) -> str | None:
 def faults(adapter: Adapter, base: dict[str, Span]) -> list[str]:
     """What keeps the adapter from being an update of this base, in words."""
     found = []
-    for module, pair in adapter.pairs.items():
-        name = stored(base, module)
+    for layer, parts in adapter.layers.items():
+        name = stored(base, layer)
         if name is None:
-            found.append(f"{module} is no layer of the base; a server would answer with the base alone")
-        # GPT-2 stores its weights as (in, out); which of both it is, the merge knows.
-        elif base[name].shape not in (pair.shape, pair.shape[::-1]):
-            found.append(f"{module}: the update is {list(pair.shape)}, the base's weight {list(base[name].shape)}")
-        found += [f"{module}: lora_{half} {what}" for half, what in _numbers(pair)]
-    if all(not any(pair.b.read()) for pair in adapter.pairs.values()):
+            found.append(f"{layer} is no layer of the base; a server would answer with the base alone")
+        elif parts.keys() >= HALVES:
+            found += _unlike(layer, parts, base[name])
+        found += [f"{layer}: {part.removesuffix('.weight')} {what}" for part, what in _numbers(parts)]
+    found += [f"{key} {what}" for key, what in _numbers(adapter.others)]
+    updates = [parts["lora_B.weight"] for parts in adapter.layers.values() if "lora_B.weight" in parts]
+    if updates and all(not any(update.read()) for update in updates):
         found.append("every lora_B is zero: the adapter changes nothing")
     return found
 
 
-def _numbers(pair: Pair) -> list[tuple[str, str]]:
+def _unlike(layer: str, parts: Mapping[str, Span], weight: Span) -> list[str]:
+    """GPT-2 stores its weights as (in, out); which of both it is, the merge knows."""
+    shape = parts["lora_B.weight"].shape[0], parts["lora_A.weight"].shape[1]
+    if weight.shape in (shape, shape[::-1]):
+        return []
+    return [f"{layer}: the update is {list(shape)}, the base's weight {list(weight.shape)}"]
+
+
+def _numbers(tensors: Mapping[str, Span]) -> list[tuple[str, str]]:
     import numpy
 
     found = []
-    for half, span in (("A", pair.a), ("B", pair.b)):
+    for key, span in tensors.items():
         if span.dtype not in _EXPONENT:
-            found.append((half, f"is {span.dtype}; servers read F32, F16 and BF16"))
+            found.append((key, f"is {span.dtype}; servers read F32, F16 and BF16"))
             continue
         integers, ones = _EXPONENT[span.dtype]
         bits = numpy.frombuffer(span.read(), dtype=integers)
         if bool(((bits & ones) == ones).any()):
-            found.append((half, "has numbers that are infinite or none"))
+            found.append((key, "has numbers that are infinite or none"))
     return found
-
-
-def _width(span: Span) -> int:
-    return 4 if span.dtype == "F32" else 2
 
 
 def unknown_stop(base: Path, tokenizer: Path) -> tuple[str, int] | None:

@@ -12,6 +12,7 @@ from typing import Any
 from llmtune.console import counted
 from llmtune.export.inputs import CardFacts
 from llmtune.models.adapter import Adapter
+from llmtune.recipe.methods import METHODS
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM (0.32, 0.33) takes for --max-lora-rank; an adapter may have any rank up to it."""
@@ -33,7 +34,7 @@ def adapter_card(facts: CardFacts, adapter: Adapter, template: bool, stop: tuple
     parts = [
         front_matter(facts, "peft", "adapter"),
         f"# {facts.name}\n",
-        f"A LoRA adapter of rank {adapter.rank} for {_base_link(facts)}, made with llmtune.\n",
+        f"{_kind(facts)} for {_base_link(facts)}, made with llmtune.\n",
         _measured(facts),
         _base_place(facts),
         _serve_adapter(facts, adapter, template, stop),
@@ -48,7 +49,7 @@ def merged_card(facts: CardFacts) -> str:
     parts = [
         front_matter(facts, "transformers", "finetune"),
         f"# {facts.name}\n",
-        f"{_base_link(facts)} with a LoRA adapter merged into it, made with llmtune.\n",
+        f"{_base_link(facts)} with {_kind(facts)[0].lower()}{_kind(facts)[1:]} merged into it, made with llmtune.\n",
         _measured(facts),
         _distance(facts.merge),
         f"## Serve it\n\nIn this folder:\n\n```sh\nvllm serve . --served-model-name {shlex.quote(facts.name)}\n```\n",
@@ -59,6 +60,14 @@ def merged_card(facts: CardFacts) -> str:
         _origin(facts),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _kind(facts: CardFacts) -> str:
+    """`A LoRA adapter of rank 16`."""
+    adapter = facts.recipe["adapter"]
+    title = METHODS[adapter["method"]].title
+    article = "An" if title[0] in "AIO" else "A"
+    return f"{article} {title} adapter" + (f" of rank {adapter['rank']}" if "rank" in adapter else "")
 
 
 def _ask(stop: tuple[str, int] | None) -> str:
@@ -107,7 +116,9 @@ def front_matter(facts: CardFacts, library: str, relation: str) -> str:
     """The YAML that the hub reads, between lines of dashes."""
     from huggingface_hub import ModelCardData
 
-    data = ModelCardData(library_name=library, pipeline_tag="text-generation", tags=["llmtune", "lora"])
+    data = ModelCardData(
+        library_name=library, pipeline_tag="text-generation", tags=["llmtune", facts.recipe["adapter"]["method"]]
+    )
     if not facts.base_is_local:
         data["base_model"] = facts.base_name
         data["base_model_relation"] = relation
@@ -161,7 +172,9 @@ def max_lora_rank(rank: int) -> int | None:
 
 
 def _serve_adapter(facts: CardFacts, adapter: Adapter, template: bool, stop: tuple[str, int] | None) -> str:
-    limit = max_lora_rank(adapter.rank)
+    if adapter.kind != "LORA":
+        return "## Serve it\n\nServers load LoRA adapters alone; serve the merged model, or use PEFT as below.\n"
+    limit = max_lora_rank(adapter.config["r"])
     if limit is None:
         return f"## Serve it\n\nvLLM serves no adapter above rank {VLLM_RANKS[-1]}; serve the merged model.\n"
     words = ["--enable-lora", "--lora-modules", f"{facts.name}=.", "--max-lora-rank", str(limit)]

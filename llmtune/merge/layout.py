@@ -42,18 +42,25 @@ class Layout:
         return key
 
 
-def layout(base: BaseSpec) -> Layout:
-    """Raises BaseModelError for a base whose file is quantized itself."""
+def bare(base: BaseSpec) -> Any:
+    """The base's own classes on the meta device. Raises BaseModelError for a base whose file is quantized itself."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.pytorch_utils import Conv1D
 
     config = AutoConfig.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
     if "quantization_config" in config.to_dict():
         do = "take the base model that was not quantized"
         raise BaseModelError.one(base.path, "has quantized weights, which an adapter cannot be merged into", do)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=base.trust_remote_code)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=base.trust_remote_code)
+
+
+def layout(base: BaseSpec) -> Layout:
+    """Raises BaseModelError for a base whose file is quantized itself."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    model = bare(base)
     # Asked before quantizing: the quantizer puts a quantized layer in the place of a Conv1D.
     linear = {
         name: isinstance(module, Conv1D)

@@ -33,13 +33,16 @@ def merge(inputs: MergeInputs, events: Events) -> dict[str, Any]:
 def write_merged(inputs: MergeInputs, folder: Path, events: Events) -> None:
     """The files of the merged model."""
     from llmtune.merge.layout import layout
+    from llmtune.merge.skeleton import Skeleton
     from llmtune.merge.weights import Held, Merged, write
     from llmtune.models.adapter import read_adapter
     from llmtune.models.checkpoint import checkpoint
 
     held = Held(inputs.base, as_trained=inputs.onto == "trained")
     tensors = checkpoint(Path(inputs.base.path))
-    merged = Merged(tensors, layout(inputs.base), read_adapter(Path(inputs.adapter)), held, inputs.dtype)
+    found = layout(inputs.base)
+    skeleton = Skeleton(inputs.base, found, read_adapter(Path(inputs.adapter)))
+    merged = Merged(tensors, found, skeleton, held, inputs.dtype)
     merged.check()
     write(merged, folder, lambda done, total: events.progress(done, total, unit="bytes"))
     _write_beside(inputs, folder)

@@ -15,9 +15,9 @@ from typing import BinaryIO
 
 import torch
 
-from llmtune.errors import BaseModelError, Problem
+from llmtune.errors import BaseModelError
 from llmtune.merge.layout import Layer, Layout
-from llmtune.models.adapter import Adapter
+from llmtune.merge.skeleton import Skeleton
 from llmtune.models.checkpoint import BYTES, INDEX, SINGLE, Span
 from llmtune.models.spec import BaseSpec
 
@@ -88,36 +88,23 @@ class Merged:
 
     tensors: dict[str, Span]
     layout: Layout
-    adapter: Adapter
+    skeleton: Skeleton
     held: Held
     dtype: str
 
-    def module(self, key: str) -> str | None:
-        """The linear layer whose weight this tensor is."""
-        module = self.layout.name_of(key).removesuffix(".weight")
-        return module if key.endswith(".weight") and module in self.layout.layers else None
+    def layer(self, key: str) -> str | None:
+        """The linear layer whose weight or bias this tensor is."""
+        layer, _, part = self.layout.name_of(key).rpartition(".")
+        return layer if part in ("weight", "bias") and layer in self.layout.layers else None
 
     def check(self) -> None:
-        """Raises BaseModelError naming every update without a weight, or of another shape, or into a tied weight."""
-        file_of = {self.module(key): span for key, span in self.tensors.items()}
-        problems = []
-        for module, pair in self.adapter.pairs.items():
-            span, layer = file_of.get(module), self.layout.layers.get(module)
-            if f"{module}.weight" in self.layout.tied:
-                what = f"{module} shares its weight with another layer"
-            elif span is None or layer is None:
-                what = f"{module} is no linear layer of the base model"
-            elif span.shape != (pair.shape[::-1] if layer.transposed else pair.shape):
-                what = f"{module}: the update is {list(pair.shape)}, the weight {list(span.shape)}"
-            else:
-                continue
-            problems.append(Problem(str(pair.a.file), what, "merge the adapter into the base that it was trained on"))
-        quantized = {name for name, layer in self.layout.layers.items() if layer.quantized}
-        if self.held.as_trained and (lost := sorted(quantized - set(file_of))):
+        """Raises BaseModelError where the file has no weight of its own for a layer that was quantized, or changed."""
+        there = {self.layer(key) for key in self.tensors if key.endswith(".weight")}
+        used = {name for name, layer in self.layout.layers.items() if layer.quantized and self.held.as_trained}
+        used |= {name for name in self.layout.layers if self.skeleton.changes(name)}
+        if lost := sorted(used - there):
             what = f"the file has no weight of its own for {lost[0]} ({len(lost)} such layers)"
-            problems.append(Problem(self.held.base.path, what, "merge with merge.onto: original"))
-        if problems:
-            raise BaseModelError(problems)
+            raise BaseModelError.one(self.held.base.path, what, "merge with merge.onto: original")
 
     def saved(self, key: str) -> str:
         """Type in which a tensor is written: `dtype`, but what is no plain float stays as it is."""
@@ -125,16 +112,27 @@ class Merged:
 
     @torch.inference_mode()
     def tensor(self, key: str) -> torch.Tensor:
-        module = self.module(key)
-        layer = None if module is None else self.layout.layers[module]
-        weight = self.held(load(self.tensors[key]), layer)
-        pair = None if module is None else self.adapter.pairs.get(module)
-        if pair is not None and layer is not None:
-            a, b = (load(half).to(weight.device).float() for half in (pair.a, pair.b))
-            update = (b @ a).mul_(self.adapter.scale)
-            # float() of what is float32 already is that tensor itself; nothing else holds it.
-            weight = weight.float().add_(update.T if layer.transposed else update)
-        return weight.to("cpu", TORCH[self.saved(key)]).contiguous()
+        layer = self.layer(key)
+        found = self._held(key, layer)
+        if layer is not None and self.skeleton.changes(layer):
+            found = self._merged(key, layer, found)
+        return found.to("cpu", TORCH[self.saved(key)]).contiguous()
+
+    def _held(self, key: str, layer: str | None) -> torch.Tensor:
+        of_weight = layer is not None and key.endswith(".weight")
+        return self.held(load(self.tensors[key]), self.layout.layers[layer] if layer and of_weight else None)
+
+    def _merged(self, key: str, layer: str, found: torch.Tensor) -> torch.Tensor:
+        """Some methods change the bias of a layer as well as its weight."""
+        stem, _, part = key.rpartition(".")
+        other = f"{stem}.{'bias' if part == 'weight' else 'weight'}"
+        beside = self._held(other, layer) if other in self.tensors else None
+        if part == "weight":
+            return self.skeleton.merged(layer, found, beside)[0]
+        assert beside is not None  # noqa: S101
+        bias = self.skeleton.merged(layer, beside, found)[1]
+        assert bias is not None  # noqa: S101
+        return bias
 
 
 def write(merged: Merged, folder: Path, tell: Callable[[int, int], None], largest: int = SHARD) -> None:

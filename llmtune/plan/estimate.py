@@ -11,9 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llmtune.errors import MachineError, Problem
+from llmtune.models.family import Linear
+from llmtune.plan.adapters import trained_parameters
 from llmtune.plan.device import Device
 from llmtune.plan.geometry import Geometry, geometry
-from llmtune.plan.memory import Answers, Memory, Shape, adapter_parameters, evaluating, merging, training
+from llmtune.plan.memory import Answers, Memory, Shape, evaluating, merging, training
 from llmtune.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ def plan(recipe: Recipe, family: Family, parameters: int, splits: Splits, device
     memory = {"train": trained, "evaluate": _evaluating(recipe, shape, splits, device)}
     if "merged" in recipe.export:
         memory["merge"] = merging(recipe, shape, device=device.kind)
-    found = Plan(counted, memory, checkpointing, adapter_parameters(shape, recipe.adapter.rank))
+    found = Plan(counted, memory, checkpointing, trained_parameters(recipe.adapter, shape.adapted))
     problems = [
         _too_little(stage, one, device, _remedy(recipe, stage))
         for stage, one in memory.items()
@@ -155,15 +157,15 @@ def _too_little(stage: str, needed: Memory, device: Device, do: str) -> Problem:
 
 def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
     """The sizes that memory depends on; of an unknown family its blocks are taken to be Llama's."""
-    wanted = recipe.adapter.target_modules
-    linears = [(linear.suffix, linear.inputs, linear.outputs) for linear in family.linears]
+    linears = list(family.linears)
     if not linears:
         query, key = family.heads * family.head_width, family.kv_heads * family.head_width
-        linears = [("q", family.hidden, query), ("k", family.hidden, key), ("v", family.hidden, key)]
-        linears += [("o", query, family.hidden), ("gate", family.hidden, family.ffn), ("up", family.hidden, family.ffn)]
-        linears += [("down", family.ffn, family.hidden)]
-    suffixes = None if wanted == "all-linear" else {name.rsplit(".", 1)[-1] for name in wanted}
-    adapted = [(into, out) for name, into, out in linears if suffixes is None or name in suffixes]
+        shapes = {
+            "q_proj": (family.hidden, query), "k_proj": (family.hidden, key), "v_proj": (family.hidden, key),
+            "o_proj": (query, family.hidden), "gate_proj": (family.hidden, family.ffn),
+            "up_proj": (family.hidden, family.ffn), "down_proj": (family.ffn, family.hidden),
+        }  # fmt: skip
+        linears = [Linear(name, *widths) for name, widths in shapes.items()]
     return Shape(
         hidden=family.hidden,
         feed_forward=family.ffn,
@@ -173,10 +175,19 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
         key=family.kv_heads * family.head_width,
         vocabulary=family.vocab,
         parameters=parameters,
-        quantizable=family.layers * sum(into * out for _, into, out in linears),
-        quantizable_rows=family.layers * sum(out for _, _, out in linears),
-        adapted=adapted * family.layers,
+        quantizable=family.layers * sum(linear.inputs * linear.outputs for linear in linears),
+        quantizable_rows=family.layers * sum(linear.outputs for linear in linears),
+        adapted=_adapted(recipe, linears) * family.layers,
     )
+
+
+def _adapted(recipe: Recipe, linears: list[Linear]) -> list[Linear]:
+    """Those of one block that get an adapter."""
+    wanted = recipe.adapter.target_modules
+    if wanted == "all-linear":
+        return linears
+    suffixes = {name.rsplit(".", 1)[-1] for name in wanted}
+    return [linear for linear in linears if linear.suffix in suffixes]
 
 
 def smaller(recipe: Recipe, plan: Plan, stage: str) -> str:

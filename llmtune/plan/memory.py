@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from llmtune.models.family import Linear
+from llmtune.plan.adapters import kept_features, trained_parameters
 from llmtune.plan.geometry import Geometry
 from llmtune.recipe.schema import Recipe
 
@@ -38,8 +40,8 @@ class Shape:
     """Parameters in linear layers other than the head: those that a quantized base holds in 4 or 8 bits."""
     quantizable_rows: int
     """Features out of all those layers: an int8 base has a constant for each."""
-    adapted: Sequence[tuple[int, int]]
-    """(in, out) features of each layer that gets an adapter."""
+    adapted: Sequence[Linear]
+    """Every layer that gets an adapter."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,10 @@ class Answers:
     """Of these, those whose logits are computed."""
 
 
-def adapter_parameters(shape: Shape, rank: int) -> int:
-    """Trained parameters: a pair of matrices (rank x in, out x rank) for each adapted layer."""
-    return sum(rank * (into + out) for into, out in shape.adapted)
-
-
 def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, checkpointing: bool) -> Memory:
     """One training process at its largest micro-batch."""
     width = WIDTH[recipe.quantization.compute_dtype]
-    trained = adapter_parameters(shape, recipe.adapter.rank)
+    trained = trained_parameters(recipe.adapter, shape.adapted)
     sharded = geometry.processes if recipe.zero.stage >= 1 else 1
     tokens = geometry.micro_batch_tokens
     a_layer = _of_a_layer(recipe, shape, 1, tokens, device)
@@ -101,7 +98,7 @@ def evaluating(recipe: Recipe, shape: Shape, answers: Answers, *, device: str) -
     passes = ((answers.rows, answers.prompt), (1, answers.tokens))
     parts = {
         "weights": _base(recipe, shape),
-        "adapter": adapter_parameters(shape, recipe.adapter.rank) * 4,
+        "adapter": trained_parameters(recipe.adapter, shape.adapted) * 4,
         "cache": cached,
         "activations": max(_of_a_layer(recipe, shape, rows, tokens, device) for rows, tokens in passes),
         "logits": max(answers.rows, answers.supervised) * shape.vocabulary * (width + 4 + 4),
@@ -128,7 +125,7 @@ def checkpoint(recipe: Recipe, shape: Shape, *, tied: bool) -> int:
     more. It leaves the frozen parameters out, but for a head that shares the embedding's weights (`tied`), and keeps
     the constants of a 4-bit base.
     """
-    trained = adapter_parameters(shape, recipe.adapter.rank)
+    trained = trained_parameters(recipe.adapter, shape.adapted)
     if recipe.zero.stage == 0:
         return 12 * trained
     head = shape.vocabulary * shape.hidden * WIDTH[recipe.quantization.compute_dtype] if tied else 0
@@ -174,7 +171,7 @@ def _of_a_layer(recipe: Recipe, shape: Shape, rows: int, tokens: int, device: st
     the softmax of its scores, for all pairs of tokens, in float32 and in that type.
     """
     width = WIDTH[recipe.quantization.compute_dtype]
-    adapters = sum(into + recipe.adapter.rank for into, _ in shape.adapted) // shape.layers
+    adapters = kept_features(recipe.adapter, shape.adapted) // shape.layers
     in_float32 = 2 * shape.hidden + shape.query + shape.key + adapters
     in_width = 2 * shape.query + 3 * shape.key + 3 * shape.feed_forward
     if recipe.quantization.type == "int8":

@@ -159,7 +159,8 @@ def _override(values: dict[str, Any], positions: dict[KeyPath, str], override: s
     for depth, part in enumerate(above):
         below = place.get(part)
         if isinstance(below, str):  # a string that stands for a mapping: `data: rows.jsonl`
-            below = {"base": {"name": below}, "data": {"train": below}, "replay": {"path": below}}.get(part)
+            named = {"base": "name", "data": "train", "replay": "path", "adapter": "method"}
+            below = {named[part]: below} if part in named else None
         elif below is None:
             below = {}
         if not isinstance(below, dict):

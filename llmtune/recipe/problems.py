@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from llmtune.errors import Problem
+from llmtune.recipe.methods import METHODS, Method
 from llmtune.recipe.schema import Recipe
 
 KeyPath = tuple[str | int, ...]
+Block = type[BaseModel]
 
 FILES = {("data",), *(("data", key) for key in ("train", "heldout", "unseen", "general", "replay"))}
 """Keys that hold the name of one file."""
@@ -22,15 +24,15 @@ TELLING = ("greater_than", "greater_than_equal", "less_than", "less_than_equal",
 
 def problems_of(error: ValidationError, positions: Mapping[KeyPath, str], file: Path) -> list[Problem]:
     """One problem for each place that is wrong, in the order of the file."""
-    told: dict[KeyPath, Any] = {}
+    told: dict[KeyPath, tuple[Any, Block | None]] = {}
     for each in error.errors():
-        path = _written(each["loc"])
+        path, block = _written(each["loc"])
         if path not in told or each["type"] in TELLING:
-            told[path] = each
+            told[path] = each, block
     inside = [p for p in told if not any(other[: len(p)] == p and other != p for other in told)]
     order = {path: number for number, path in enumerate(positions)}
     inside.sort(key=lambda path: order.get(path, len(order)))
-    return [_problem(told[path], positions, file) for path in inside]
+    return [_problem(path, *told[path], positions, file) for path in inside]
 
 
 def place_of(positions: Mapping[KeyPath, str], path: KeyPath, file: Path) -> str:
@@ -41,16 +43,19 @@ def place_of(positions: Mapping[KeyPath, str], path: KeyPath, file: Path) -> str
     return f"{file}:1:1"
 
 
-def _problem(error: Any, positions: Mapping[KeyPath, str], file: Path) -> Problem:
-    """One of pydantic's errors in words of ours."""
-    path = _written(error["loc"])
+def _problem(path: KeyPath, error: Any, block: Block | None, positions: Mapping[KeyPath, str], file: Path) -> Problem:
+    """One of pydantic's errors in words of ours. `block` has the key, or is where it was looked for."""
     key = _dotted(path)
     value = error["input"]
     context = error.get("ctx", {})
     where = place_of(positions, path, file)
     match error["type"]:
         case "extra_forbidden":
-            return Problem(where, f"{key}: no such key", _nearest(path))
+            return _no_such_key(where, path, block)
+        case "union_tag_invalid" | "union_tag_not_found":
+            choices = {"expected": ", ".join(f"'{name}'" for name in METHODS)}
+            wrong = {"type": "literal_error", "input": value["method"], "ctx": choices}
+            return _problem((*path, "method"), wrong, None, positions, file)
         case "missing":
             return Problem(where, f"{key}: is missing", f"add `{path[-1]}:`{meaning(path)}")
         case "literal_error":
@@ -80,66 +85,87 @@ def _problem(error: Any, positions: Mapping[KeyPath, str], file: Path) -> Proble
             return Problem(where, f"{key}: {error['msg']}", f"see its meaning{meaning(path)}")
 
 
-def _written(location: Sequence[str | int]) -> KeyPath:
-    """The path as a person wrote it: pydantic adds the branch of a union that it tried."""
+def _written(location: Sequence[str | int]) -> tuple[KeyPath, Block | None]:
+    """The path as a person wrote it, and the block that its last key belongs to.
+
+    pydantic adds the branch of a union that it tried, and the method of an adapter.
+    """
     path: list[str | int] = []
-    model: type[BaseModel] | None = Recipe
+    holder: Block | None = None
+    inside: tuple[Block, ...] = (Recipe,)
     for part in location:
-        if isinstance(part, str) and model is None:
-            continue
-        path.append(part)
-        model = _below(model, part) if isinstance(part, str) else model
-    return tuple(path)
+        chosen = [block for block in inside if len(inside) > 1 and block is METHODS.get(str(part))]
+        if chosen:
+            inside = tuple(chosen)
+        elif isinstance(part, int):
+            path.append(part)
+        elif inside:
+            path.append(part)
+            holder = inside[0]
+            inside = _below(holder, part)
+    return tuple(path), holder
 
 
-def _below(model: type[BaseModel] | None, key: str) -> type[BaseModel] | None:
-    """The model that a key of a model holds, if it holds one."""
-    if model is None or key not in model.model_fields:
-        return None
-    annotation = model.model_fields[key].annotation
-    for kind in (annotation, *get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
+def _below(block: Block, key: str) -> tuple[Block, ...]:
+    """The blocks that a key of a block may hold: of an adapter one for each method."""
+    if key not in block.model_fields:
+        return ()
+    annotation = block.model_fields[key].annotation
+    kinds = (_plain(kind) for kind in (annotation, *get_args(annotation)))
+    return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
 
 
-def _model_at(path: KeyPath) -> type[BaseModel] | None:
-    model: type[BaseModel] | None = Recipe
+def _plain(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def _blocks_at(path: KeyPath) -> tuple[Block, ...]:
+    """Where a key is looked for: one block, or one for each method."""
+    blocks: tuple[Block, ...] = (Recipe,)
     for part in path:
-        model = _below(model, str(part))
-    return model
+        blocks = tuple(below for block in blocks for below in _below(block, str(part)))
+    return blocks
 
 
-def leaves(model: type[BaseModel] = Recipe, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Every option as a dotted key: `adapter.rank`."""
-    for key in model.model_fields:
-        below = _below(model, key)
-        if below is None:
-            yield ".".join((*above, key))
+def leaves(block: Block = Recipe, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Every option as a dotted key, once: `adapter.rank`."""
+    for key in block.model_fields:
+        below = _below(block, key)
+        if below:
+            yield from dict.fromkeys(leaf for each in below for leaf in leaves(each, (*above, key)))
         else:
-            yield from leaves(below, (*above, key))
+            yield ".".join((*above, key))
 
 
-def _nearest(path: KeyPath) -> str:
-    """The key that was probably meant: beside it, or of the same last name elsewhere."""
+def _no_such_key(where: str, path: KeyPath, block: Block | None) -> Problem:
+    """What was probably meant, or which methods have the key."""
+    key = _dotted(path)
     *above, last = (str(part) for part in path)
-    model = _model_at(tuple(above))
-    beside = list(model.model_fields) if model else []
+    beside = list(block.model_fields) if block else []
     near = difflib.get_close_matches(last, beside, n=1)
+    if block is not None and issubclass(block, Method):
+        name = block.model_fields["method"].default
+        others = [other for other, kind in METHODS.items() if last in kind.model_fields]
+        keys = ", ".join(key for key in beside if key != "method")
+        if others or not near:
+            has = f"{', '.join(others)} {'has' if len(others) == 1 else 'have'} it; " if others else ""
+            return Problem(where, f"{key}: method {name} has no such key", f"{has}its keys are {keys}")
     if near:
-        return f"did you mean {'.'.join([*above, near[0]])}?"
+        return Problem(where, f"{key}: no such key", f"did you mean {'.'.join([*above, near[0]])}?")
     everywhere = {leaf.rsplit(".", 1)[-1]: leaf for leaf in leaves()}
     near = difflib.get_close_matches(last, list(everywhere), n=1, cutoff=0.75)
     if near:
-        return f"did you mean {everywhere[near[0]]}?"
-    return f"the keys here are {', '.join(beside)}"
+        return Problem(where, f"{key}: no such key", f"did you mean {everywhere[near[0]]}?")
+    return Problem(where, f"{key}: no such key", f"the keys here are {', '.join(beside)}")
 
 
 def meaning(path: KeyPath) -> str:
     """What the schema says of a key, as the end of a sentence."""
-    model = _model_at(path[:-1])
-    field = model.model_fields.get(str(path[-1])) if model and path else None
-    return f": {field.description}" if field is not None and field.description else ""
+    for block in _blocks_at(path[:-1]):
+        field = block.model_fields.get(str(path[-1]))
+        if field is not None and field.description:
+            return f": {field.description}"
+    return ""
 
 
 def _choices(expected: str) -> list[str]:

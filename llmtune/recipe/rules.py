@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
+from llmtune.recipe.methods import OnLayers
 from llmtune.recipe.schema import Recipe
 
 
@@ -112,7 +113,7 @@ RULES = (
     ),
     Rule(
         ("adapter.target_modules",),
-        lambda r: r.adapter.target_modules == (),
+        lambda r: isinstance(r.adapter, OnLayers) and r.adapter.target_modules == (),
         "no layer would get an adapter",
         "name layers, or write all-linear",
     ),

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Closed(BaseModel):
-    """A frozen mapping that refuses keys it does not know and never guesses a type."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def _short(key: str) -> BeforeValidator:
-    """Let a plain string stand for a mapping with this one key."""
-    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+from llmtune.recipe.closed import Closed, Share, as_tuple, short
+from llmtune.recipe.methods import Adapter, Lora
 
 
 class Base(Closed):
@@ -68,7 +51,7 @@ class Data(Closed):
     general: str | None = Field(
         None, description="What the base could do before: measured before and after, to see what was forgotten."
     )
-    replay: Annotated[Replay | None, _short("path")] = Field(None, description="Guard against forgetting.")
+    replay: Annotated[Replay | None, short("path")] = Field(None, description="Guard against forgetting.")
     max_tokens: PositiveInt | None = Field(
         None, description="Longest row in tokens. Default: what the base can read, at most 2048."
     )
@@ -77,20 +60,6 @@ class Data(Closed):
     )
     on_bad_row: Literal["stop", "skip"] = Field(
         "stop", description="A row that cannot be used: stop, or skip it and list it in rejected.jsonl."
-    )
-
-
-class Lora(Closed):
-    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685)."""
-
-    method: Literal["lora"] = Field("lora", description="The kind of adapter.")
-    rank: PositiveInt = Field(16, description="Rank of the update. More learns more and costs memory in proportion.")
-    alpha: PositiveFloat | None = Field(
-        None, description="Scale numerator: the update is alpha / rank * B A. Default: 2 * rank."
-    )
-    dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
-    target_modules: Literal["all-linear"] | Names = Field(
-        "all-linear", description="Layers that get an adapter: every linear layer but the head, or names like q_proj."
     )
 
 
@@ -176,7 +145,7 @@ class Optimizer(Closed):
         description="AdamW; with its state in 8 bits (bitsandbytes); Adafactor, whose state is hardly any; or LoRA-FA,"
         " which trains B alone, by gradients that make up for the frozen A.",
     )
-    betas: Annotated[tuple[Share, Share], BeforeValidator(_as_tuple)] = Field(
+    betas: Annotated[tuple[Share, Share], BeforeValidator(as_tuple)] = Field(
         (0.9, 0.999), description="What stays of the means of the gradient and of its square, at each step."
     )
     epsilon: PositiveFloat = Field(1e-8, description="Keeps a step finite where the gradient is near zero.")
@@ -237,9 +206,11 @@ class Recipe(Closed):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = Field(
         None, description="Name of the run and of its folder. Default: the recipe's file name."
     )
-    base: Annotated[Base, _short("name")] = Field(description="The model that is tuned.")
-    data: Annotated[Data, _short("train")] = Field(description="What it is tuned on.")
-    adapter: Lora = Field(default_factory=Lora, description="What is trained on top of the frozen base.")
+    base: Annotated[Base, short("name")] = Field(description="The model that is tuned.")
+    data: Annotated[Data, short("train")] = Field(description="What it is tuned on.")
+    adapter: Annotated[Adapter, short("method")] = Field(
+        default_factory=Lora, description="What is trained on top of the frozen base."
+    )
     quantization: Quantization = Field(default_factory=Quantization, description="How the base is held.")
     training: Training = Field(default_factory=Training, description="How it is trained.")
     optimizer: Optimizer = Field(default_factory=Optimizer, description="What makes steps of the gradients.")
@@ -247,6 +218,6 @@ class Recipe(Closed):
     launch: Launch = Field(default_factory=Launch, description="How many processes train.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="How it is measured.")
     merge: Merge = Field(default_factory=Merge, description="How base and adapter become one model.")
-    export: Annotated[tuple[Literal["adapter", "merged"], ...], BeforeValidator(_as_tuple)] = Field(
+    export: Annotated[tuple[Literal["adapter", "merged"], ...], BeforeValidator(as_tuple)] = Field(
         ("adapter", "merged"), description="What is made for others: the adapter folder, the merged model."
     )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, assert_never
+from typing import Literal
 
-from llmtune.recipe.schema import Lora, Recipe
-
-Arguments = dict[str, Any]
+from llmtune.recipe.schema import Recipe
+from llmtune.recipe.to_peft import Arguments, peft_config
 
 
 @dataclass(frozen=True)
@@ -26,35 +25,6 @@ class Facts:
     evaluate_every: int
     checkpointing: bool
     """Whether activations must be recomputed for the training to fit."""
-
-
-def lora_arguments(adapter: Lora, linear_suffixes: tuple[str, ...] | None) -> Arguments:
-    """Keyword arguments of `peft.LoraConfig` (PEFT 0.21).
-
-    Names of layers are given one by one where the family is known: PEFT saves "all-linear" as full paths, which
-    LMDeploy takes for layers without an adapter.
-    """
-    targets: str | list[str]
-    if adapter.target_modules == "all-linear":
-        targets = "all-linear" if linear_suffixes is None else list(linear_suffixes)
-    else:
-        targets = list(adapter.target_modules)
-    return {
-        "r": adapter.rank,
-        "lora_alpha": adapter.alpha if adapter.alpha is not None else 2 * adapter.rank,
-        "lora_dropout": adapter.dropout,
-        "target_modules": targets,
-        "task_type": "CAUSAL_LM",
-    }
-
-
-def adapter_arguments(recipe: Recipe, facts: Facts) -> Arguments:
-    """Arguments of the PEFT configuration of the recipe's method."""
-    match recipe.adapter:
-        case Lora() as adapter:
-            return lora_arguments(adapter, facts.linear_suffixes)
-        case _:
-            assert_never(recipe.adapter)
 
 
 def quantization_arguments(recipe: Recipe) -> dict[str, str | bool] | None:
@@ -164,7 +134,7 @@ def translate(recipe: Recipe, facts: Facts) -> dict[str, Arguments | None]:
     return {
         "data": recipe.data.model_dump() | {"seed": recipe.training.seed},
         "base": base_arguments(recipe, facts),
-        "adapter": adapter_arguments(recipe, facts),
+        "adapter": peft_config(recipe.adapter, facts.linear_suffixes),
         "training": training_arguments(recipe, facts)
         | {
             "processes": recipe.launch.processes,

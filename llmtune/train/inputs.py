@@ -19,8 +19,8 @@ class TrainInputs:
     """Parquet file of tokenised rows: columns `ids`, `supervised`, `source`."""
     heldout: str
     """The same form, and `prompt_ids`; never trained on. Empty text: nothing is held out."""
-    lora: dict[str, Any]
-    """Arguments of peft's LoraConfig."""
+    adapter: dict[str, Any]
+    """`config`, the name of PEFT's class, and its `arguments`."""
     sft: dict[str, Any]
     """Arguments of TRL's SFTConfig that the recipe decides; see `settings.CONSTANT` for those that it does not."""
     optimizer: dict[str, Any]

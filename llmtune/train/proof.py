@@ -1,4 +1,4 @@
-"""Proofs about an adapter: whole, finite, not zero, and the same on disk as in memory."""
+"""Proofs about an adapter: whole, finite, not as it began, and the same on disk as in memory."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from llmtune.console import counted
-from llmtune.errors import Problem, ProofError, RecipeError
+from llmtune.errors import Problem, ProofError
+from llmtune.train.attach import Begun, sums
 from llmtune.train.checkpoints import ADAPTER
 from llmtune.train.launch import rank
 
@@ -22,55 +23,38 @@ from llmtune.train.launch import rank
 class AdapterProof:
     """What was found true of an adapter file."""
 
-    pairs: int
+    layers: int
     parameters: int
-    norm: float
-    """Frobenius norm of all its B matrices; 0 at the start of the training."""
+    moved: int
+    """Tensors that are not what they were before the training."""
 
 
-def targets(model: nn.Module, lora: dict[str, Any]) -> int:
-    """Number of layers of the base that the recipe wants an adapter on.
+def prove(adapter: Path, begun: Begun) -> AdapterProof:
+    """Read the adapter file again and compare it with what it began as.
 
-    Raises RecipeError for a name that no layer has: PEFT trains without it when another name matches.
+    Raises ProofError when a tensor is missing, of another shape or not finite, or when nothing was learnt.
     """
-    wanted = lora["target_modules"]
-    if isinstance(wanted, str):  # "all-linear": PEFT knows which
-        return sum(isinstance(module, LoraLayer) for module in model.modules())
-    names = [name.removesuffix(".base_layer") for name, _ in model.named_modules()]
-    unique = set(names)
-    missing = [suffix for suffix in wanted if not any(_ends(name, suffix) for name in unique)]
-    if missing:
-        last = sorted({name.rpartition(".")[2] for name in unique if name})
-        what = f"the base has no layer named {', '.join(missing)}"
-        raise RecipeError.one("adapter.target_modules", what, f"its layers are named {', '.join(last)}")
-    return sum(isinstance(m, LoraLayer) and any(_ends(n, s) for s in wanted) for n, m in model.named_modules())
-
-
-def _ends(name: str, suffix: str) -> bool:
-    return name == suffix or name.endswith("." + suffix)
-
-
-def prove(adapter: Path, expected_pairs: int) -> AdapterProof:
-    """Read the adapter file again. Raises ProofError when a pair is missing, a number is not finite, or all is zero."""
     tensors = load_file(adapter / ADAPTER[0])
-    pairs = {name.rpartition(".lora_")[0] for name in tensors}
-    for name in pairs:
-        if not {f"{name}.lora_A.weight", f"{name}.lora_B.weight"} <= tensors.keys():
-            raise _failed(adapter, f"{name} has no pair of A and B")
-    if len(pairs) != expected_pairs:
-        raise _failed(adapter, f"an adapter on {counted(len(pairs), 'layer')}, not on {expected_pairs}")
+    if tensors.keys() != begun.sums.keys():
+        missing, more = sorted(begun.sums.keys() - tensors.keys()), sorted(tensors.keys() - begun.sums.keys())
+        told = [f"{counted(len(names), 'tensor')} {how}, {names[0]} first" for names, how in
+                ((missing, "missing"), (more, "too many")) if names]  # fmt: skip
+        raise _failed(adapter, "; ".join(told))
     for name, tensor in tensors.items():
-        if not tensor.numel():
-            raise _failed(adapter, f"{name} is empty")
+        if tuple(tensor.shape) != begun.sums[name][0] or not tensor.numel():
+            what = f"{name} has the shape {list(tensor.shape)}, not {list(begun.sums[name][0])}"
+            raise _failed(adapter, what)
         if not torch.isfinite(tensor).all():
             raise _failed(adapter, f"{name} holds a number that is not finite")
-    squares = sum(float(t.double().square().sum()) for name, t in tensors.items() if ".lora_B." in name)
-    if squares == 0.0:
-        raise _failed(adapter, "every B is zero: nothing was learnt")
-    return AdapterProof(len(pairs), sum(tensor.numel() for tensor in tensors.values()), squares**0.5)
+    moved = {name for name, tensor in tensors.items() if sums(tensor) != begun.sums[name]}
+    # what is zero at the start (B of LoRA) keeps the update at zero until it moves
+    zero = {name for name, (_, _, squares) in begun.sums.items() if squares == 0.0}
+    if not (moved & zero if zero else moved):
+        raise _failed(adapter, "nothing was learnt: it changes no more than before the training")
+    return AdapterProof(begun.layers, sum(tensor.numel() for tensor in tensors.values()), len(moved))
 
 
-def check_saved(model: nn.Module, folder: str) -> None:
+def check_saved(model: PeftModel, folder: str) -> None:
     """Compare the adapter in memory with its file, bit by bit; every rank calls it, as ZeRO-3 holds a part on each.
 
     Raises ProofError. Under ZeRO-3 some ways of saving write every tensor empty without a word.
@@ -82,12 +66,17 @@ def check_saved(model: nn.Module, folder: str) -> None:
             return
         path = Path(folder)
         saved = load_file(path / ADAPTER[0])
-        memory: dict[str, Tensor] = {name.replace(".default", ""): p.detach().cpu() for name, p in trained.items()}
+        memory: dict[str, Tensor] = {name: t.detach().cpu() for name, t in get_peft_model_state_dict(model).items()}
         if saved.keys() != memory.keys():
             raise _failed(path, f"{counted(len(saved), 'tensor')} in the file, {len(memory)} in memory")
         for name, tensor in memory.items():
             if saved[name].dtype != tensor.dtype or not torch.equal(saved[name], tensor):
                 raise _failed(path, f"{name} differs between file and memory")
+        for name, parameter in trained.items():
+            value = parameter.detach().cpu()
+            own = saved.get(name.replace(".default", ""))  # most have their own name there, the others are looked for
+            if not any(torch.equal(value, tensor) for tensor in (saved.values() if own is None else [own])):
+                raise _failed(path, f"{name} was trained and is not in the file")
 
 
 def _whole(parameters: list[nn.Parameter]) -> AbstractContextManager[bool]:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, set_peft_model_state_dict
+from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -22,7 +22,8 @@ from llmtune.events import Events
 from llmtune.models import reference
 from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.models.stopping import stop_ids
-from llmtune.train import proof
+from llmtune.train import attach, proof
+from llmtune.train.attach import Begun
 from llmtune.train.batches import Rows
 from llmtune.train.checkpoints import ADAPTER, Checkpoint, Checkpoints, Progress
 from llmtune.train.inputs import TrainInputs
@@ -46,7 +47,7 @@ def train(inputs: TrainInputs, events: Events) -> dict[str, Any]:
     checkpoints = Checkpoints(Path(inputs.checkpoints), inputs.fingerprint, inputs.keep_checkpoints)
     resumed = checkpoints.newest(events.note, inputs.changed)
     trainer = _trainer(inputs, checkpoints)
-    pairs = proof.targets(trainer.model, inputs.lora)
+    begun = attach.begun(trainer.model)
     progress = resumed.progress if resumed else Progress()
     if not progress.finished:
         if resumed:
@@ -57,7 +58,7 @@ def train(inputs: TrainInputs, events: Events) -> dict[str, Any]:
     del trainer
     if rank() != 0:
         return {}
-    return _hand_over(inputs, model, best, progress, pairs) | {
+    return _hand_over(inputs, model, best, progress, begun) | {
         "resumed_from": resumed.progress.step if resumed else 0,
         "seconds": round(time.monotonic() - began, 2),
     }
@@ -74,10 +75,9 @@ def _trainer(inputs: TrainInputs, checkpoints: Checkpoints) -> RowTrainer:
         heldout,
         checkpoints,
         inputs.optimizer,
-        model=load_base(inputs.base),
+        model=attach.attach(load_base(inputs.base), inputs),
         args=arguments,
         processing_class=AutoTokenizer.from_pretrained(inputs.tokenizer),
-        peft_config=LoraConfig(**inputs.lora),
     )
 
 
@@ -108,14 +108,14 @@ def _with_best(trainer: RowTrainer, inputs: TrainInputs, best: Path) -> Any:
     return load_with_adapter(inputs.base, best) if rank() == 0 else None
 
 
-def _hand_over(inputs: TrainInputs, model: Any, best: Path, progress: Progress, pairs: int) -> dict[str, Any]:
+def _hand_over(inputs: TrainInputs, model: Any, best: Path, progress: Progress, begun: Begun) -> dict[str, Any]:
     """Write the result as a whole, prove it, and say what it is."""
     with files.atomic_folder(Path(inputs.out), fingerprint=inputs.fingerprint, step=progress.best_step) as folder:
         adapter = folder / "adapter"
         adapter.mkdir()
         for name in ADAPTER:
             shutil.copyfile(best / name, adapter / name)
-        proved = proof.prove(adapter, pairs)
+        proved = proof.prove(adapter, begun)
         asked = Path(inputs.heldout or inputs.train)
         tokenizer = AutoTokenizer.from_pretrained(inputs.tokenizer)
         stops = stop_ids(Path(inputs.tokenizer), model.generation_config.eos_token_id)

@@ -32,7 +32,7 @@ def merge(base, adapter, out):
 
 root = Path(sys.argv[1])
 small = write_base(root / "small")
-adapter = write_adapter(small, root / "adapter", ["q_proj"])
+adapter = write_adapter(small, root / "adapter", ["q_proj", "o_proj"])
 merge(small, adapter, root / "small-merged")
 
 big = root / "big"

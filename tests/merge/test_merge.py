@@ -16,6 +16,7 @@ from llmtune.events import Events
 from llmtune.merge.inputs import MergeInputs
 from llmtune.merge.layout import layout
 from llmtune.merge.merge import write_merged
+from llmtune.merge.skeleton import Skeleton
 from llmtune.merge.weights import Held, Merged, write
 from llmtune.models.adapter import read_adapter
 from llmtune.models.checkpoint import checkpoint
@@ -179,7 +180,9 @@ def test_a_merged_model_in_shards_is_the_same_model(tmp_path: Path) -> None:
     (out / "model.safetensors").unlink()
     held = Held(trained.base, as_trained=True)
     tensors = checkpoint(Path(trained.base.path))
-    plan = Merged(tensors, layout(trained.base), read_adapter(trained.adapter), held, "bfloat16")
+    found = layout(trained.base)
+    skeleton = Skeleton(trained.base, found, read_adapter(trained.adapter))
+    plan = Merged(tensors, found, skeleton, held, "bfloat16")
     write(plan, out, lambda done, total: None, largest=40_000)
     shards = sorted(out.glob("model-*.safetensors"))
     assert len(shards) > 3 and not (out / "model.safetensors").exists()
@@ -232,21 +235,40 @@ def change_config(adapter: Path, **keys: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "keys",
+    ("keys", "words"),
     [
-        {"use_dora": True}, {"use_rslora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "all"},
-        {"lora_bias": True},
-        {"rank_pattern": {"q_proj": 2}}, {"alpha_pattern": {"q_proj": 2}}, {"target_parameters": ["x"]},
-        {"init_lora_weights": "pissa"}, {"peft_type": "LOHA"}, {"some_new_key": 3},
+        ({"use_dora": True}, "q_proj.lora_magnitude_vector is missing"),
+        ({"lora_bias": True}, "lora_bias: True"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save: ['lm_head']"),
+        ({"target_parameters": ["x"]}, "target_parameters: ['x']"),
+        ({"rank_pattern": {"q_proj": 2}}, "q_proj.lora_A.weight is [4, 64], where this base needs [2, 64]"),
+        ({"bias": "all"}, "bias: 'all'"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa' changes the base model too"),
+        ({"peft_type": "LOHA"}, "r_alpha"),
+        ({"peft_type": "NEW"}, "peft_type: 'NEW' is not known"),
+        ({"some_new_key": 3}, "some_new_key: 3"),
     ],
     ids=str,
-)  # fmt: skip
-def test_pain_40_a_scale_or_a_kind_of_adapter_that_servers_read_otherwise_is_refused(
-    tmp_path: Path, keys: dict[str, object]
+)
+def test_what_the_adapter_has_not_or_is_not_understood_is_refused(
+    tmp_path: Path, keys: dict[str, object], words: str
 ) -> None:
     trained = write_trained(tmp_path, "llama")
     change_config(trained.adapter, **keys)
-    assert next(iter(keys)) in refused(trained, tmp_path / "merged")
+    said = refused(trained, tmp_path / "merged")
+    assert ("lora_alpha" if words == "r_alpha" else words) in said
+
+
+@pytest.mark.parametrize("keys", [{"use_rslora": True}, {"alpha_pattern": {"q_proj": 2}}], ids=str)
+def test_pain_40_scales_are_those_of_peft(tmp_path: Path, keys: dict[str, object]) -> None:
+    trained = write_trained(tmp_path, "llama")
+    plain = merged(trained, tmp_path / "plain", onto="original")
+    change_config(trained.adapter, **keys)
+    theirs = by_peft(load(trained, torch.float32), trained.adapter)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    ours = merged(trained, tmp_path / "merged", onto="original")
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert not torch.equal(ours[name], plain[name])
 
 
 def rewrite(file: Path, change: Any) -> None:
@@ -260,15 +282,16 @@ def test_updates_that_fit_no_layer_are_all_named(tmp_path: Path) -> None:
     rewrite(file, lambda k, v: (k.replace("layers.1", "layers.7"), v))
     assert "layers.7.self_attn.q_proj is no linear layer" in refused(trained, tmp_path / "a")
     assert refused(trained, tmp_path / "b").count("is no linear layer") == 7
+    assert refused(trained, tmp_path / "b").count("layers.1.") == 0
     save_file(saved, file)
     rewrite(file, lambda k, v: (k, v[:, :32].contiguous() if k.endswith("0.self_attn.q_proj.lora_A.weight") else v))
-    assert "q_proj: the update is [64, 32], the weight [64, 64]" in refused(trained, tmp_path / "c")
+    assert "q_proj.lora_A.weight is [4, 32], where this base needs [4, 64]" in refused(trained, tmp_path / "c")
     save_file(saved, file)
     rewrite(file, lambda k, v: (None if k.endswith("1.self_attn.q_proj.lora_B.weight") else k, v))
-    assert "model.layers.1.self_attn.q_proj has only lora_A" in refused(trained, tmp_path / "d")
+    assert "model.layers.1.self_attn.q_proj.lora_B.weight is missing" in refused(trained, tmp_path / "d")
     save_file(saved, file)
     rewrite(file, lambda k, v: (k.replace("base_model.model.", ""), v))
-    assert "is no LoRA weight" in refused(trained, tmp_path / "e")
+    assert "model.layers.0.mlp.down_proj.lora_A.weight is no part of" in refused(trained, tmp_path / "e")
 
 
 def test_an_update_of_a_tied_head_is_refused(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_an_adapter_folder_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     halves = {f"base_model.model.x.q.lora_{h}.weight": torch.ones(s) for h, s in (("A", (8, 3)), ("B", (5, 8)))}
     save_file(halves, tmp_path / "adapter_model.safetensors")
     found = read_adapter(tmp_path)
-    assert found.scale == 12.5 / 8 and found.pairs["x.q"].shape == (5, 3)
+    assert found.layers["x.q"]["lora_B.weight"].shape == (5, 8) and found.others == {}
 
 
 def test_reading_needs_no_torch() -> None:

@@ -12,10 +12,12 @@ import torch
 
 from llmtune.models import family
 from llmtune.plan import estimate, memory
+from llmtune.plan.adapters import trained_parameters
 from llmtune.plan.geometry import geometry
-from llmtune.plan.memory import Answers, Memory, Shape, adapter_parameters
+from llmtune.plan.memory import Answers, Memory, Shape
 from llmtune.recipe.schema import Recipe
-from llmtune.recipe.translate import lora_arguments, quantization_arguments
+from llmtune.recipe.to_peft import peft_config
+from llmtune.recipe.translate import quantization_arguments
 from tests.tiny_models import write_base
 from tests.trained_models import spec
 
@@ -49,15 +51,16 @@ def planned(asked: Recipe, base: Path, tokens: int = 64, supervised: int = 20, *
 
 def with_adapter(asked: Recipe, base: Path, **changed: Any) -> Any:
     """The model as training holds it: the base frozen, the adapter in float32."""
-    from peft import LoraConfig, get_peft_model
+    import peft
 
     from llmtune.models.loading import load_base
 
     loaded = load_base(
         spec(base, quantization=quantization_arguments(asked), dtype=asked.quantization.compute_dtype, **changed)
     )
-    arguments = lora_arguments(asked.adapter, family.read(base).linear_suffixes)
-    model = get_peft_model(loaded, LoraConfig(**arguments, fan_in_fan_out="gpt2" in base.name))
+    found = peft_config(asked.adapter, family.read(base).linear_suffixes)
+    config = vars(peft)[found["config"]](**found["arguments"], fan_in_fan_out="gpt2" in base.name)
+    model = peft.get_peft_model(loaded, config)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -114,7 +117,7 @@ def test_pain_15_the_adapter_has_as_many_numbers_as_planned(
     asked = recipe(adapter=adapter, quantization={"type": "none"})
     model = with_adapter(asked, bases[architecture])
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert adapter_parameters(shape(asked, bases[architecture]), asked.adapter.rank) == trained
+    assert trained_parameters(asked.adapter, shape(asked, bases[architecture]).adapted) == trained
 
 
 def test_pain_15_the_optimiser_holds_two_moments_of_each_trained_number(bases: dict[str, Path]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from llmtune.errors import Problem, RecipeError
 from llmtune.recipe.load import Loaded, load
+from llmtune.recipe.methods import Ia3, Lora
 from llmtune.recipe.problems import leaves, meaning
 from llmtune.recipe.rules import RULES
 
@@ -29,7 +30,7 @@ def test_two_lines_are_a_recipe(tmp_path: Path) -> None:
     assert loaded.name == "shop"
     assert loaded.recipe.base.name == "some/model"
     assert loaded.recipe.data.train == "rows.csv"
-    assert loaded.recipe.adapter.rank == 16
+    assert loaded.recipe.adapter == Lora(rank=16)
     assert loaded.recipe.quantization.type == "nf4"
 
 
@@ -129,12 +130,36 @@ def test_several_data_files_are_told_to_be_joined(tmp_path: Path) -> None:
 def test_an_override_takes_the_place_of_a_key(tmp_path: Path) -> None:
     loaded = read(tmp_path, "base: a/b\ndata: rows.csv\n", "data.heldout=0.2", "training.epochs=1", "adapter.rank=4")
     recipe = loaded.recipe
-    assert (recipe.data.train, recipe.data.heldout, recipe.training.epochs, recipe.adapter.rank) == (
-        "rows.csv",
-        0.2,
-        1,
-        4,
-    )
+    assert (recipe.data.train, recipe.data.heldout, recipe.training.epochs) == ("rows.csv", 0.2, 1)
+    assert recipe.adapter == Lora(rank=4)
+
+
+def test_an_override_may_name_the_method_first(tmp_path: Path) -> None:
+    text = "base: a/b\ndata: rows.csv\nadapter: ia3\n"
+    assert read(tmp_path, text).recipe.adapter == Ia3()
+    assert read(tmp_path, text, "adapter.target_modules=[q_proj]").recipe.adapter == Ia3(target_modules=("q_proj",))
+    assert read(tmp_path, text, "adapter.method=lora", "adapter.rank=4").recipe.adapter == Lora(rank=4)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "what", "do"),
+    [
+        ("{method: lroa}", "adapter.method: 'lroa' is not a choice", "did you mean lora?"),
+        ("lroa", "adapter.method: 'lroa' is not a choice", "did you mean lora?"),
+        ("{method: [lora]}", "adapter.method: ['lora'] is not a choice", "one of 'lora'"),
+        ("{method: null}", "adapter.method: None is not a choice", "one of 'lora'"),
+        ("{method: ia3, rank: 4}", "adapter.rank: method ia3 has no such key", "its keys are target_modules"),
+        ("{method: ia3, traget_modules: [a]}", "adapter.traget_modules: no such key", "adapter.target_modules?"),
+        ("{rnak: 4}", "adapter.rnak: no such key", "did you mean adapter.rank?"),
+        ("{rank: 0}", "adapter.rank: 0 is out of range", "it should be greater than 0"),
+        ("{rank: -3}", "adapter.rank: -3 is out of range", "it should be greater than 0"),
+        ("3", "adapter: 3 is not a mapping of keys", "What is trained on top"),
+    ],
+)
+def test_a_key_of_another_method_is_told_as_such(tmp_path: Path, adapter: str, what: str, do: str) -> None:
+    (problem,) = problems(tmp_path, f"base: a/b\ndata: x\nadapter: {adapter}\n")
+    assert problem.what == what
+    assert do in problem.do
 
 
 def test_a_wrong_override_is_told_as_what_was_typed(tmp_path: Path) -> None:

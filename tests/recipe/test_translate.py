@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from llmtune.recipe.methods import METHODS
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.translate import Facts, translate
 
@@ -18,6 +19,7 @@ FACTS = Facts(
 VALUES: dict[str, tuple[Any, Any]] = {
     "base.revision": (None, "v2"),
     "base.trust_remote_code": (False, True),
+    "adapter.method": ("lora", "ia3"),
     "adapter.rank": (4, 8),
     "adapter.alpha": (4.0, 8.0),
     "adapter.dropout": (0.0, 0.1),
@@ -48,13 +50,17 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "launch.processes": (1, 2),
     "export": (["adapter"], ["adapter", "merged"]),
 }
-# The method has one value until there is a second; version and name decide nothing but themselves; the base is known by
-# its bytes, which are found before anything is translated (tests/models/test_source.py).
-FIXED = {"recipe", "name", "adapter.method", "base.name"}
+# Version and name decide nothing but themselves; the base is known by its bytes, which are found before anything is
+# translated (tests/models/test_source.py).
+FIXED = {"recipe", "name", "base.name"}
 
 
-def recipe(key: str, value: Any) -> Recipe:
+def recipe(key: str, value: Any, method: str | None = None) -> Recipe:
+    """With this key set; of an adapter of this method, or of the first that has the key."""
     plain: dict[str, Any] = {"base": {"name": "a/b"}, "data": {"train": "a.csv"}}
+    if key.startswith("adapter."):
+        having = [name for name, block in METHODS.items() if key.removeprefix("adapter.") in block.model_fields]
+        plain["adapter"] = {"method": method or having[0]}
     *above, last = key.split(".")
     place = plain
     for part in above:
@@ -69,21 +75,43 @@ def test_every_option_changes_something(key: str) -> None:
     assert before != after
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_option_of_every_method_changes_something(method: str) -> None:
+    for key in (key for key in METHODS[method].model_fields if key != "method"):
+        before, after = (peft_of(f"adapter.{key}", value, method) for value in VALUES[f"adapter.{key}"])
+        assert before != after, key
+
+
+def peft_of(key: str, value: Any, method: str | None = None) -> Any:
+    return translate(recipe(key, value, method), FACTS)["adapter"]
+
+
 def test_lora_is_what_peft_calls_it() -> None:
-    assert translate(recipe("adapter.rank", 8), FACTS)["adapter"] == {
-        "r": 8,
-        "lora_alpha": 16,
-        "lora_dropout": 0.0,
-        "target_modules": ["q_proj", "v_proj"],
-        "task_type": "CAUSAL_LM",
+    assert peft_of("adapter.rank", 8) == {
+        "config": "LoraConfig",
+        "arguments": {
+            "r": 8,
+            "lora_alpha": 16,
+            "lora_dropout": 0.0,
+            "target_modules": ["q_proj", "v_proj"],
+            "task_type": "CAUSAL_LM",
+        },
     }
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_a_configuration_of_peft(method: str) -> None:
+    import peft
+
+    found = peft_of("adapter.method", method, method)
+    assert vars(peft)[found["config"]](**found["arguments"]).task_type == "CAUSAL_LM"
 
 
 def test_pain_40_the_scale_is_alpha_over_rank_in_every_layer_and_the_start_leaves_the_base_alone() -> None:
     """Servers read these keys each in its own way, or not at all."""
     from peft import LoraConfig
 
-    config = LoraConfig(**(translate(recipe("adapter.rank", 8), FACTS)["adapter"] or {}))
+    config = LoraConfig(**peft_of("adapter.rank", 8)["arguments"])
     assert (config.lora_alpha / config.r, config.rank_pattern, config.alpha_pattern) == (2, {}, {})
     assert (config.use_rslora, config.use_dora, config.lora_bias, config.bias) == (False, False, False, "none")
     assert (config.init_lora_weights, config.modules_to_save) == (True, None)

@@ -83,7 +83,7 @@ def inputs(base: Path, folder: Path, **changes: Any) -> TrainInputs:
     wanted: dict[str, Any] = {
         "base": spec,
         "tokenizer": str(base),
-        "lora": lora,
+        "adapter": {"config": "LoraConfig", "arguments": lora},
         "sft": sft,
         "optimizer": {"rates": {}, "layer_decay": 1.0, "lora_plus": None, "lora_fa": False}
         | changes.pop("optimizer", {}),

@@ -114,7 +114,8 @@ def test_a_checkpoint_is_as_large_as_was_planned(stage: int, tmp_path: Path) -> 
     (written,) = Path(given.checkpoints).glob("step-*")
     found = sum(file.stat().st_size for file in written.rglob("*") if file.is_file())
 
-    adapter = {"rank": given.lora["r"], "target_modules": given.lora["target_modules"]}
+    lora = given.adapter["arguments"]
+    adapter = {"rank": lora["r"], "target_modules": lora["target_modules"]}
     recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": adapter, "zero": {"stage": stage}})
     sizes = read(base)
     planned = checkpoint(recipe, shape_of(recipe, sizes, sizes.parameters or 0), tied=sizes.tied)

@@ -1,0 +1,123 @@
+"""The base without its numbers and the adapter with its own, so that PEFT itself merges one layer at a time.
+
+A layer of the skeleton has a weight of the true shape whose numbers are one and the same number in memory. To merge it
+gets its true weight, PEFT does its work, and the weight is taken away again: the arithmetic of every method is PEFT's,
+and no more than one layer is in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from llmtune.errors import BaseModelError, Problem
+from llmtune.merge.layout import Layout, bare
+from llmtune.models.adapter import Adapter
+from llmtune.models.spec import BaseSpec
+
+DO = "merge the adapter into the base that it was trained on, as PEFT has saved it"
+MOVES_THE_BASE = ("pissa", "olora", "corda", "loftq", "orthogonal")
+"""Values of init_lora_weights with which the base is not its own any more: what is saved fits another one."""
+
+MORE_THAN_LAYERS = ("lora_bias", "modules_to_save", "target_parameters", "trainable_token_indices")
+"""Keys of what is more than an update of linear layers."""
+
+
+class Skeleton:
+    """Merges the layers of a base, one at a time."""
+
+    def __init__(self, base: BaseSpec, layout: Layout, adapter: Adapter) -> None:
+        """Raises BaseModelError naming everything of the adapter that does not fit this base."""
+        problems = [*_config(adapter), *_layers(adapter, layout)]
+        if problems:
+            raise BaseModelError(problems)
+        model = bare(base)
+        for name in layout.layers:
+            _hollow(model.get_submodule(name))
+        config = PeftConfig.from_pretrained(adapter.file.parent)
+        transposed = any(layout.layers[name].transposed for name in adapter.layers)
+        if transposed and "fan_in_fan_out" in _fields(type(config)):
+            config.fan_in_fan_out = True  # trained on bitsandbytes' layers, which are not
+        whole = get_peft_model(model, config)
+        problems = list(_tensors(adapter, get_peft_model_state_dict(whole)))
+        if problems:
+            raise BaseModelError(problems)
+        set_peft_model_state_dict(whole, load_file(adapter.file))
+        found = whole.get_base_model().named_modules()
+        self._layers: dict[str, Any] = {name: one for name, one in found if isinstance(one, BaseTunerLayer)}
+
+    def changes(self, layer: str | None) -> bool:
+        """Whether the adapter changes this layer."""
+        return layer in self._layers
+
+    def merged(self, layer: str, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The layer's weight, as the file has it, and bias with the adapter in them, in float32."""
+        tuner = self._layers[layer]
+        own = tuner.get_base_layer()
+        hollow, without = own.weight, own.bias
+        # a copy, as float() of what is float32 already is that tensor itself
+        own.weight = nn.Parameter(weight.to("cpu", torch.float32, copy=True), requires_grad=False)
+        if bias is not None:
+            own.bias = nn.Parameter(bias.to("cpu", torch.float32, copy=True), requires_grad=False)
+        tuner.merge()
+        made = own.weight.data, None if bias is None else own.bias.data
+        own.weight, own.bias = hollow, without
+        tuner.merged_adapters.clear()
+        return made
+
+
+def _hollow(layer: Any) -> None:
+    """Give a layer on the meta device a weight of its shape that takes no memory, for PEFT to measure."""
+    layer.weight = nn.Parameter(torch.zeros(1, 1).expand(layer.weight.shape), requires_grad=False)
+    if layer.bias is not None:
+        layer.bias = nn.Parameter(torch.zeros(layer.bias.shape), requires_grad=False)
+
+
+def _config(adapter: Adapter) -> list[Problem]:
+    """Keys of adapter_config.json that the installed PEFT does not know, or that mean more than an update of layers."""
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(adapter.kind)
+    where = str(adapter.file.with_name("adapter_config.json"))
+    if kind is None:
+        return [Problem(where, f"peft_type: {adapter.kind!r} is not known", DO)]
+    unknown = (key for key in adapter.config if key not in _fields(kind))
+    more = (key for key in MORE_THAN_LAYERS if adapter.config.get(key))
+    said = [f"{key}: {adapter.config[key]!r}" for key in (*unknown, *more)]
+    if adapter.config.get("bias", "none") != "none":
+        said.append(f"bias: {adapter.config['bias']!r}")
+    start = adapter.config.get("init_lora_weights", True)
+    if isinstance(start, str) and start.startswith(MOVES_THE_BASE):
+        said.append(f"init_lora_weights: {start!r} changes the base model too")
+    return [Problem(where, one, DO) for one in said]
+
+
+def _fields(kind: type) -> set[str]:
+    return {field.name for field in fields(kind)}
+
+
+def _layers(adapter: Adapter, layout: Layout) -> list[Problem]:
+    """Layers that the base has not, or that are one with another."""
+    said = []
+    for layer in adapter.layers:
+        if f"{layer}.weight" in layout.tied:
+            said.append(f"{layer} shares its weight with another layer")
+        elif layer not in layout.layers:
+            said.append(f"{layer} is no linear layer of the base model")
+    return [Problem(str(adapter.file), one, DO) for one in said]
+
+
+def _tensors(adapter: Adapter, expected: dict[str, Tensor]) -> list[Problem]:
+    """Tensors that an adapter of this configuration on this base has not, or has in another shape."""
+    said = [f"{key} is missing" for key in expected if key not in adapter.tensors]
+    for key, span in adapter.tensors.items():
+        if key not in expected:
+            said.append(f"{key} is no part of what {adapter.config['peft_type']} changes in this base")
+        elif span.shape != tuple(expected[key].shape):
+            said.append(f"{key} is {list(span.shape)}, where this base needs {list(expected[key].shape)}")
+    return [Problem(str(adapter.file), one, DO) for one in said]
