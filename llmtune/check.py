@@ -17,6 +17,7 @@ from llmtune.plan.adapters import trained_parameters
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan, plan, shape_of
 from llmtune.plan.memory import checkpoint
+from llmtune.plan.number_type import decided, note
 from llmtune.recipe.load import Loaded, load
 from llmtune.recipe.problems import leaves
 from llmtune.rundir import RunDir
@@ -46,6 +47,8 @@ class Checked:
     prepared: Prepared
     device: Device
     plan: Plan
+    notes: tuple[str, ...]
+    """Choices that were made because nobody had said."""
     seconds: float
     """That it took to know all this."""
 
@@ -102,12 +105,14 @@ def check(file: Path, out: Path | None, overrides: Sequence[str]) -> Checked:
 
     started = time.monotonic()
     loaded = load(file, overrides)
+    asked = loaded.recipe.quantization.compute_dtype
+    here = machine.device(loaded.recipe.launch.processes)
+    loaded = replace(loaded, recipe=decided(loaded.recipe, here.number_type))
     recipe, beside = loaded.recipe, loaded.beside
     run = RunDir((out or Path("runs") / loaded.name).absolute())
     problems = Problems(loaded)
     problems.add(loaded.broken)
     problems.add(list(_folder(run, loaded)))
-    here = machine.device(recipe.launch.processes)
     problems.add(machine.problems(here, recipe.launch.processes, machine.torch_version()))
     problems.add(_tools(loaded, here))
     base = problems.of(lambda: source.find(recipe.base, beside))
@@ -128,8 +133,10 @@ def check(file: Path, out: Path | None, overrides: Sequence[str]) -> Checked:
             planned = problems.of(lambda: plan(recipe, sizes, parameters, prepared.splits, here))
     if problems.found or not (base and sizes and words and prepared and planned):
         raise RecipeError(problems.found)
+    numbers = note(asked, recipe.quantization.compute_dtype, here.kind, here.number_type, here.name)
+    notes = (numbers, *prepared.notes)
     seconds = time.monotonic() - started
-    return Checked(loaded, run, base, sizes, words, prepared, here, planned, seconds)
+    return Checked(loaded, run, base, sizes, words, prepared, here, planned, notes, seconds)
 
 
 def _existing(run: RunDir) -> Path:

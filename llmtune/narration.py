@@ -35,7 +35,7 @@ def say_check(checked: Checked, console: Console) -> None:
     """What was looked at, and every choice that was made because nobody had said."""
     rows = sum(split.rows for split in checked.prepared.audit.splits.values())
     console.stage("check", f"recipe, {counted(rows, 'row')}, tokenizer, template, memory, disk", checked.seconds)
-    for note in checked.prepared.notes:
+    for note in checked.notes:
         console.more(escape(note))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ import pytest
 from llmtune.check import Checked, check
 from llmtune.console import Console
 from llmtune.errors import RecipeError
+from llmtune.lock import changes
 from llmtune.pipeline import check_only
+from llmtune.plan import device as machine
+from llmtune.plan.device import Device
 from llmtune.plan.estimate import FLATTENED_TOKENS, shape_of
 from llmtune.plan.memory import checkpoint
 from llmtune.recipe.schema import Training
@@ -92,3 +96,21 @@ def test_a_bad_row_is_one_problem_or_is_told_to_be_left_out(
 def test_the_recipe_says_how_many_tokens_a_micro_batch_has_at_most() -> None:
     said = str(Training.model_fields["micro_batch"].description)
     assert f"{FLATTENED_TOKENS['cpu']:,} tokens on a CPU and {FLATTENED_TOKENS['cuda']:,} on a GPU" in said
+
+
+def test_the_number_type_is_chosen_for_the_machine_told_and_locked(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text(f"base: {tiny_base}\ndata: rows.jsonl\n")
+    old = Device("cuda", "NVIDIA T4", 15 << 30, 16 << 30, 4, gpus=1, number_type="float16")
+    monkeypatch.setattr(machine, "device", lambda processes: old)
+    monkeypatch.setattr(machine, "torch_version", lambda: "2.13.0+cu130")
+    found = check(tmp_path / "shop.yaml", tmp_path / "run", ())
+    assert found.loaded.recipe.quantization.compute_dtype == "float16"
+    assert found.notes[0].startswith("computes in float16: NVIDIA T4 multiplies it in tensor cores")
+    before = {"recipe": found.loaded.recipe.model_dump(mode="json"), "versions": {}, "data": {}, "base": {}}
+    monkeypatch.setattr(machine, "device", lambda processes: replace(old, number_type="bfloat16"))
+    again = check(tmp_path / "shop.yaml", tmp_path / "run", ())
+    now = {**before, "recipe": again.loaded.recipe.model_dump(mode="json")}
+    assert list(changes(before, now)) == ["quantization.compute_dtype was float16, is bfloat16"]

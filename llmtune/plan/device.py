@@ -12,8 +12,10 @@ from typing import Literal
 
 from llmtune.errors import Problem
 from llmtune.plan.limits import ROOT, Limits, limits, own_group
+from llmtune.plan.number_type import NumberType, of_gpu, of_processor
 
-QUERY = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.free,memory.total", "--format=csv,noheader,nounits"]
+ASKED = "index,uuid,name,memory.free,memory.total,compute_cap"
+QUERY = ["nvidia-smi", f"--query-gpu={ASKED}", "--format=csv,noheader,nounits"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Device:
     cores: int
     gpus: int = 0
     """How many there are for the processes, one each."""
+    number_type: NumberType = "bfloat16"
+    """That it computes best in."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Gpu:
     name: str
     free_bytes: int | None
     total_bytes: int | None
+    capability: tuple[int, int] | None
+    """Compute capability."""
 
 
 def device(processes: int = 1) -> Device:
@@ -46,9 +52,11 @@ def device(processes: int = 1) -> Device:
     found = visible(_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     if not found:
         return own
-    least = min(found[:processes], key=lambda gpu: gpu.total_bytes or own.total_bytes)
+    used = found[:processes]
+    least = min(used, key=lambda gpu: gpu.total_bytes or own.total_bytes)
     free, total = least.free_bytes or own.free_bytes, least.total_bytes or own.total_bytes
-    return Device("cuda", least.name, free, total, own.cores, len(found))
+    oldest = min((gpu.capability for gpu in used if gpu.capability is not None), default=None)
+    return Device("cuda", least.name, free, total, own.cores, len(found), of_gpu(oldest))
 
 
 def problems(here: Device, processes: int, torch_version: str) -> list[Problem]:
@@ -75,10 +83,10 @@ def listed(lines: str) -> list[Gpu]:
     """The GPUs that `nvidia-smi` prints, a line each."""
     found = []
     for line in lines.splitlines():
-        if line.count(",") < 4:
+        if line.count(",") < 5:
             continue  # "No devices were found"
-        index, uuid, *name, free, total = (part.strip() for part in line.split(","))
-        found.append(Gpu(index, uuid, ", ".join(name), _bytes(free), _bytes(total)))
+        index, uuid, *name, free, total, capability = (part.strip() for part in line.split(","))
+        found.append(Gpu(index, uuid, ", ".join(name), _bytes(free), _bytes(total), _version(capability)))
     return found
 
 
@@ -104,6 +112,11 @@ def _bytes(mebibytes: str) -> int | None:
     return int(mebibytes) << 20 if mebibytes.isdigit() else None
 
 
+def _version(text: str) -> tuple[int, int] | None:
+    major, _, minor = text.partition(".")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
+
+
 def _gpus() -> list[Gpu]:
     if shutil.which("nvidia-smi") is None:
         return []
@@ -124,7 +137,8 @@ def _processor() -> Device:
 def allowed(free: int, total: int, cores: int, most: Limits) -> Device:
     """The processor, as far as a container lets this process use it."""
     cores = _least(cores, most.cores)
-    return Device("cpu", f"CPU, {cores} cores", _least(free, most.free), _least(total, most.memory), cores)
+    free, total = _least(free, most.free), _least(total, most.memory)
+    return Device("cpu", f"CPU, {cores} cores", free, total, cores, number_type=of_processor())
 
 
 def _least(has: int, limit: int | None) -> int:

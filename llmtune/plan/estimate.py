@@ -16,6 +16,7 @@ from llmtune.plan.adapters import trained_parameters
 from llmtune.plan.device import Device
 from llmtune.plan.geometry import Geometry, geometry
 from llmtune.plan.memory import Answers, Memory, Shape, evaluating, merging, training
+from llmtune.plan.number_type import decided
 from llmtune.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def plan(recipe: Recipe, family: Family, parameters: int, splits: Splits, device
     Raises:
         MachineError: with every stage that does not fit, even with one row at a time, and with what would.
     """
+    recipe = decided(recipe, device.number_type)
     shape = shape_of(recipe, family, parameters)
     counted, trained, checkpointing = _training(recipe, shape, splits["train"], device)
     memory = {"train": trained, "evaluate": _evaluating(recipe, shape, splits, device)}

@@ -74,8 +74,11 @@ class Quantization(Closed):
     double: bool = Field(
         True, description="Quantize the constants of a 4-bit base too (saves 0.4 bit a weight). Read by nf4 and fp4."
     )
-    compute_dtype: Literal["bfloat16", "float32"] = Field(
-        "bfloat16", description="Number type that the base computes in."
+    compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto",
+        description="Number type that the base computes in, and that what is not quantized of it is held in. `auto`:"
+        " bfloat16 where the hardware has it (GPUs from Ampere on, CPUs with AVX512-BF16 or AMX), else float16 on GPUs"
+        " with tensor cores, else float32.",
     )
 
 

@@ -27,6 +27,7 @@ from llmtune.plan.order import Order
 from llmtune.train import optimiser, proof
 from llmtune.train.batches import BLOCK, IGNORED, Batch, MicroBatches, Rows, only
 from llmtune.train.checkpoints import Checkpoints
+from llmtune.train.halves import GradientScale
 
 EVALUATED_AT_ONCE = 512
 """Tokens of a held-out micro-batch; one longer row is a micro-batch of its own. Small, so that an evaluation needs less
@@ -84,6 +85,7 @@ class RowTrainer(SFTTrainer):
                 parameter.data = parameter.data.float()
         if optimizer["lora_fa"]:
             optimiser.freeze_a(self.model)
+        self._gradients = GradientScale(self.model)
         base = type(self.model.get_base_model())
         self._picks_positions = (
             self.args.device.type == "cpu"
@@ -142,7 +144,7 @@ class RowTrainer(SFTTrainer):
             loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
             self._metrics["train"].clear()
         self._stop_unless_finite(loss, "loss")
-        return loss
+        return self._gradients(loss, num_items_in_batch)
 
     def _summed_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
         """Sum of the cross-entropies at the supervised positions of one flattened micro-batch, float32 scalar."""
@@ -218,7 +220,8 @@ class RowTrainer(SFTTrainer):
         raise StageError.one(
             f"step {self.state.global_step + 1}",
             f"the {name} is {value.item()}; rows of this step: {shown}",
-            "lower training.learning_rate, and look at these rows; checkpoints from before this step are whole",
+            f"{self._gradients.remedy}lower training.learning_rate, and look at these rows; checkpoints from before"
+            " this step are whole",
         )
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -191,7 +191,7 @@ def test_more_processes_than_gpus_are_said_at_check(
     program = recipe.parent / "bin" / "nvidia-smi"
     program.parent.mkdir()
     program.write_text(
-        "#!/bin/sh\necho '0, GPU-1, NVIDIA T4, 14000, 15360'\necho '1, GPU-2, NVIDIA T4, 14000, 15360'\n"
+        "#!/bin/sh\necho '0, GPU-1, NVIDIA T4, 14000, 15360, 7.5'\necho '1, GPU-2, NVIDIA T4, 14000, 15360, 7.5'\n"
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")

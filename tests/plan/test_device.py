@@ -13,9 +13,9 @@ from llmtune.plan.device import Device, allowed, device, listed, problems, visib
 from llmtune.plan.limits import ROOT, Limits, limits, own_group
 
 THREE = """\
-0, GPU-1a2b3c4d-0000-0000-0000-000000000000, NVIDIA H100 80GB HBM3, 80994, 81559
-1, GPU-1a2bffff-0000-0000-0000-000000000000, NVIDIA H100 80GB HBM3, 70000, 81559
-2, GPU-99999999-0000-0000-0000-000000000000, NVIDIA T4, 14000, 15360
+0, GPU-1a2b3c4d-0000-0000-0000-000000000000, NVIDIA H100 80GB HBM3, 80994, 81559, 9.0
+1, GPU-1a2bffff-0000-0000-0000-000000000000, NVIDIA H100 80GB HBM3, 70000, 81559, 9.0
+2, GPU-99999999-0000-0000-0000-000000000000, NVIDIA T4, 14000, 15360, 7.5
 """
 
 
@@ -56,8 +56,8 @@ def test_only_the_gpus_that_cuda_shows_count(wanted: str | None, found: str) -> 
 
 
 def test_memory_that_is_the_machines_own_is_not_a_number() -> None:
-    (gpu,) = listed("0, GPU-1, NVIDIA GB10, [N/A], [N/A]\n")
-    assert (gpu.name, gpu.free_bytes, gpu.total_bytes) == ("NVIDIA GB10", None, None)
+    (gpu,) = listed("0, GPU-1, NVIDIA GB10, [N/A], [N/A], 12.1\n")
+    assert (gpu.name, gpu.free_bytes, gpu.total_bytes, gpu.capability) == ("NVIDIA GB10", None, None, (12, 1))
     assert listed("No devices were found\n") == []
 
 
@@ -65,6 +65,7 @@ def test_the_first_gpus_count_and_of_these_the_smallest(smi: Path, monkeypatch: 
     assert (device().name, device().free_bytes, device().total_bytes, device().gpus) == (
         "NVIDIA H100 80GB HBM3", 80994 << 20, 81559 << 20, 3,
     )  # fmt: skip
+    assert (device(2).number_type, device(3).number_type) == ("bfloat16", "float16")
     assert device(3).total_bytes == 15360 << 20
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,1")
     assert (device().name, device().gpus) == ("NVIDIA T4", 2)

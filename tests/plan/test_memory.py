@@ -32,7 +32,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def recipe(**blocks: Any) -> Recipe:
-    return Recipe.model_validate({"base": "x", "data": "y", **blocks})
+    quantization = {"compute_dtype": "bfloat16", **blocks.pop("quantization", {})}
+    return Recipe.model_validate({"base": "x", "data": "y", "quantization": quantization, **blocks})
 
 
 def shape(asked: Recipe, base: Path) -> Shape:

@@ -26,7 +26,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "adapter.target_modules": ("all-linear", ["q_proj"]),
     "quantization.type": ("nf4", "int8"),
     "quantization.double": (True, False),
-    "quantization.compute_dtype": ("bfloat16", "float32"),
+    "quantization.compute_dtype": ("bfloat16", "float16"),
     "training.learning_rate": (1e-4, 2e-4),
     "training.schedule": ("cosine", "constant"),
     "training.weight_decay": (0.0, 0.1),

@@ -15,6 +15,7 @@ from llmtune.events import Events
 from llmtune.models.family import read
 from llmtune.plan.estimate import shape_of
 from llmtune.plan.memory import checkpoint
+from llmtune.plan.number_type import decided
 from llmtune.recipe.schema import Recipe
 from llmtune.train import compiler, launch
 from llmtune.train.inputs import TrainInputs
@@ -117,6 +118,7 @@ def test_a_checkpoint_is_as_large_as_was_planned(stage: int, tmp_path: Path) -> 
     lora = given.adapter["arguments"]
     adapter = {"rank": lora["r"], "target_modules": lora["target_modules"]}
     recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": adapter, "zero": {"stage": stage}})
+    recipe = decided(recipe, "bfloat16")
     sizes = read(base)
     planned = checkpoint(recipe, shape_of(recipe, sizes, sizes.parameters or 0), tied=sizes.tied)
     assert planned < found < planned + 500_000
