@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from llmtune.errors import LlmtuneError, Problem, RecipeError
 from llmtune.plan import device as machine
-from llmtune.plan.adapters import trained_parameters
+from llmtune.plan.adapters import misfits, trained_parameters
 from llmtune.plan.device import Device
-from llmtune.plan.estimate import Plan, plan, shape_of
+from llmtune.plan.estimate import Plan, adapted, plan, shape_of
 from llmtune.plan.memory import checkpoint
 from llmtune.plan.number_type import decided, note
 from llmtune.recipe.load import Loaded, load
@@ -201,6 +201,11 @@ def _family(recipe: Recipe, family: Family) -> Iterator[Problem]:
             "the base brings Python code of its own",
             "read it, then set base.trust_remote_code: true, or choose another base",
         )
+    if family.transposed and not recipe.adapter.transposed and "merged" in recipe.export:
+        what = f"PEFT merges no {recipe.adapter.title} into layers that are stored transposed, as this base's are"
+        yield Problem("adapter.method", what, "set export: [adapter], or adapter.method: lora")
+    if family.linears:
+        yield from misfits(recipe.adapter, adapted(recipe, list(family.linears)))
     wanted = recipe.adapter.target_modules
     if wanted != "all-linear" and family.linear_suffixes is not None:
         for name in wanted:

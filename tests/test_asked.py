@@ -14,7 +14,7 @@ from llmtune.recipe.problems import leaves
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.translate import Facts, base_arguments, translate
 from llmtune.stages import fingerprint
-from tests.recipe.test_translate import FIXED, VALUES
+from tests.recipe.test_translate import FIXED, VALUES, method_with
 
 # Two values of every key that the test of the arguments does not try.
 REST: dict[str, tuple[Any, Any]] = {
@@ -83,6 +83,8 @@ def recipe(key: str, value: Any) -> Recipe:
     if key.startswith("data.replay"):
         data["replay"] = {"path": "r.jsonl"}
     plain: dict[str, Any] = {"base": {"name": "a/b"}, "data": data}
+    if key.startswith("adapter."):
+        plain["adapter"] = {"method": method_with(key)}
     *above, last = key.split(".")
     place = plain
     for section in above:

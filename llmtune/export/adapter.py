@@ -20,6 +20,8 @@ from llmtune.models.stopping import GENERATION, eos_ids
 # float32), with the integer type of its size.
 _EXPONENT = {"F32": ("<u4", 0x7F800000), "BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00)}
 
+_WHOLE = ("I32", "I64")
+
 
 def export_adapter(inputs: ExportInputs, out: Path) -> dict[str, Any]:
     """Make the folder `out` of the trained adapter.
@@ -111,6 +113,8 @@ def _numbers(tensors: Mapping[str, Span]) -> list[tuple[str, str]]:
 
     found = []
     for key, span in tensors.items():
+        if span.dtype in _WHOLE:  # places, not numbers
+            continue
         if span.dtype not in _EXPONENT:
             found.append((key, f"is {span.dtype}; servers read F32, F16 and BF16"))
             continue

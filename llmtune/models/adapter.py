@@ -16,7 +16,8 @@ WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 HALVES = {"lora_A.weight", "lora_B.weight"}
 """What LoRA has for each layer: A of shape (rank, in) and B of shape (out, rank)."""
-_KEY = re.compile(rf"{re.escape(PREFIX)}(?P<layer>.+?)\.(?P<part>(lora|ia3)_.+)")
+_PARTS = "lora|vera|hada|lokr|oft|boft|ia3|miss|hira|shira|gralora"
+_KEY = re.compile(rf"{re.escape(PREFIX)}(?P<layer>.+?)\.(?P<part>({_PARTS})_.+)")
 """PEFT's tensors of one layer: behind its name what the method calls its own."""
 
 

@@ -1,32 +1,99 @@
-"""How many numbers a method trains, and what its layers keep for the backward pass."""
+"""How many numbers a method trains, and what its layers keep for the backward pass (PEFT 0.21)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import assert_never
 
+from llmtune.errors import Problem
 from llmtune.models.family import Linear
-from llmtune.recipe.methods import Adapter, Ia3, Lora
+from llmtune.recipe.methods import Adapter, Boft, Gralora, Hira, Ia3, Loha, Lokr, Lora, Miss, Oft, Shira, Vera
 from llmtune.recipe.to_peft import FEED_FORWARD
 
 
 def trained_parameters(adapter: Adapter, adapted: Sequence[Linear]) -> int:
     """Numbers that are trained; `adapted` are all layers that get an adapter."""
+    return sum(_of_a_layer(adapter, layer) for layer in adapted)
+
+
+def _of_a_layer(adapter: Adapter, layer: Linear) -> int:
+    into, out = layer.inputs, layer.outputs
     match adapter:
-        case Lora():  # a pair of matrices for each layer: rank x in, out x rank
-            return sum(adapter.rank * (layer.inputs + layer.outputs) for layer in adapted)
+        case Lora() | Hira() | Gralora() | Shira():  # a pair of matrices, rank x in and out x rank, or as many numbers
+            return adapter.rank * (into + out)
+        case Vera():
+            return adapter.rank + out
+        case Loha():
+            return 2 * adapter.rank * (into + out)
+        case Lokr():
+            return _of_kronecker(adapter, layer)
+        case Oft():  # each rotation is a skew-symmetric matrix
+            return into // adapter.block_size * (adapter.block_size * (adapter.block_size - 1) // 2)
+        case Boft():
+            return into * adapter.block_size + out
         case Ia3():
-            return sum(layer.inputs if layer.suffix in FEED_FORWARD else layer.outputs for layer in adapted)
+            return into if layer.suffix in FEED_FORWARD else out
+        case Miss():
+            return adapter.rank * out
         case _:
             assert_never(adapter)
+
+
+def misfits(adapter: Adapter, adapted: Sequence[Linear]) -> Iterator[Problem]:
+    """What of the method does not fit the sizes of these layers, told of the first of each kind."""
+    for layer in {layer.suffix: layer for layer in reversed(adapted)}.values():
+        into, out = layer.inputs, layer.outputs
+        match adapter:
+            case Oft(block_size=size) | Boft(block_size=size) if into % size:
+                what = f"{into} features go into {layer.suffix}, which is no multiple of {size}"
+                yield Problem("adapter.block_size", what, f"write a number that divides {into}")
+            case Gralora(blocks=blocks) if into % blocks or out % blocks:
+                what = f"{layer.suffix} has {into} features in and {out} out, which {blocks} does not divide"
+                yield Problem("adapter.blocks", what, "write a number that divides both")
+            case Miss(rank=rank) if rank > into:
+                what = f"{into} features go into {layer.suffix}, which is fewer than {rank}"
+                yield Problem("adapter.rank", what, f"write at most {into}")
+            case Shira(rank=rank) if rank * (into + out) > into * out:
+                what = f"{layer.suffix} has {into * out:,} numbers, fewer than {rank} * ({into} + {out})"
+                yield Problem("adapter.rank", what, f"write at most {into * out // (into + out)}")
+
+
+def _of_kronecker(adapter: Lokr, layer: Linear) -> int:
+    """The small matrix whole, the large one as a product where that has fewer numbers."""
+    small_in, large_in = _factors(layer.inputs, adapter.factor)
+    small_out, large_out = _factors(layer.outputs, adapter.factor)
+    if adapter.rank < max(large_in, large_out) / 2:
+        return small_in * small_out + adapter.rank * (large_in + large_out)
+    return small_in * small_out + large_in * large_out
+
+
+def _factors(features: int, wanted: int | None) -> tuple[int, int]:
+    """Two factors, the smaller first: the wanted one, or those with the least sum."""
+    if wanted is not None and features % wanted == 0:
+        return wanted, features // wanted
+    most = features if wanted is None else wanted
+    small = max(n for n in range(1, int(features**0.5) + 1) if features % n == 0 and n <= most)
+    return small, features // small
 
 
 def kept_features(adapter: Adapter, adapted: Sequence[Linear]) -> int:
     """Numbers in float32 that the adapters keep for each token: a copy of their input, and what is between A and B."""
     match adapter:
-        case Lora():
+        case Lora() | Vera() | Gralora():
             return sum(layer.inputs + adapter.rank for layer in adapted)
         case Ia3():
             return sum(layer.inputs if layer.suffix in FEED_FORWARD else layer.outputs for layer in adapted)
         case _:
-            assert_never(adapter)
+            return sum(layer.inputs for layer in adapted)
+
+
+KEPT_OF_A_WEIGHT = {Loha: 4, Lokr: 4, Hira: 6, Shira: 4, Boft: 9}
+"""Bytes that a method keeps for the backward pass for each number of a weight: it makes the whole update, or a changed
+weight. Counted from what autograd keeps."""
+
+
+def kept_weights(adapter: Adapter, adapted: Sequence[Linear]) -> int:
+    """Bytes that are kept for the backward pass however many tokens there are."""
+    each = KEPT_OF_A_WEIGHT.get(type(adapter), 0)
+    rotations = 4 * 3 * adapter.block_size * sum(layer.inputs for layer in adapted) if isinstance(adapter, Oft) else 0
+    return rotations + each * sum(layer.inputs * layer.outputs for layer in adapted)

@@ -179,11 +179,11 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
         parameters=parameters,
         quantizable=family.layers * sum(linear.inputs * linear.outputs for linear in linears),
         quantizable_rows=family.layers * sum(linear.outputs for linear in linears),
-        adapted=_adapted(recipe, linears) * family.layers,
+        adapted=adapted(recipe, linears) * family.layers,
     )
 
 
-def _adapted(recipe: Recipe, linears: list[Linear]) -> list[Linear]:
+def adapted(recipe: Recipe, linears: list[Linear]) -> list[Linear]:
     """Those of one block that get an adapter."""
     wanted = recipe.adapter.target_modules
     if wanted == "all-linear":

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmtune.models.family import Linear
-from llmtune.plan.adapters import kept_features, trained_parameters
+from llmtune.plan.adapters import kept_features, kept_weights, trained_parameters
 from llmtune.plan.geometry import Geometry
 from llmtune.recipe.schema import Recipe
 
@@ -177,6 +177,7 @@ def _of_a_layer(recipe: Recipe, shape: Shape, rows: int, tokens: int, device: st
     if recipe.quantization.type == "int8":
         in_width += 2 * shape.hidden + shape.query + shape.feed_forward  # bitsandbytes keeps what goes into each layer
     made = rows * tokens * (4 * in_float32 + width * in_width)
+    made += kept_weights(recipe.adapter, shape.adapted) // shape.layers
     if recipe.training.attention == "eager" or (recipe.training.attention == "auto" and device == "cpu"):
         made += (4 if width == 4 else 4 + width) * shape.heads * rows * tokens * tokens
     return made

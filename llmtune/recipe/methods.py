@@ -1,4 +1,7 @@
-"""What is trained on top of the frozen base: a closed block of keys for each method."""
+"""What is trained on top of the frozen base: a closed block of keys for each method, and what is known of it.
+
+What is known was found by running each on the installed PEFT (0.21.2); tests/train/test_methods.py runs it again.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from llmtune.recipe.closed import Closed, Names, Share
 
 DEFAULT = "lora"
 """The method of a recipe that names none."""
+FOUR_BITS = frozenset({"nf4", "fp4"})
+EVERY = FOUR_BITS | {"int8"}
 
 
 class Method(Closed):
@@ -18,6 +23,12 @@ class Method(Closed):
 
     title: ClassVar[str]
     """How people call it."""
+    quantized: ClassVar[frozenset[str]] = EVERY
+    """Kinds of quantized base that it trains on, and is merged onto as it was trained."""
+    transposed: ClassVar[bool] = False
+    """It can be merged into layers that store their weight transposed, as GPT-2's do."""
+    sharded: ClassVar[bool] = False
+    """It trains under ZeRO-3, where no process has a whole weight to read."""
 
 
 class OnLayers(Method):
@@ -32,6 +43,8 @@ class Lora(OnLayers):
     """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685)."""
 
     title: ClassVar[str] = "LoRA"
+    transposed: ClassVar[bool] = True
+    sharded: ClassVar[bool] = True
     method: Literal["lora"] = Field("lora", description="The kind of adapter.")
     rank: PositiveInt = Field(16, description="Rank of the update. More learns more and costs memory in proportion.")
     alpha: PositiveFloat | None = Field(
@@ -40,11 +53,118 @@ class Lora(OnLayers):
     dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
 
 
+class Vera(OnLayers):
+    """Vectors that scale random matrices which all layers share (Kopiczko et al. 2023, arXiv:2310.11454)."""
+
+    title: ClassVar[str] = "VeRA"
+    transposed: ClassVar[bool] = True
+    method: Literal["vera"] = Field("vera", description="The kind of adapter.")
+    rank: PositiveInt = Field(256, description="Rank of the random matrices. Adds one trained number a layer.")
+    dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
+
+
+class Loha(OnLayers):
+    """The product, number by number, of two low-rank matrices (Hyeon-Woo et al. 2021, arXiv:2108.06098)."""
+
+    title: ClassVar[str] = "LoHa"
+    quantized: ClassVar[frozenset[str]] = frozenset()
+    method: Literal["loha"] = Field("loha", description="The kind of adapter.")
+    rank: PositiveInt = Field(8, description="Rank of each of the two matrices; the update has up to its square.")
+    alpha: PositiveFloat | None = Field(
+        None, description="Scale numerator: the update is alpha / rank times the product. Default: 2 * rank."
+    )
+
+
+class Lokr(OnLayers):
+    """The Kronecker product of two small matrices (Yeh et al. 2023, arXiv:2309.14859)."""
+
+    title: ClassVar[str] = "LoKr"
+    quantized: ClassVar[frozenset[str]] = frozenset()
+    method: Literal["lokr"] = Field("lokr", description="The kind of adapter.")
+    rank: PositiveInt = Field(16, description="Rank of the larger of the two matrices.")
+    alpha: PositiveFloat | None = Field(
+        None, description="Scale numerator: the update is alpha / rank times the product. Default: 2 * rank."
+    )
+    factor: PositiveInt | None = Field(
+        None, description="Side of the smaller of the two matrices. Default: near the square root of the layer's."
+    )
+
+
+class Oft(OnLayers):
+    """Rotations of blocks of what goes into a layer (Qiu et al. 2023, arXiv:2306.07280)."""
+
+    title: ClassVar[str] = "OFT"
+    method: Literal["oft"] = Field("oft", description="The kind of adapter.")
+    block_size: PositiveInt = Field(
+        32, ge=2, description="Side of a rotated block. It must divide the features that go into each layer."
+    )
+
+
+class Boft(OnLayers):
+    """Rotations made of butterfly factors (Liu et al. 2023, arXiv:2311.06243)."""
+
+    title: ClassVar[str] = "BOFT"
+    quantized: ClassVar[frozenset[str]] = FOUR_BITS
+    method: Literal["boft"] = Field("boft", description="The kind of adapter.")
+    block_size: PositiveInt = Field(
+        4, ge=2, description="Side of a rotated block. It must divide the features that go into each layer."
+    )
+
+
 class Ia3(OnLayers):
     """Scales for what each layer gives, or takes in (Liu et al. 2022, arXiv:2205.05638)."""
 
     title: ClassVar[str] = "IA3"
+    quantized: ClassVar[frozenset[str]] = FOUR_BITS
+    transposed: ClassVar[bool] = True
     method: Literal["ia3"] = Field("ia3", description="The kind of adapter.")
+
+
+class Miss(OnLayers):
+    """One small matrix a layer, repeated over the features that go into it (Kang et al. 2024, arXiv:2409.15371)."""
+
+    title: ClassVar[str] = "MiSS"
+    method: Literal["miss"] = Field("miss", description="The kind of adapter.")
+    rank: PositiveInt = Field(
+        64, description="Rows of the matrix. Features that go into a layer are added up into them."
+    )
+    dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
+
+
+class Hira(OnLayers):
+    """A low-rank matrix times the base's own weight, number by number (Huang et al. 2025, HiRA, ICLR)."""
+
+    title: ClassVar[str] = "HiRA"
+    quantized: ClassVar[frozenset[str]] = FOUR_BITS
+    transposed: ClassVar[bool] = True
+    method: Literal["hira"] = Field("hira", description="The kind of adapter.")
+    rank: PositiveInt = Field(32, description="Rank of the matrix that the base's weight is multiplied with.")
+    dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
+
+
+class Shira(OnLayers):
+    """A few numbers of each weight, chosen at random (Bhardwaj et al. 2024, arXiv:2406.13175)."""
+
+    title: ClassVar[str] = "SHiRA"
+    quantized: ClassVar[frozenset[str]] = FOUR_BITS
+    method: Literal["shira"] = Field("shira", description="The kind of adapter.")
+    rank: PositiveInt = Field(16, description="How many numbers: as many as a LoRA of this rank has.")
+
+
+class Gralora(OnLayers):
+    """LoRA on each of k * k blocks of a weight (Jung et al. 2025, arXiv:2505.20355)."""
+
+    title: ClassVar[str] = "GraLoRA"
+    transposed: ClassVar[bool] = True
+    method: Literal["gralora"] = Field("gralora", description="The kind of adapter.")
+    rank: PositiveInt = Field(32, description="Rank of the update; a multiple of `blocks`.")
+    alpha: PositiveFloat | None = Field(
+        None, description="Scale numerator: the update is alpha / rank * B A. Default: 2 * rank."
+    )
+    blocks: PositiveInt = Field(
+        2, description="Parts that each side of a weight is cut into. It must divide the features in and out."
+    )
+    dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
 
 
 def _tag(value: Any) -> Any:
@@ -54,8 +174,24 @@ def _tag(value: Any) -> Any:
     return value.get("method", DEFAULT) if isinstance(value, Mapping) else DEFAULT
 
 
-Adapter = Annotated[Annotated[Lora, Tag("lora")] | Annotated[Ia3, Tag("ia3")], Discriminator(_tag)]
-METHODS: Mapping[str, type[Method]] = {kind.model_fields["method"].default: kind for kind in (Lora, Ia3)}
+Adapter = Annotated[
+    Annotated[Lora, Tag("lora")]
+    | Annotated[Vera, Tag("vera")]
+    | Annotated[Loha, Tag("loha")]
+    | Annotated[Lokr, Tag("lokr")]
+    | Annotated[Oft, Tag("oft")]
+    | Annotated[Boft, Tag("boft")]
+    | Annotated[Ia3, Tag("ia3")]
+    | Annotated[Miss, Tag("miss")]
+    | Annotated[Hira, Tag("hira")]
+    | Annotated[Shira, Tag("shira")]
+    | Annotated[Gralora, Tag("gralora")],
+    Discriminator(_tag),
+]
+METHODS: Mapping[str, type[Method]] = {
+    kind.model_fields["method"].default: kind
+    for kind in (Lora, Vera, Loha, Lokr, Oft, Boft, Ia3, Miss, Hira, Shira, Gralora)
+}
 """Every method with its block."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from llmtune.recipe.methods import OnLayers
+from llmtune.recipe.methods import Gralora, Ia3, Lora, OnLayers
 from llmtune.recipe.schema import Recipe
 
 
@@ -88,6 +88,18 @@ RULES = (
         "remove them, or set `optimizer.name: adamw`",
     ),
     Rule(
+        ("optimizer.lora_plus", "adapter.method"),
+        lambda r: r.optimizer.lora_plus is not None and not isinstance(r.adapter, Lora),
+        "only LoRA has a matrix B with a rate of its own",
+        "remove lora_plus, or set `adapter.method: lora`",
+    ),
+    Rule(
+        ("optimizer.name", "adapter.method"),
+        lambda r: r.optimizer.name == "lora_fa" and not isinstance(r.adapter, Lora),
+        "LoRA-FA trains the B of LoRA alone",
+        "set `optimizer.name: adamw`, or `adapter.method: lora`",
+    ),
+    Rule(
         ("optimizer.lora_plus", "optimizer.name"),
         lambda r: r.optimizer.lora_plus is not None and r.optimizer.name == "lora_fa",
         "LoRA-FA does not train A, to whose rate LoRA+ sets that of B",
@@ -110,6 +122,32 @@ RULES = (
         lambda r: len(set(r.export)) != len(r.export),
         "names one thing twice",
         "keep one of the two",
+    ),
+    Rule(
+        ("adapter.method", "quantization.type"),
+        lambda r: r.quantization.type not in ("none", *r.adapter.quantized),
+        "this method cannot work on weights that are stored so (the README's table says which can)",
+        "set `quantization.type: none`, or choose another method",
+    ),
+    Rule(
+        ("adapter.method", "quantization.compute_dtype"),
+        lambda r: (
+            isinstance(r.adapter, Ia3) and r.quantization.type != "none" and r.quantization.compute_dtype != "float32"
+        ),
+        "a 4-bit layer that computes in 16 bits does not take what IA3 has scaled in float32",
+        "set `quantization.compute_dtype: float32`, or `quantization.type: none`",
+    ),
+    Rule(
+        ("adapter.method", "zero.stage"),
+        lambda r: r.zero.stage == 3 and not r.adapter.sharded,
+        "this method is not known to train where no process holds a whole weight",
+        "set `zero.stage: 2`, or `adapter.method: lora`",
+    ),
+    Rule(
+        ("adapter.rank", "adapter.blocks"),
+        lambda r: isinstance(r.adapter, Gralora) and r.adapter.rank % r.adapter.blocks != 0,
+        "the rank is shared out over the blocks",
+        "make the rank a multiple of the blocks",
     ),
     Rule(
         ("adapter.target_modules",),

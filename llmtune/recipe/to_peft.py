@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from typing import Any, assert_never
 
-from llmtune.recipe.methods import Adapter, Ia3, Lora, OnLayers
+from llmtune.recipe.methods import (
+    Adapter,
+    Boft,
+    Gralora,
+    Hira,
+    Ia3,
+    Loha,
+    Lokr,
+    Lora,
+    Miss,
+    Oft,
+    OnLayers,
+    Shira,
+    Vera,
+)
 
 Arguments = dict[str, Any]
 
@@ -14,31 +28,44 @@ FEED_FORWARD = ("down_proj", "dense_4h_to_h", "fc2", "c_proj")
 
 def peft_config(adapter: Adapter, linear_suffixes: tuple[str, ...] | None) -> Arguments:
     """`{"config": name of PEFT's class, "arguments": its keyword arguments}`."""
+    targets = _targets(adapter, linear_suffixes)
+    config, own = _own(adapter, targets)
+    return {"config": config, "arguments": {**own, "target_modules": targets, "task_type": "CAUSAL_LM"}}
+
+
+def _own(adapter: Adapter, targets: str | list[str]) -> tuple[str, Arguments]:
+    """PEFT's class, and the arguments that this method alone has."""
     match adapter:
-        case Lora():
-            return {"config": "LoraConfig", "arguments": lora_arguments(adapter, linear_suffixes)}
+        case Lora(rank=rank, dropout=dropout):
+            return "LoraConfig", {"r": rank, "lora_alpha": _alpha(adapter), "lora_dropout": dropout}
+        case Vera(rank=rank, dropout=dropout):
+            return "VeraConfig", {"r": rank, "vera_dropout": dropout}
+        case Loha(rank=rank):
+            return "LoHaConfig", {"r": rank, "alpha": _alpha(adapter)}
+        case Lokr(rank=rank, factor=factor):
+            return "LoKrConfig", {"r": rank, "alpha": _alpha(adapter), "decompose_factor": factor or -1}
+        case Oft(block_size=size):
+            return "OFTConfig", {"oft_block_size": size}
+        case Boft(block_size=size):
+            return "BOFTConfig", {"boft_block_size": size}
         case Ia3():
-            return {"config": "IA3Config", "arguments": ia3_arguments(adapter, linear_suffixes)}
+            inward = FEED_FORWARD if isinstance(targets, str) else [name for name in targets if name in FEED_FORWARD]
+            return "IA3Config", {"feedforward_modules": list(inward)}
+        case Miss(rank=rank, dropout=dropout):
+            return "MissConfig", {"r": rank, "miss_dropout": dropout}
+        case Hira(rank=rank, dropout=dropout):
+            return "HiraConfig", {"r": rank, "hira_dropout": dropout}
+        case Shira(rank=rank):
+            return "ShiraConfig", {"r": rank, "random_seed": 0}
+        case Gralora(rank=rank, blocks=blocks, dropout=dropout):
+            own = {"r": rank, "alpha": _alpha(adapter), "gralora_k": blocks, "gralora_dropout": dropout}
+            return "GraloraConfig", own
         case _:
             assert_never(adapter)
 
 
-def lora_arguments(adapter: Lora, linear_suffixes: tuple[str, ...] | None) -> Arguments:
-    """Keyword arguments of `peft.LoraConfig`."""
-    return {
-        "r": adapter.rank,
-        "lora_alpha": adapter.alpha if adapter.alpha is not None else 2 * adapter.rank,
-        "lora_dropout": adapter.dropout,
-        "target_modules": _targets(adapter, linear_suffixes),
-        "task_type": "CAUSAL_LM",
-    }
-
-
-def ia3_arguments(adapter: Ia3, linear_suffixes: tuple[str, ...] | None) -> Arguments:
-    """Keyword arguments of `peft.IA3Config`."""
-    targets = _targets(adapter, linear_suffixes)
-    inward = FEED_FORWARD if isinstance(targets, str) else [name for name in targets if name in FEED_FORWARD]
-    return {"target_modules": targets, "feedforward_modules": list(inward), "task_type": "CAUSAL_LM"}
+def _alpha(adapter: Lora | Loha | Lokr | Gralora) -> float:
+    return adapter.alpha if adapter.alpha is not None else 2 * adapter.rank
 
 
 def _targets(adapter: OnLayers, linear_suffixes: tuple[str, ...] | None) -> str | list[str]:

@@ -42,6 +42,8 @@ class Begun:
 
     layers: int
     """Layers of the base that it changes."""
+    parameters: int
+    """Numbers that are trained."""
     sums: dict[str, tuple[tuple[int, ...], float, float]]
     """Of each tensor its shape, its sum and the sum of its squares."""
 
@@ -49,7 +51,8 @@ class Begun:
 def begun(model: PeftModel) -> Begun:
     """What the trained adapter is compared with; to be asked before ZeRO-3 takes the tensors apart."""
     layers = sum(isinstance(module, BaseTunerLayer) for module in model.modules())
-    return Begun(layers, {name: sums(tensor) for name, tensor in get_peft_model_state_dict(model).items()})
+    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return Begun(layers, parameters, {name: sums(tensor) for name, tensor in get_peft_model_state_dict(model).items()})
 
 
 def sums(tensor: Tensor) -> tuple[tuple[int, ...], float, float]:

@@ -51,7 +51,7 @@ def prove(adapter: Path, begun: Begun) -> AdapterProof:
     zero = {name for name, (_, _, squares) in begun.sums.items() if squares == 0.0}
     if not (moved & zero if zero else moved):
         raise _failed(adapter, "nothing was learnt: it changes no more than before the training")
-    return AdapterProof(begun.layers, sum(tensor.numel() for tensor in tensors.values()), len(moved))
+    return AdapterProof(begun.layers, begun.parameters, len(moved))
 
 
 def check_saved(model: PeftModel, folder: str) -> None:

@@ -198,6 +198,12 @@ BREAKS = {
     "merge": "merge: {onto: original}\nexport: [adapter]",
     "export": "export: []",
     "adapter.target_modules": "adapter: {target_modules: []}",
+    "adapter.method quantization.type": "adapter: lokr",
+    "adapter.method quantization.compute_dtype": "adapter: ia3",
+    "optimizer.lora_plus adapter.method": "optimizer: {lora_plus: 16}\nadapter: vera",
+    "optimizer.name adapter.method": "optimizer: {name: lora_fa}\nadapter: vera\nzero: {stage: 0}",
+    "adapter.method zero.stage": "adapter: vera\nzero: {stage: 3}",
+    "adapter.rank adapter.blocks": "adapter: {method: gralora, rank: 3}",
 }
 
 
@@ -206,7 +212,8 @@ def test_every_rule_is_broken_by_a_recipe_that_breaks_it(tmp_path: Path, rule: o
     from llmtune.recipe.rules import Rule
 
     assert isinstance(rule, Rule)
-    broken = "export: [adapter, adapter]" if "twice" in rule.says else BREAKS[rule.keys[0]]
+    broken = "export: [adapter, adapter]" if "twice" in rule.says else BREAKS.get(" ".join(rule.keys))
+    broken = broken or BREAKS[rule.keys[0]]
     text = broken if broken.startswith("data:") else f"data: x\n{broken}"
     (problem,) = read(tmp_path, f"base: a/b\n{text}\n").broken
     assert rule.says in problem.what

@@ -23,6 +23,9 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "adapter.rank": (4, 8),
     "adapter.alpha": (4.0, 8.0),
     "adapter.dropout": (0.0, 0.1),
+    "adapter.factor": (None, 4),
+    "adapter.block_size": (8, 16),
+    "adapter.blocks": (2, 4),
     "adapter.target_modules": ("all-linear", ["q_proj"]),
     "quantization.type": ("nf4", "int8"),
     "quantization.double": (True, False),
@@ -55,12 +58,16 @@ VALUES: dict[str, tuple[Any, Any]] = {
 FIXED = {"recipe", "name", "base.name"}
 
 
+def method_with(key: str) -> str:
+    """The first method that has this key."""
+    return next(name for name, block in METHODS.items() if key.split(".")[1] in block.model_fields)
+
+
 def recipe(key: str, value: Any, method: str | None = None) -> Recipe:
     """With this key set; of an adapter of this method, or of the first that has the key."""
     plain: dict[str, Any] = {"base": {"name": "a/b"}, "data": {"train": "a.csv"}}
     if key.startswith("adapter."):
-        having = [name for name, block in METHODS.items() if key.removeprefix("adapter.") in block.model_fields]
-        plain["adapter"] = {"method": method or having[0]}
+        plain["adapter"] = {"method": method or method_with(key)}
     *above, last = key.split(".")
     place = plain
     for part in above:

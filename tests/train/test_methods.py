@@ -1,0 +1,119 @@
+"""Every method on PEFT's own object: trained, saved, gone on with, reloaded and merged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llmtune.events import Events
+from llmtune.merge.inputs import MergeInputs
+from llmtune.merge.merge import write_merged
+from llmtune.models import family
+from llmtune.models.loading import load_base, load_with_adapter
+from llmtune.models.spec import BaseSpec
+from llmtune.plan.adapters import trained_parameters
+from llmtune.plan.estimate import shape_of
+from llmtune.recipe.methods import METHODS
+from llmtune.recipe.schema import Recipe
+from llmtune.recipe.to_peft import peft_config
+from llmtune.train.train import train
+from tests.train.setup import NF4, adapter_bytes, inputs
+from tests.trained_models import write_chat_tokenizer
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("only_rank", "process_as_before"),
+    pytest.mark.filterwarnings("ignore:Failed to load the CUDA extension"),  # BOFT's own kernel; PyTorch does it
+    pytest.mark.filterwarnings("ignore:Sparse invariant checks"),  # SHiRA
+    pytest.mark.filterwarnings("ignore:Setting boft_n_butterfly_factor to 1"),
+]
+
+NOBODY = Events(None)
+SMALL: dict[str, dict[str, Any]] = {
+    "vera": {"rank": 8}, "loha": {"rank": 4}, "lokr": {"rank": 4}, "oft": {"block_size": 8}, "miss": {"rank": 8},
+    "gralora": {"rank": 4}, "shira": {"rank": 4}, "lora": {"rank": 4}, "hira": {"rank": 4},
+}  # fmt: skip
+"""Sizes for the tiny base."""
+CASES: list[tuple[str, dict[str, Any]]] = [(method, SMALL.get(method, {})) for method in METHODS]
+
+
+def case_id(case: tuple[str, dict[str, Any]]) -> str:
+    method, keys = case
+    return "-".join([method, *(f"{key}={value}" for key, value in keys.items() if key not in SMALL.get(method, {}))])
+
+
+def recipe(case: tuple[str, dict[str, Any]], quantization: str) -> Recipe:
+    method, keys = case
+    return Recipe.model_validate(
+        {"base": "x", "data": "y", "adapter": {"method": method, **keys}, "quantization": {"type": quantization}}
+    )
+
+
+def held(base: Path, quantization: str, dtype: str) -> BaseSpec:
+    own: dict[str, dict[str, str | bool] | None] = {
+        "nf4": {**NF4, "bnb_4bit_compute_dtype": dtype},
+        "int8": {"load_in_8bit": True},
+        "none": None,
+    }
+    return BaseSpec(str(base), None, False, own[quantization], dtype, "eager", "cpu", 1)  # type: ignore[arg-type]
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=torch.arange(4, 44)[None], use_cache=False).logits.float()
+    return found
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_a_method_trains_goes_on_reloads_and_merges(
+    case: tuple[str, dict[str, Any]], tiny_base: Path, tmp_path: Path
+) -> None:
+    quantization = "nf4" if "nf4" in METHODS[case[0]].quantized else "none"
+    dtype = "float32" if case[0] == "ia3" else "bfloat16"
+    asked, sizes = recipe(case, quantization), family.read(tiny_base)
+    given = inputs(
+        tiny_base, tmp_path, evaluate_every=2, adapter=peft_config(asked.adapter, sizes.linear_suffixes),
+        sft={"max_steps": 4, "warmup_steps": 0},
+    )  # fmt: skip
+    given = replace(given, base=held(tiny_base, quantization, dtype))
+    result = train(given, NOBODY)
+    shape = shape_of(asked, sizes, sizes.parameters or 0)
+    assert result["adapter"]["layers"] == 14
+    assert result["adapter"]["parameters"] == trained_parameters(asked.adapter, shape.adapted)
+
+    adapter = Path(given.out) / "adapter"
+    told = json.loads((Path(given.out) / "reference.json").read_text())
+    prompt, answer = (told["prompts"][0][key] for key in ("prompt_ids", "answer_ids"))
+    again = load_with_adapter(given.base, adapter)
+    with torch.no_grad():
+        found = again(input_ids=torch.tensor([prompt + answer[:8]]), use_cache=False).logits[0, len(prompt) - 1 :]
+    assert torch.equal(found.float(), load_file(Path(given.out) / "reference.safetensors")["logits.0"])
+
+    trained = adapter_bytes(given)
+    shutil.rmtree(given.out)
+    shutil.rmtree(Path(given.checkpoints) / "step-000004")
+    assert train(given, NOBODY)["resumed_from"] == 2
+    assert adapter_bytes(given) == trained
+
+    exact = replace(given.base, dtype="float32", quantization=held(tiny_base, quantization, "float32").quantization)
+    merge_and_compare(exact, adapter, tiny_base, tmp_path)
+
+
+def merge_and_compare(exact: BaseSpec, adapter: Path, base: Path, tmp_path: Path) -> None:
+    """The merged model computes what base and adapter compute, and not what the base alone does."""
+    out = tmp_path / "merged"
+    out.mkdir()
+    tokenizer = write_chat_tokenizer(base, tmp_path / "tokenizer")
+    asked = MergeInputs(exact, str(adapter), str(tokenizer), "trained", "float32", str(out), "", None, "")
+    write_merged(asked, out, NOBODY)
+    live, alone = logits(load_with_adapter(exact, adapter)), logits(load_base(exact))
+    merged = logits(load_base(replace(exact, path=str(out), quantization=None)))
+    assert (merged - live).abs().max() < 1e-4
+    assert (live - alone).abs().max() > 1e-3
