@@ -168,10 +168,15 @@ def _folder(run: RunDir, loaded: Loaded) -> Iterator[Problem]:
 
 
 def _tools(loaded: Loaded, here: Device) -> Sequence[Problem]:
-    """DeepSpeed builds an operator on its first start on a CPU."""
+    """DeepSpeed builds an operator on its first start on a CPU; loggers are extras."""
     from llmtune.train.compiler import problems
 
-    return problems() if here.kind == "cpu" and loaded.recipe.zero.stage > 0 else []
+    found = problems() if here.kind == "cpu" and loaded.recipe.zero.stage > 0 else []
+    for name in loaded.recipe.watch.loggers:
+        if importlib.util.find_spec(name) is None:
+            what = f"watch.loggers: {name} is not installed"
+            found.append(Problem(loaded.where("watch.loggers"), what, f"pip install 'llmtune[{name}]'"))
+    return found
 
 
 def _base(recipe: Recipe, source: Source, family: Family | None, here: Device) -> Iterator[Problem]:

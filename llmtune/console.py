@@ -144,17 +144,21 @@ class Progress:
             self.console.stage(self.stage, "  ".join([self.count(), *self.course(), *self.pace()]))
 
     def seconds_left(self) -> float | None:
-        """From the rate since the first sign, and counting down between two; None where nothing can be said."""
+        """As the stage says, or from the rate since the first sign; counting down between two. None where unknown."""
+        if "seconds_left" in self.numbers and self.done < self.total:
+            return max(float(self.numbers["seconds_left"]) - (time.time() - self.now), 0)
         if self.first is None or not self.first[1] < self.done < self.total:
             return None
         left = (self.now - self.first[0]) / (self.done - self.first[1]) * (self.total - self.done)
         return max(left - (time.time() - self.now), 0)
 
     def count(self) -> str:
-        """`248/402`, `0.3 of 1.2 GB`, `3/12 rows compared`."""
+        """`248/402`, `248/402, 2 skipped`, `0.3 of 1.2 GB`, `3/12 rows compared`."""
         if self.numbers.get("unit") == "bytes":
             return f"{size(self.done)} of {size(self.total)}"
-        return f"{self.done}/{self.total} {self.numbers.get('unit', '')}".rstrip()
+        skipped = self.numbers.get("skipped_steps")
+        words = f"{self.done}/{self.total} {self.numbers.get('unit', '')}".rstrip()
+        return f"{words}, {skipped} skipped" if skipped else words
 
     def course(self) -> list[str]:
         """Where the losses are going."""
@@ -171,11 +175,12 @@ class Progress:
         """How fast, with how much memory, and for how long."""
         numbers, words = self.numbers, []
         if "tokens_per_second" in numbers:
-            words.append(f"{numbers['tokens_per_second']:,.0f} tok/s")
+            words.append(f"{rate(numbers['tokens_per_second'])} tok/s")
         if "supervised_tokens_per_second" in numbers:
-            words.append(f"{numbers['supervised_tokens_per_second']:,.0f} trained tok/s")
-        if "rss" in numbers:
-            words.append(size(numbers["rss"]))
+            words.append(f"{rate(numbers['supervised_tokens_per_second'])} trained tok/s")
+        if "memory" in numbers:
+            words.append(size(numbers["memory"]))
+        words += [f"{numbers[unit]:.0%} {unit.upper()}" for unit in ("cpu", "gpu") if unit in numbers]
         left = self.seconds_left()
         if left is not None:
             words.append(f"{duration(max(round(left), 1), whole=True)} left")
@@ -241,6 +246,11 @@ def duration(seconds: float, *, whole: bool = False) -> str:
     if rounded < 3600:
         return f"{rounded // 60} min {rounded % 60:02d} s"
     return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
+
+
+def rate(number: float) -> str:
+    """`3,570`, and from a hundred thousand on `123k`."""
+    return f"{number / 1e3:,.0f}k" if number >= 1e5 else f"{number:,.0f}"
 
 
 def counted(number: float, thing: str, form: str = ",") -> str:

@@ -69,6 +69,10 @@ class StageError(LlmtuneError):
     ending = "what was saved before is still there."
 
 
+class OutOfMemory(StageError):
+    """A stage ended as memory ran out, so far as can be seen."""
+
+
 class ProofError(LlmtuneError):
     """Something was made, and is not what it should be. It is kept for a look, never called finished."""
 

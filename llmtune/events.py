@@ -24,7 +24,10 @@ class Events:
         self._file = None if path is None else path.open("a", encoding="utf-8", buffering=1)
 
     def tell(self, kind: str, **facts: object) -> None:
-        """Kinds that the screen knows: `progress` (done, total, and any numbers), `note` (text), `error`, `result`."""
+        """Kinds that the screen knows: `progress` (done, total, and any numbers), `note` (text), `error`, `result`.
+
+        `computing` says that all is loaded.
+        """
         if self._file is not None:
             self._file.write(json.dumps({"kind": kind, "time": time.time(), **facts}, ensure_ascii=False) + "\n")
 

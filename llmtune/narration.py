@@ -108,6 +108,15 @@ def say_train(record: Record, console: Console) -> None:
         console.more(f"{size_of}: none missing, not zero, what was saved equals what was trained")
 
 
+def say_signs(record: Record, console: Console) -> None:
+    """What did not go well in a training that was not watched just now."""
+    result = record.result
+    if result["skipped_steps"]:
+        console.more(f"{counted(result['skipped_steps'], 'step')} skipped: a loss or gradient that was no number")
+    for sign in result["signs"]:
+        console.more(escape(f"step {sign['step']}: {sign['text']}"))
+
+
 def say_evaluate(record: Record, console: Console) -> None:
     """How many answers were compared."""
     rows = sum(split["rows"] for split in record.result.values())

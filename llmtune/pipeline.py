@@ -29,6 +29,7 @@ from llmtune.narration import (
     say_merge,
     say_plan,
     say_rows,
+    say_signs,
     say_title,
     say_train,
     say_verify,
@@ -174,18 +175,25 @@ class Run:
             evaluate_every=training.pop("evaluate_every"),
             keep_checkpoints=training.pop("keep_checkpoints"),
             early_stopping=training.pop("early_stopping"),
+            average=training.pop("average"),
+            neftune=training.pop("neftune"),
             sft={key: value for key, value in training.items() if key != "processes"},
             optimizer=self.arguments["optimizer"] or {},
             deepspeed=self.arguments["deepspeed"],
             checkpoints=str(run.checkpoints),
             out=str(run.trained),
             metrics=str(run.metrics),
+            samples=str(run.samples),
+            loggers=str(run.loggers),
+            watch=self.arguments["watch"] or {},
             fingerprint=fingerprint(asked),
             changed="; ".join(self.changed),
         )
         launcher = partial(command, recipe.launch.processes)
         record = self.worker("train", asked, [run.trained], asdict(request), command=launcher, ending=SAVES)
         say_train(record, self.console)
+        if record.again:
+            say_signs(record, self.console)
         return record
 
     def evaluate(self, data: Record, train: Record) -> Record:
@@ -284,6 +292,6 @@ class Run:
         if self.dir.manifest.exists():
             return
         remove_left(self.dir.root)
-        skip = (self.dir.held.name, self.dir.log.name, "checkpoints")
+        skip = (self.dir.held.name, self.dir.log.name, self.dir.loggers.name, "checkpoints")
         files = {name: digest for name, digest in hashes(self.dir.root).items() if name.split("/")[0] not in skip}
         write_json(self.dir.manifest, {"name": self.lock["name"], "files": files})

@@ -17,7 +17,9 @@ class RunDir:
     stages/<s>.json    what stage <s> was asked and what it answered; there only when it is done
     data/              tokenised rows (Parquet), the audit, rejected.jsonl
     tokenizer/         tokenizer and chat template, as trained and as exported
-    metrics.jsonl      every number of the training, a line each
+    metrics.jsonl      every number of the training, a line a step
+    samples.jsonl      what was answered at each measurement, if the recipe asks for it
+    loggers/           what TensorBoard and others keep, if the recipe names them
     checkpoints/       step-000100/ ..., each with its manifest; the newest ones and the best
     trained/           the adapter that training ended with, and reference logits
     evaluation/        answers.jsonl, report.md
@@ -51,6 +53,14 @@ class RunDir:
     @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples.jsonl"
+
+    @property
+    def loggers(self) -> Path:
+        return self.root / "loggers"
 
     @property
     def data(self) -> Path:

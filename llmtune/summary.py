@@ -49,7 +49,7 @@ def _of_data(record: Record) -> Found:
 
 def _of_train(record: Record) -> Found:
     adapter = record.outputs["trained/adapter/adapter_model.safetensors"]["sha256"]
-    keys = ("steps", "total_steps", "best_step", "stopped_early", "heldout_loss")
+    keys = ("steps", "total_steps", "best_step", "stopped_early", "heldout_loss", "skipped_steps", "signs")
     return _keys(record.result, *keys) | {"adapter_sha256": adapter}
 
 
@@ -162,6 +162,8 @@ def print_stages(run: RunDir, found: Found, console: Console) -> None:
     console.title(found["name"], of)
     for name, record in _records(run, lock).items():
         STAGES[name][2](record, console)
+        if name == "train":
+            narration.say_signs(record, console)
     if found["stages"]:
         seconds = sum(stage["seconds"] for stage in found["stages"].values())
         most = max(stage["peak_rss_bytes"] for stage in found["stages"].values())

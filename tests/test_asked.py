@@ -57,6 +57,7 @@ DECIDES: dict[str, set[str]] = {
     "training.keep_checkpoints": set(),
     "training.gradient_checkpointing": set(),
     "optimizer": {"train"},
+    "watch": set(),  # a step that was skipped stays so; what is only watched changes nothing
     "zero": {"train"},
     "launch": {"train"},
     "evaluation": {"evaluate"},

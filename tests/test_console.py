@@ -36,6 +36,14 @@ def test_the_time_left_follows_the_rate_and_counts_down(progress: Progress) -> N
     assert progress.seconds_left() == pytest.approx(770, abs=1)
 
 
+def test_a_stage_that_knows_its_pauses_says_itself_how_long_it_takes(progress: Progress) -> None:
+    progress(told(10, 100, 0, seconds_left=500.0))
+    progress(told(20, 100, 100, seconds_left=450.0))
+    assert progress.seconds_left() == pytest.approx(450, abs=1)
+    progress.now -= 30
+    assert progress.seconds_left() == pytest.approx(420, abs=1)
+
+
 def test_no_time_is_left_to_tell_when_all_is_done_but_the_rest(progress: Progress) -> None:
     progress(told(1, 8, 0))
     progress(told(8, 8, 50))
@@ -62,12 +70,14 @@ def test_the_heldout_loss_stays_in_sight_with_the_best_one(progress: Progress) -
 
 def test_no_line_is_too_long_for_a_terminal_of_80_columns(progress: Progress) -> None:
     """The widest figures there are."""
-    numbers = {"loss": 10.01, "tokens_per_second": 123_456.0, "supervised_tokens_per_second": 23_456.0, "rss": 99e9}
+    numbers = {"loss": 10.01, "tokens_per_second": 123_456.0, "supervised_tokens_per_second": 23_456.0}
+    numbers |= {"memory": 99e9, "cpu": 0.97, "skipped_steps": 12, "seconds_left": 86_400}
     progress(told(100_001, 400_002, 0, heldout_loss=10.01, **numbers))
     for _ in range(20):
         progress(told(200_002, 400_002, 90_000, heldout_loss=10.02, **numbers))
     lines = ["  ".join(words) for words in (progress.course(), progress.pace())]
-    assert "h " in lines[1]
+    assert progress.count() == "200002/400002, 12 skipped"
+    assert lines[1].startswith("123k tok/s  23,456 trained tok/s  99.0 GB  97% CPU  ")
     assert max(map(len, lines)) <= 80 - 11
 
 

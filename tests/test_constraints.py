@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OF_TORCH = ("nvidia-", "cuda-", "triton")
 """What a torch built for CUDA brings along, of exactly the versions that it was built with."""
-WANTED = [*PROJECT["dependencies"], *(one for extra in PROJECT["optional-dependencies"].values() for one in extra)]
+WANTED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+"""Not the loggers, which are not installed unless one asks for them."""
 
 
 def pins() -> dict[str, Version]:

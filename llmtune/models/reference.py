@@ -32,7 +32,7 @@ def write(model: Any, rows: Path, stop_ids: list[int], pad_id: int, threads: int
     step = max(1, len(table) // PROMPTS)
     prompts, logits = [], {}
     for number, row in enumerate(table[::step][:PROMPTS]):
-        answer = _greedy(model, row["prompt_ids"], stop_ids, pad_id)
+        answer = greedy(model, row["prompt_ids"], stop_ids, pad_id, NEW_TOKENS)
         logits[f"logits.{number}"] = _logits(model, row["prompt_ids"], answer[:POSITIONS])
         prompts.append({"source": row["source"], "prompt_ids": row["prompt_ids"], "answer_ids": answer})
     save_file(logits, folder / "reference.safetensors")
@@ -42,10 +42,11 @@ def write(model: Any, rows: Path, stop_ids: list[int], pad_id: int, threads: int
 
 
 @torch.no_grad()
-def _greedy(model: Any, prompt: list[int], stop_ids: list[int], pad_id: int) -> list[int]:
+def greedy(model: Any, prompt: list[int], stop_ids: list[int], pad_id: int, new_tokens: int) -> list[int]:
+    """The most likely answer to one prompt, with the token that ends it; replaces the model's generation config."""
     ids = torch.tensor([prompt], device=model.device)
     how = GenerationConfig(
-        do_sample=False, max_new_tokens=NEW_TOKENS, eos_token_id=stop_ids or None, pad_token_id=pad_id, use_cache=True
+        do_sample=False, max_new_tokens=new_tokens, eos_token_id=stop_ids or None, pad_token_id=pad_id, use_cache=True
     )
     # given as an argument, it would be filled up from the base's own, with its repetition penalty
     model.generation_config = how

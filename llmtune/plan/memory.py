@@ -84,6 +84,7 @@ def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, c
         "weights": _base(recipe, shape),
         "adapter": trained * (4 + 4),  # in float32, and its gradient
         "optimiser": 0 if recipe.zero.offload_optimizer and device == "cuda" else moments,
+        "average": 0 if recipe.training.average is None else trained * 4,
         "activations": kept,
         "logits": _trained_logits(shape, geometry.micro_batch_supervised, width, device),
         "process": PROCESS_BYTES[device],
@@ -126,10 +127,11 @@ def checkpoint(recipe: Recipe, shape: Shape, *, tied: bool) -> int:
     the constants of a 4-bit base.
     """
     trained = trained_parameters(recipe.adapter, shape.adapted)
+    averaged = 0 if recipe.training.average is None else 4 * trained
     if recipe.zero.stage == 0:
-        return 12 * trained
+        return 12 * trained + averaged
     head = shape.vocabulary * shape.hidden * WIDTH[recipe.quantization.compute_dtype] if tied else 0
-    return 20 * trained + head + _constants(recipe, shape)
+    return 20 * trained + averaged + head + _constants(recipe, shape)
 
 
 def _base(recipe: Recipe, shape: Shape) -> int:

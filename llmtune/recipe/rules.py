@@ -106,6 +106,18 @@ RULES = (
         "remove one of the two",
     ),
     Rule(
+        ("training.average", "zero.stage"),
+        lambda r: r.training.average is not None and r.zero.stage == 3,
+        "under ZeRO-3 no process has a whole weight to average",
+        "set `zero.stage: 2`, or remove `average`",
+    ),
+    Rule(
+        ("watch.skipped_in_a_row", "watch.not_finite"),
+        lambda r: r.watch.not_finite == "stop" and _set(r.watch, "skipped_in_a_row"),
+        "the first step that is no number stops the run",
+        "set `not_finite: skip`, or remove `skipped_in_a_row`",
+    ),
+    Rule(
         ("merge", "export"),
         lambda r: "merge" in r.model_fields_set and "merged" not in r.export,
         "a merged model is described and not asked for",

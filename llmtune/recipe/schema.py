@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, Po
 
 from llmtune.recipe.closed import Closed, Share, as_tuple, short
 from llmtune.recipe.methods import Adapter, Lora
+from llmtune.recipe.watching import Watch
 
 
 class Base(Closed):
@@ -107,6 +108,16 @@ class Training(Closed):
     warmup: Share = Field(0.03, description="Share of the steps in which the learning rate rises from zero.")
     weight_decay: NonNegativeFloat = Field(0.0, description="Decoupled weight decay of all matrices.")
     max_grad_norm: PositiveFloat = Field(1.0, description="Gradients are scaled down to at most this norm.")
+    neftune: PositiveFloat | None = Field(
+        None,
+        description="Noise on the embeddings while training, 5 to 15 (NEFTune, Jain et al. 2023, arXiv:2310.05914):"
+        " answers become less literal.",
+    )
+    average: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Hand over a moving average of the adapter over the steps, with this decay (0.99 to 0.999), instead"
+        " of the last one; it is also what is measured.",
+    )
     evaluations: PositiveInt = Field(
         8, description="How often held-out loss is measured and a checkpoint is written, over the whole run."
     )
@@ -218,6 +229,7 @@ class Recipe(Closed):
     training: Training = Field(default_factory=Training, description="How it is trained.")
     optimizer: Optimizer = Field(default_factory=Optimizer, description="What makes steps of the gradients.")
     zero: Zero = Field(default_factory=Zero, description="What DeepSpeed shards.")
+    watch: Watch = Field(default_factory=Watch, description="What is looked at while it trains, and what is done then.")
     launch: Launch = Field(default_factory=Launch, description="How many processes train.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="How it is measured.")
     merge: Merge = Field(default_factory=Merge, description="How base and adapter become one model.")

@@ -141,9 +141,12 @@ def translate(recipe: Recipe, facts: Facts) -> dict[str, Arguments | None]:
             "evaluate_every": facts.evaluate_every,
             "keep_checkpoints": recipe.training.keep_checkpoints,
             "early_stopping": early_stopping(recipe),
+            "average": recipe.training.average,
+            "neftune": recipe.training.neftune,
         },
         "optimizer": optimizer_arguments(recipe),
         "deepspeed": deepspeed_config(recipe, facts),
+        "watch": recipe.watch.model_dump(),
         "evaluation": evaluation_arguments(recipe),
         "merge": recipe.merge.model_dump() if "merged" in recipe.export else None,
     }

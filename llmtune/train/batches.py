@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from llmtune.errors import DataError, Problem
-from llmtune.plan.order import Order, packed
+from llmtune.plan.order import VISITED, Order, packed
 
 IGNORED = -100
 """Label of a token that is no target."""
@@ -127,6 +127,13 @@ class MicroBatches(Dataset[Batch]):
         step, turn = divmod(number, self._accumulation)
         groups = packed(self._order.step(step), self._lengths, self._accumulation * self._processes)
         return self._rows.batch(groups[turn * self._processes + self._process])
+
+    def largest(self) -> Batch:
+        """The one with most tokens of all steps and processes; of a very long training, of its first steps."""
+        groups = self._accumulation * self._processes
+        steps = min(self._steps, max(1, VISITED // self._order.batch_size))
+        first = (packed(self._order.step(step), self._lengths, groups)[0] for step in range(steps))
+        return self._rows.batch(max(first, key=lambda rows: sum(self._lengths[row] for row in rows)))
 
 
 def only(batches: Sequence[Batch]) -> Batch:

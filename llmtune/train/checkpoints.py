@@ -34,6 +34,9 @@ class Progress:
     """Evaluations since the held-out loss last fell."""
     finished: bool = False
     stopped_early: bool = False
+    skipped: int = 0
+    """Steps whose loss or gradient was no number."""
+    skipped_in_a_row: int = 0
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,10 @@ class TrainInputs:
     """DeepSpeed's configuration. None, or ZeRO stage 0: no DeepSpeed engine (several processes: torch's own DDP)."""
     early_stopping: dict[str, Any] | None
     """`patience` (evaluations without improvement) and `min_change` (a smaller fall does not count)."""
+    average: float | None
+    """Decay of the moving average of the trained parameters that is measured and handed over; None: they themselves."""
+    neftune: float | None
+    """Size of the noise on the embeddings, or None."""
     evaluate_every: int
     """Optimiser steps between two measurements of the held-out loss, each followed by a checkpoint."""
     keep_checkpoints: int
@@ -39,6 +43,12 @@ class TrainInputs:
     """Folder of the result: `adapter/`, `reference.json`, `reference.safetensors`."""
     metrics: str
     """JSON Lines, one a step."""
+    samples: str
+    """JSON Lines, one an answer at a measurement."""
+    loggers: str
+    """Folder of what TensorBoard and others keep."""
+    watch: dict[str, Any]
+    """The recipe's block `watch`."""
     fingerprint: str
     """Stands for everything above that decides the numbers; a checkpoint with another one is not gone on from."""
     changed: str

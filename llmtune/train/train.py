@@ -24,10 +24,13 @@ from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.models.stopping import stop_ids
 from llmtune.train import attach, proof
 from llmtune.train.attach import Begun
+from llmtune.train.average import Average, put
 from llmtune.train.batches import Rows
 from llmtune.train.checkpoints import ADAPTER, Checkpoint, Checkpoints, Progress
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.launch import rank
+from llmtune.train.metrics import signs
+from llmtune.train.noise import Noise
 from llmtune.train.settings import settings, stage
 from llmtune.train.stopping import StopRequest
 from llmtune.train.trainer import RowTrainer
@@ -52,7 +55,7 @@ def train(inputs: TrainInputs, events: Events) -> dict[str, Any]:
     if not progress.finished:
         if resumed:
             events.note(f"goes on from step {progress.step} of {progress.total}")
-        progress = _run(trainer, Watch(inputs, checkpoints, events, stop, progress), resumed)
+        progress = _run(trainer, inputs, Watch(inputs, checkpoints, events, stop, progress), resumed)
     best = checkpoints.at(progress.best_step or progress.step)
     model = _with_best(trainer, inputs, best)
     del trainer
@@ -70,7 +73,7 @@ def _trainer(inputs: TrainInputs, checkpoints: Checkpoints) -> RowTrainer:
     rows = Rows.read(Path(inputs.train))
     heldout = Rows.read(Path(inputs.heldout)) if inputs.heldout else None
     arguments = settings(inputs, checkpoints.aside)
-    return RowTrainer(
+    trainer = RowTrainer(
         rows,
         heldout,
         checkpoints,
@@ -79,12 +82,17 @@ def _trainer(inputs: TrainInputs, checkpoints: Checkpoints) -> RowTrainer:
         args=arguments,
         processing_class=AutoTokenizer.from_pretrained(inputs.tokenizer),
     )
+    if inputs.neftune is not None:
+        Noise(trainer.model, inputs.neftune)
+    return trainer
 
 
-def _run(trainer: RowTrainer, watch: Watch, resumed: Checkpoint | None) -> Progress:
+def _run(trainer: RowTrainer, inputs: TrainInputs, watch: Watch, resumed: Checkpoint | None) -> Progress:
     """Train to the end, or until asked to stop."""
     watch.trainer = trainer
     trainer.add_callback(watch)
+    if inputs.average is not None:
+        trainer.average = Average(trainer.model, inputs.average, resumed.folder if resumed else None)
     trainer.train(resume_from_checkpoint=str(resumed.folder) if resumed else None)
     if watch.stopped:
         watch.stop.settle()
@@ -101,6 +109,8 @@ def _with_best(trainer: RowTrainer, inputs: TrainInputs, best: Path) -> Any:
     if stage(inputs) < 3:
         result = set_peft_model_state_dict(trainer.model, load_file(best / ADAPTER[0]))
         assert not result.unexpected_keys  # noqa: S101
+        if inputs.average is not None:
+            put(trainer.model, best)
         return trainer.model
     trainer.model = trainer.model_wrapped = None
     gc.collect()
@@ -113,8 +123,11 @@ def _hand_over(inputs: TrainInputs, model: Any, best: Path, progress: Progress, 
     with files.atomic_folder(Path(inputs.out), fingerprint=inputs.fingerprint, step=progress.best_step) as folder:
         adapter = folder / "adapter"
         adapter.mkdir()
-        for name in ADAPTER:
-            shutil.copyfile(best / name, adapter / name)
+        if inputs.average is None:
+            for name in ADAPTER:
+                shutil.copyfile(best / name, adapter / name)
+        else:
+            model.save_pretrained(adapter)
         proved = proof.prove(adapter, begun)
         asked = Path(inputs.heldout or inputs.train)
         tokenizer = AutoTokenizer.from_pretrained(inputs.tokenizer)
@@ -126,6 +139,8 @@ def _hand_over(inputs: TrainInputs, model: Any, best: Path, progress: Progress, 
         "stopped_early": progress.stopped_early,
         "best_step": progress.best_step or progress.step,
         "heldout_loss": progress.best_loss,
+        "skipped_steps": progress.skipped,
+        "signs": [asdict(sign) for sign in signs(Path(inputs.metrics))],
         "adapter": asdict(proved),
         "reference_prompts": answered,
     }

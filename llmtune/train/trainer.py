@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -22,11 +25,12 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
-from llmtune.errors import StageError
 from llmtune.plan.order import Order
 from llmtune.train import optimiser, proof
+from llmtune.train.average import Average
 from llmtune.train.batches import BLOCK, IGNORED, Batch, MicroBatches, Rows, only
 from llmtune.train.checkpoints import Checkpoints
+from llmtune.train.finite import Broken, broken
 from llmtune.train.halves import GradientScale
 
 EVALUATED_AT_ONCE = 512
@@ -39,8 +43,22 @@ class Counts:
     """What one rank has seen since the last optimiser step."""
 
     rows: list[Tensor] = field(default_factory=list)
+    """Numbers of the rows of each micro-batch."""
+    losses: list[Tensor] = field(default_factory=list)
+    """Of each micro-batch its part of the step's loss, still on the device."""
     tokens: int = 0
-    supervised: int = 0
+    supervised: list[int] = field(default_factory=list)
+    """Supervised tokens of each micro-batch."""
+    broken: Broken | None = None
+    """Why the step was skipped, if it was."""
+
+    def worst(self) -> tuple[float, list[int]]:
+        """Of the micro-batch with the highest loss a supervised token: that loss, up to a factor, and its rows."""
+        if self.broken is not None:
+            return 0.0, []
+        means = [float(loss) / max(count, 1) for loss, count in zip(self.losses, self.supervised, strict=True)]
+        highest = max(range(len(means)), key=means.__getitem__)
+        return means[highest], self.rows[highest].tolist()
 
 
 class Epoch(TrainerCallback):
@@ -71,6 +89,8 @@ class RowTrainer(SFTTrainer):
         self._heldout = heldout
         self._checkpoints = checkpoints
         self.counts = Counts()
+        self.average: Average | None = None
+        """Of the trained parameters, where that is what is measured and handed over."""
         numbers = datasets.Dataset.from_dict({"row": range(len(rows))})
         super().__init__(train_dataset=numbers, data_collator=only, **given)
         ranks, args = self.args.world_size, self.args
@@ -93,14 +113,26 @@ class RowTrainer(SFTTrainer):
             and not self.aux_loss_enabled
         )
 
-    def get_train_dataloader(self) -> DataLoader[Batch]:
-        """This rank's micro-batches of all steps, as if of one epoch: so a resumed training skips exactly what it had.
+    @property
+    def sources(self) -> Sequence[str]:
+        """Where each training row comes from."""
+        return self._rows.sources
 
-        accelerate would share them out among the ranks once more, so it does not get to see them. Nothing is drawn
-        from torch's own random numbers, which a resumed training must find as they were.
-        """
+    @property
+    def remedy(self) -> str:
+        """What to do first where a number is not finite, of this base; mostly nothing."""
+        return self._gradients.remedy
+
+    @property
+    def heldout_tokens(self) -> int:
+        """Tokens that are computed at each measurement."""
+        return 0 if self._heldout is None else len(self._heldout.ids)
+
+    @property
+    def micro_batches(self) -> MicroBatches:
+        """This rank's micro-batches of all steps."""
         args = self.args
-        batches = MicroBatches(
+        return MicroBatches(
             self._rows,
             self._order,
             steps=args.max_steps,
@@ -108,11 +140,18 @@ class RowTrainer(SFTTrainer):
             processes=args.world_size,
             process=args.process_index,
         )
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        """This rank's micro-batches of all steps, as if of one epoch: so a resumed training skips exactly what it had.
+
+        accelerate would share them out among the ranks once more, so it does not get to see them. Nothing is drawn
+        from torch's own random numbers, which a resumed training must find as they were.
+        """
         return DataLoader(
-            batches,
+            self.micro_batches,
             collate_fn=only,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
             generator=torch.Generator(),
         )
 
@@ -136,15 +175,19 @@ class RowTrainer(SFTTrainer):
         rows = inputs.pop("rows")
         self.counts.rows.append(rows)
         self.counts.tokens += sum(self._rows.length(row) for row in rows.tolist())
-        self.counts.supervised += int((inputs["labels"] != IGNORED).sum())
+        self.counts.supervised.append(int((inputs["labels"] != IGNORED).sum()))
         loss: Tensor
         if self._picks_positions:
             loss = self._summed_loss(model, inputs) / num_items_in_batch * self.accelerator.num_processes
         else:
             loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
             self._metrics["train"].clear()
-        self._stop_unless_finite(loss, "loss")
+        self.counts.losses.append(loss.detach())
         return self._gradients(loss, num_items_in_batch)
+
+    def training_step(self, *given: Any, **named: Any) -> Tensor:
+        """The loss to be added up; one that is no number would spoil every sum after it, and is told otherwise."""
+        return torch.nan_to_num(super().training_step(*given, **named), nan=0.0, posinf=0.0, neginf=0.0)
 
     def _summed_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
         """Sum of the cross-entropies at the supervised positions of one flattened micro-batch, float32 scalar."""
@@ -166,6 +209,12 @@ class RowTrainer(SFTTrainer):
 
         No random number is drawn and no weight is touched, so the training around it is the same with and without.
         """
+        with nullcontext() if self.average is None else self.average.in_place():
+            metrics = {"heldout_loss": self._heldout_loss()}
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _heldout_loss(self) -> float:
         assert self._heldout is not None  # noqa: S101
         groups = self._heldout.evenly(EVALUATED_AT_ONCE)
         ranks, rank = self.args.world_size, self.args.process_index
@@ -182,9 +231,7 @@ class RowTrainer(SFTTrainer):
                     self._measured(model, inputs)
         if ranks > 1:
             dist.all_reduce(total)
-        metrics = {"heldout_loss": (total[0] / total[1]).item()}
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return (total[0] / total[1]).item()
 
     def _measured(self, model: nn.Module, inputs: Batch) -> Tensor:
         """Sum of the losses and number of the supervised tokens, float64 [2]."""
@@ -198,35 +245,22 @@ class RowTrainer(SFTTrainer):
         return torch.stack([loss.double(), count.double()])
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """The norm before clipping; checked here, as this is the last step before the optimiser's."""
-        norm = super()._get_grad_norm(model, grad_norm)
-        self._stop_unless_finite(torch.as_tensor(norm), "norm of the gradient")
-        return norm
+        """The norm before clipping; checked here, as this is the last step before the optimiser's.
 
-    def _stop_unless_finite(self, value: Tensor, name: str) -> None:
-        """Raise StageError on all ranks together when the value is NaN or infinite on any of them."""
-        broken = (~torch.isfinite(value.detach())).float()
-        if self.args.world_size > 1:
-            dist.all_reduce(broken, dist.ReduceOp.MAX)
-        if not broken.item():
-            return
-        rows = [number for batch in self.counts.rows for number in batch.tolist()]
-        if self.args.world_size > 1:
-            everyone: list[list[int]] = [[] for _ in range(self.args.world_size)]
-            dist.all_gather_object(everyone, rows)
-            rows = [number for part in everyone for number in part]
-        sources = [self._rows.sources[number] for number in rows]
-        shown = ", ".join(sources[:8]) + (f" and {len(sources) - 8} more" if len(sources) > 8 else "")
-        raise StageError.one(
-            f"step {self.state.global_step + 1}",
-            f"the {name} is {value.item()}; rows of this step: {shown}",
-            f"{self._gradients.remedy}lower training.learning_rate, and look at these rows; checkpoints from before"
-            " this step are whole",
-        )
+        A step that is not finite is skipped. DeepSpeed does so by itself, on all ranks; torch's optimisers pass over
+        a parameter without a gradient. `watch` decides whether the training goes on.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        self.counts.broken = broken(self.counts.rows, self.counts.losses, norm, self.args)
+        if self.counts.broken is not None and not self.is_deepspeed_enabled:
+            model.zero_grad()
+        return norm
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         with self._checkpoints.room():
             super()._save_checkpoint(model, trial)
+            if self.average is not None and self.is_world_process_zero():
+                self.average.save(Path(f"{self.args.output_dir}/checkpoint-{self.state.global_step}"))
             proof.check_saved(self.model, f"{self.args.output_dir}/checkpoint-{self.state.global_step}")
 
     def create_model_card(self, *_: Any, **__: Any) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +11,21 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmtune import files
+from llmtune.errors import StageError
 from llmtune.events import Events
 from llmtune.resident import peak_rss_bytes
 from llmtune.train.checkpoints import Checkpoints, Progress
+from llmtune.train.finite import SHOWN, Broken, named
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.launch import rank
+from llmtune.train.loggers import Logger, opened
+from llmtune.train.metrics import Metrics
+from llmtune.train.pace import Pace
+from llmtune.train.samples import Samples
+from llmtune.train.settings import stage
 from llmtune.train.stopping import StopRequest
 from llmtune.train.trainer import Counts, RowTrainer
+from llmtune.train.trial import try_largest
 
 TELL_EVERY = 0.3
 """Seconds between two progress events."""
@@ -39,22 +44,27 @@ class Watch(TrainerCallback):
         self._checkpoints = checkpoints
         self._events = events
         self.stop = stop
-        self._metrics = Metrics(Path(inputs.metrics), progress.step)
+        self._metrics = Metrics(Path(inputs.metrics), progress.step, _loggers(inputs, progress.step))
+        self._samples = _samples(inputs, progress.step)
         self._numbers: dict[str, Any] = {}
-        self._since = 0.0
+        self._worst: list[int] = []
         self._told = 0.0
         self._rank = rank()
 
     def on_train_begin(self, _: TrainingArguments, state: TrainerState, __: TrainerControl, **___: Any) -> None:
         self.progress = replace(self.progress, total=state.max_steps)
-        self._since = time.perf_counter()
+        self._events.tell("computing")  # memory that runs out from here on does so for the micro-batch
+        if self._inputs.watch["trial_step"]:
+            self._try()
+        args = self.trainer.args
+        self._micro_batch = args.per_device_train_batch_size
+        self._pace = Pace(self._inputs.evaluate_every, self.trainer.heldout_tokens, self._inputs.base.threads)
 
     def on_step_end(self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **__: Any) -> None:
         """Decide what happens after this step: measure, save, stop. All ranks decide alike."""
         counts, self.trainer.counts = self.trainer.counts, Counts()
-        tokens, supervised, asked = self._together(counts)
-        seconds = time.perf_counter() - self._since
-        self._since = time.perf_counter()
+        tokens, supervised, asked, self._worst = self._together(counts)
+        seconds = self._pace.step(tokens)
         self._numbers = {
             "step": state.global_step,
             "epoch": round(state.epoch, 4),
@@ -62,15 +72,23 @@ class Watch(TrainerCallback):
             "supervised_tokens": supervised,
             "tokens_per_second": round(tokens / seconds, 1),
             "supervised_tokens_per_second": round(supervised / seconds, 1),
+            "micro_batch": self._micro_batch,
             "peak_rss_bytes": peak_rss_bytes(),
         }
         if torch.cuda.is_available():
             self._numbers["peak_cuda_bytes"] = torch.cuda.max_memory_allocated()
+        if counts.broken is not None:
+            self._skipped(counts.broken, state.global_step)
         last = state.global_step >= state.max_steps
         due = last or state.global_step % self._inputs.evaluate_every == 0
-        self.progress = replace(self.progress, step=state.global_step, finished=last)
+        if self.trainer.average is not None:
+            self.trainer.average.follow(state.global_step)
+        in_a_row = 0 if counts.broken is None else self.progress.skipped_in_a_row
+        self.progress = replace(self.progress, step=state.global_step, finished=last, skipped_in_a_row=in_a_row)
         control.should_evaluate = due and bool(self._inputs.heldout)
         control.should_save = due or asked
+        if control.should_save:
+            self._pace.rest()
         if asked and not last:
             self.stopped = True
             control.should_training_stop = True
@@ -83,6 +101,10 @@ class Watch(TrainerCallback):
         if "loss" not in logs:
             return
         self._numbers |= {name: logs[name] for name in ("loss", "grad_norm", "learning_rate")}
+        if self.progress.skipped_in_a_row:
+            self._numbers |= {"loss": None, "grad_norm": None, "skipped": True}
+        elif self._metrics.signs.spikes(logs["loss"]):
+            self._numbers["worst_rows"] = [self.trainer.sources[row] for row in self._worst]
         if not control.should_evaluate:
             self._write()
 
@@ -93,6 +115,8 @@ class Watch(TrainerCallback):
         loss = metrics["heldout_loss"]
         self._numbers["heldout_loss"] = loss
         self._write()
+        if self._samples is not None:
+            self._samples.take(self.trainer.model, state.global_step)
         rule = self._inputs.early_stopping
         best = self.progress.best_loss
         if best is None or loss < best - (rule["min_change"] if rule else 0.0):
@@ -102,7 +126,7 @@ class Watch(TrainerCallback):
         if rule and self.progress.waited >= rule["patience"] and not self.progress.finished:
             self.progress = replace(self.progress, finished=True, stopped_early=True)
             control.should_training_stop = True
-        self._since = time.perf_counter()
+        self._pace.resume()
 
     def on_save(self, _: TrainingArguments, __: TrainerState, ___: TrainerControl, **____: Any) -> None:
         """Every rank has written its part; let the checkpoint count."""
@@ -112,16 +136,57 @@ class Watch(TrainerCallback):
             with self._checkpoints.room():
                 self._checkpoints.publish(self.progress)
         self._barrier()
-        self._since = time.perf_counter()
+        self._pace.resume()
 
-    def _together(self, counts: Counts) -> tuple[int, int, bool]:
-        """Tokens and supervised tokens of all ranks, and whether any of them was asked to stop."""
-        mine = torch.tensor([counts.tokens, counts.supervised, int(self.stop.asked)])
+    def on_train_end(self, _: TrainingArguments, __: TrainerState, ___: TrainerControl, **____: Any) -> None:
+        self._metrics.close()
+
+    def _try(self) -> None:
+        """The largest micro-batch, once; not where nothing can be tried without a trace."""
+        args = self.trainer.args
+        if stage(self._inputs) == 3 and args.activation_checkpointing:
+            # recomputed by reentrant autograd there, which computes gradients in no other way than into the parameters
+            self._events.note("no trial step: ZeRO-3 with recomputed activations leaves no way to undo one")
+        else:
+            try_largest(self.trainer)
+
+    def _skipped(self, found: Broken, step: int) -> None:
+        """Note a step whose loss or gradient is no number; raises StageError if there may be no such, or no more."""
+        rows = named(found.rows, self.trainer.sources)
+        progress = replace(
+            self.progress, skipped=self.progress.skipped + 1, skipped_in_a_row=self.progress.skipped_in_a_row + 1
+        )
+        wanted, most = self._inputs.watch["not_finite"], self._inputs.watch["skipped_in_a_row"]
+        what = f"the {found.what} is not finite; rows: {rows}"
+        do = f"{self.trainer.remedy}lower training.learning_rate, and look at these rows"
+        do += "; checkpoints from before this step are whole"
+        left_out = not self.trainer.is_deepspeed_enabled or self.trainer.accelerator.optimizer_step_was_skipped
+        if wanted == "stop" or not left_out:
+            raise StageError.one(f"step {step}", what, do)
+        if progress.skipped_in_a_row >= most:
+            raise StageError.one(f"step {step}", f"{what}; {progress.skipped_in_a_row} steps in a row were skipped", do)
+        self._events.note(f"step {step} skipped: {what}")
+        self.progress = progress
+        if self.trainer.accelerator.optimizer_step_was_skipped:
+            self.trainer.lr_scheduler.step()  # transformers holds it back then; the schedule goes by the plan's steps
+
+    def _together(self, counts: Counts) -> tuple[int, int, bool, list[int]]:
+        """Of all ranks: tokens, supervised tokens, whether any was asked to stop, rows of the worst micro-batch."""
+        loss, rows = counts.worst()
+        named = [*rows[:SHOWN], *[-1] * (SHOWN - len(rows))]
+        mine = torch.tensor(
+            [counts.tokens, sum(counts.supervised), int(self.stop.asked), loss, *named],
+            dtype=torch.float64,
+            device=self.trainer.args.device,
+        )
+        everyone = [mine]
         if self.trainer.args.world_size > 1:
-            mine = mine.to(self.trainer.args.device)
-            dist.all_reduce(mine)
-        tokens, supervised, asked = mine.tolist()
-        return tokens, supervised, bool(asked)
+            everyone = [torch.zeros_like(mine) for _ in range(self.trainer.args.world_size)]
+            dist.all_gather(everyone, mine)
+        lists = [one.tolist() for one in everyone]
+        tokens, supervised, asked = (sum(part[place] for part in lists) for place in range(3))
+        worst = max(lists, key=lambda part: float(part[3]))[4:]
+        return int(tokens), int(supervised), bool(asked), [int(row) for row in worst if row >= 0]
 
     def _barrier(self) -> None:
         if self.trainer.args.world_size > 1:
@@ -130,35 +195,27 @@ class Watch(TrainerCallback):
     def _write(self) -> None:
         if self._rank != 0:
             return
-        self._metrics.write(self._numbers)
+        for sign in self._metrics.write(self._numbers):
+            self._events.note(f"step {sign.step}: {sign.text}")
         now = time.perf_counter()
         measured = "heldout_loss" in self._numbers
         if measured or self.progress.finished or now - self._told >= TELL_EVERY:
             self._told = now
-            hidden = ("step", "tokens", "supervised_tokens", "peak_rss_bytes")
+            hidden = ("step", "tokens", "supervised_tokens", "peak_rss_bytes", "peak_cuda_bytes", "micro_batch")
             shown = {name: value for name, value in self._numbers.items() if name not in hidden}
-            rss = self._numbers["peak_rss_bytes"]
-            self._events.progress(self.progress.step, self.progress.total, **shown, rss=rss)
+            shown["memory"] = self._numbers.get("peak_cuda_bytes", self._numbers["peak_rss_bytes"])
+            shown["seconds_left"] = self._pace.seconds_left(self.progress.step, self.progress.total)
+            shown["skipped_steps"] = self.progress.skipped
+            self._events.progress(self.progress.step, self.progress.total, **shown, **self._pace.utilisation())
 
 
-class Metrics:
-    """metrics.jsonl: one line a step. Lines after the step that is gone on from are dropped."""
+def _samples(inputs: TrainInputs, step: int) -> Samples | None:
+    count = inputs.watch["samples"]
+    if not count or not inputs.heldout:
+        return None
+    return Samples(Path(inputs.samples), Path(inputs.heldout), Path(inputs.tokenizer), count, step)
 
-    def __init__(self, path: Path, step: int) -> None:
-        self._path = path
-        if rank() != 0:
-            return
-        kept = []
-        if step and path.is_file():
-            whole = path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
-            kept = [line for line in whole if json.loads(line)["step"] <= step]
-        files.write_text(path, "".join(line + "\n" for line in kept))
 
-    def write(self, numbers: dict[str, Any]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(numbers) + "\n")
-
-    def flush(self) -> None:
-        """To the disk, before a checkpoint counts that these lines lead to."""
-        with self._path.open("a", encoding="utf-8") as file:
-            os.fsync(file.fileno())
+def _loggers(inputs: TrainInputs, step: int) -> list[Logger]:
+    folder = Path(inputs.loggers)
+    return opened(inputs.watch["loggers"], folder, folder.parent.name, step) if rank() == 0 else []

@@ -195,6 +195,8 @@ BREAKS = {
     "optimizer.name": "optimizer: {name: adamw_8bit}\nzero: {offload_optimizer: true}",
     "optimizer.betas": "optimizer: {name: adafactor, betas: [0.9, 0.95]}\nzero: {stage: 0}",
     "optimizer.lora_plus": "optimizer: {name: lora_fa, lora_plus: 16}\nzero: {stage: 0}",
+    "training.average": "training: {average: 0.99}\nzero: {stage: 3}",
+    "watch.skipped_in_a_row": "watch: {skipped_in_a_row: 2}",
     "merge": "merge: {onto: original}\nexport: [adapter]",
     "export": "export: []",
     "adapter.target_modules": "adapter: {target_modules: []}",

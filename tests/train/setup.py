@@ -18,6 +18,7 @@ from llmtune import quiet
 from llmtune.events import Follower
 from llmtune.held import held
 from llmtune.models.spec import BaseSpec
+from llmtune.recipe.watching import Watch
 from llmtune.rundir import RunDir
 from llmtune.train import launch
 from llmtune.train.inputs import TrainInputs
@@ -94,6 +95,11 @@ def inputs(base: Path, folder: Path, **changes: Any) -> TrainInputs:
         "checkpoints": str(folder / "checkpoints"),
         "out": str(folder / "trained"),
         "metrics": str(folder / "metrics.jsonl"),
+        "samples": str(folder / "samples.jsonl"),
+        "loggers": str(folder / "loggers"),
+        "average": None,
+        "neftune": None,
+        "watch": Watch().model_dump() | changes.pop("watch", {}),
         "fingerprint": "a",
         "changed": "",
     } | changes
