@@ -37,6 +37,7 @@ from llmtune.narration import (
 from llmtune.plan.estimate import smaller
 from llmtune.process import BEGINS_AGAIN, SAVES, Command, Ending, alone, in_worker
 from llmtune.recipe.translate import translate
+from llmtune.shortage import Planned, Split
 from llmtune.stages import Record, clear, fingerprint, in_process, stoppable
 from llmtune.summary import print_summary, summary
 from llmtune.train.inputs import TrainInputs
@@ -131,7 +132,11 @@ class Run:
 
     def write_plan(self) -> None:
         """Beside the lock; a manifest that has other ones is of another run."""
-        write_json(self.dir.plan, self.checked.plan.as_json())
+        plan = self.checked.plan
+        counted = plan.geometry
+        first = Split(counted.micro_batch, counted.accumulation, plan.checkpointing)
+        self.planned = Planned(self.dir.plan, plan.as_json(), first)
+        self.planned.write()
         found = manifest(self.dir.root)
         now = {path.name: sha256(path) for path in (self.dir.lock, self.dir.plan)}
         if found is not None and not now.items() <= found["files"].items():
@@ -190,7 +195,12 @@ class Run:
             changed="; ".join(self.changed),
         )
         launcher = partial(command, recipe.launch.processes)
-        record = self.worker("train", asked, [run.trained], asdict(request), command=launcher, ending=SAVES)
+
+        def attempt(given: TrainInputs) -> Record:
+            return self.worker("train", asked, [run.trained], asdict(given), command=launcher, ending=SAVES)
+
+        smaller_first = recipe.watch.out_of_memory == "smaller"
+        record = self.planned.until_it_fits(request, attempt, partial(self.console.stage, "train"), smaller_first)
         say_train(record, self.console)
         if record.again:
             say_signs(record, self.console)

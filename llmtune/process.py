@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmtune.errors import KEPT, OUT_OF_MEMORY, LlmtuneError, StageError, Stopped
+from llmtune.errors import KEPT, OUT_OF_MEMORY, LlmtuneError, OutOfMemory, StageError, Stopped
 from llmtune.events import Event, Follower, raised
 from llmtune.files import write_json
 from llmtune.rundir import RunDir
@@ -79,7 +79,9 @@ def in_worker(
     if told.errors:
         raise _in_the_middle(told.errors[0])
     if child.returncode != 0 or not told.results:
-        raise Stopped.one(stage, "was stopped", ending.later) if stops else _died(run, stage, child.returncode, smaller)
+        if stops:
+            raise Stopped.one(stage, "was stopped", ending.later)
+        raise _died(run, stage, child.returncode, smaller, computing=told.computing)
     seconds, peak = time.monotonic() - started, sum(told.peaks.values())
     record = finish(run, stage, asked, seconds=seconds, peak=peak, result=told.results[0], made=made)
     if stops:
@@ -114,6 +116,8 @@ class _Told:
         self.peaks: dict[int, int] = {}
         self.results: list[Result] = []
         self.errors: list[LlmtuneError] = []
+        self.computing = False
+        """Whether all was loaded, so that what memory lacks is that of a step."""
 
     def read(self) -> None:
         for event in self._follower.new():
@@ -122,6 +126,8 @@ class _Told:
                     self.workers.append(event["pid"])
                 case "peak":
                     self.peaks[event["rank"]] = event["bytes"]
+                case "computing":
+                    self.computing = True
                 case "error":
                     self.errors.append(raised(event))
                 case "result":
@@ -169,23 +175,23 @@ def _in_the_middle(error: LlmtuneError) -> LlmtuneError:
     return error
 
 
-def _died(run: RunDir, stage: str, code: int, smaller: str) -> StageError:
+def _died(run: RunDir, stage: str, code: int, smaller: str, *, computing: bool) -> StageError:
     """Why a stage ended without a word of its own, by its exit code and the log."""
     log = run.log.read_text(encoding="utf-8", errors="replace").rpartition("\n==== ")[2]
     # torch's launcher ends with 1 however a rank ended, and prints the code of the first one
     of_rank = re.search(r"exitcode *: (-?\d+)", log)
     code = int(of_rank[1]) if of_rank else code
     words = _last_words(log.splitlines()[1:])
-    do = f"the whole story is in {run.log}"
+    do, kind = f"the whole story is in {run.log}", StageError
     if code == -signal.SIGKILL:
         what, do = "was killed, perhaps for memory", smaller
     elif OUT_OF_MEMORY.search(words):
-        what, do = f"memory ran out, it seems: {words}", f"{smaller}; {do}"
+        what, do, kind = f"memory ran out, it seems: {words}", f"{smaller}; {do}", OutOfMemory if computing else kind
     elif code < 0:
         what = f"was ended by {signal.Signals(-code).name}: {words}"
     else:
         what = f"ended without an answer: {words}"
-    error = StageError.one(stage, what, do)
+    error = kind.one(stage, what, do)
     error.ending = KEPT
     return error
 

@@ -49,7 +49,16 @@ def _of_data(record: Record) -> Found:
 
 def _of_train(record: Record) -> Found:
     adapter = record.outputs["trained/adapter/adapter_model.safetensors"]["sha256"]
-    keys = ("steps", "total_steps", "best_step", "stopped_early", "heldout_loss", "skipped_steps", "signs")
+    keys = (
+        "steps",
+        "total_steps",
+        "best_step",
+        "stopped_early",
+        "heldout_loss",
+        "skipped_steps",
+        "signs",
+        "micro_batch",
+    )
     return _keys(record.result, *keys) | {"adapter_sha256": adapter}
 
 

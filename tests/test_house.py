@@ -17,7 +17,7 @@ ROWS = (
     {"cli", "worker"},
     {"pipeline"},
     {"narration", "summary"},
-    {"asked", "check", "stages", "process", "held"},
+    {"asked", "check", "stages", "process", "held", "shortage"},
     STAGES,
     {"lock"},
     {"models", "data", "plan"},

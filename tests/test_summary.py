@@ -35,7 +35,8 @@ RESULTS: dict[str, dict[str, Any]] = {
     },
     "train": {
         "steps": 376, "total_steps": 376, "best_step": 376, "stopped_early": False, "heldout_loss": 0.064,
-        "skipped_steps": 2, "signs": [{"kind": "overfitting", "step": 300, "text": "over-fitting: held-out loss rose"}],
+        "skipped_steps": 2, "micro_batch": 4,
+        "signs": [{"kind": "overfitting", "step": 300, "text": "over-fitting: held-out loss rose"}],
         "resumed_from": 0, "adapter": {"parameters": 8192, "layers": 14},
     },
     "evaluate": {"general": evaluated(22, 12), "heldout": evaluated(0, 30)},

@@ -27,6 +27,11 @@ class Watch(Closed):
     skipped_in_a_row: PositiveInt = Field(
         3, description="With `not_finite: skip`: so many skipped steps one after the other end the training."
     )
+    out_of_memory: Literal["smaller", "stop"] = Field(
+        "smaller",
+        description="When memory runs out in training: go on from the last checkpoint with the same rows a step in"
+        " micro-batches of half the size (equal but for rounding, and dropout draws anew), or stop.",
+    )
     samples: NonNegativeInt = Field(
         0, description="Held-out questions that are answered at each measurement, into samples.jsonl."
     )

@@ -86,7 +86,7 @@ def test_the_summary_keeps_its_keys(finished: Path) -> None:
     }  # fmt: skip
     assert kinds["train"] == {
         "steps": "int", "total_steps": "int", "best_step": "int", "stopped_early": "bool", "heldout_loss": "float",
-        "adapter_sha256": "str", "skipped_steps": "int", "signs": "list",
+        "adapter_sha256": "str", "skipped_steps": "int", "signs": "list", "micro_batch": "int",
     }  # fmt: skip
     assert {"max_abs_logit_diff": "float", "mean_abs_logit_diff": "float", "equal_greedy_tokens": "float"}.items() <= (
         kinds["merge"].items()

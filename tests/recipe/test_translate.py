@@ -53,6 +53,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "watch.trial_step": (True, False),
     "watch.not_finite": ("stop", "skip"),
     "watch.skipped_in_a_row": (2, 3),
+    "watch.out_of_memory": ("smaller", "stop"),
     "watch.samples": (0, 2),
     "watch.loggers": ([], ["tensorboard"]),
     "zero.stage": (2, 3),
