@@ -61,7 +61,7 @@ class Asked:
 
     def train(self, data: Hashes) -> Question:
         read = {name: digest for name, digest in data.items() if _of_tokenizer(name) or _is(name, "train", "heldout")}
-        parts = ("adapter", "optimizer", "deepspeed")
+        parts = ("adapter", "optimizer", "kernels", "deepspeed")
         arguments = [self._decisive("training"), *(self.arguments[part] for part in parts)]
         loaded = {key: value for key, value in asdict(self.base).items() if key not in NO_MATTER["base"]}
         return self._of("train", loaded=loaded, arguments=arguments, data=read)

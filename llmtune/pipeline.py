@@ -184,6 +184,7 @@ class Run:
             neftune=training.pop("neftune"),
             sft={key: value for key, value in training.items() if key != "processes"},
             optimizer=self.arguments["optimizer"] or {},
+            kernels=self.arguments["kernels"] or {},
             deepspeed=self.arguments["deepspeed"],
             checkpoints=str(run.checkpoints),
             out=str(run.trained),

@@ -58,6 +58,7 @@ DECIDES: dict[str, set[str]] = {
     "training.gradient_checkpointing": set(),
     "optimizer": {"train"},
     "watch": set(),  # a step that was skipped stays so; what is only watched changes nothing
+    "kernels": {"train"},
     "zero": {"train"},
     "launch": {"train"},
     "evaluation": {"evaluate"},

@@ -60,6 +60,8 @@ class Family:
     context: int | None
     tied: bool
     """The head shares the weights of the embedding."""
+    attention_dropout: bool
+    """Weights of the attention are dropped while training."""
     linears: tuple[Linear, ...]
     """Of one block; empty for a family that is not known here."""
     parameters: int | None
@@ -128,6 +130,9 @@ def from_config(whole: Mapping[str, Any], where: str) -> Family:
         vocab=vocab,
         context=context,
         tied=tied,
+        attention_dropout=bool(
+            config.get("attention_dropout", config.get("attn_pdrop", 0.1 if model_type == "gpt2" else 0))
+        ),
         linears=linears,
         parameters=_parameters(config, model_type, hidden, layers, heads, kv_heads, head_width, vocab, tied, linears),
         quantized=str(quantization.get("quant_method", "unknown")) if isinstance(quantization, dict) else None,

@@ -29,7 +29,7 @@ USABLE = 0.85
 """Share of a device's memory that a plan may use: the estimate has an error, and memory has gaps. Of all of it, not of
 what is free now: a plan that changed with every open browser could not be gone on with."""
 FLATTENED_TOKENS = {"cpu": 1280, "cuda": 16384}
-"""Most tokens of a micro-batch. Its rows lie end to end in one row, and attention over it costs the square of it."""
+"""Most tokens of a micro-batch: more make it no faster, and take memory."""
 MEASURED_TOKENS, MEASURED_LOGITS, SPARE_TOKENS = 512, 1 << 26, 8
 """Of the evaluation: tokens and logits of a forward pass for the loss, unless one row has more; what an answer may be
 longer than the longest reference."""
@@ -173,6 +173,7 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
         feed_forward=family.ffn,
         layers=family.layers,
         heads=family.heads,
+        attention_dropout=family.attention_dropout,
         query=family.heads * family.head_width,
         key=family.kv_heads * family.head_width,
         vocabulary=family.vocab,

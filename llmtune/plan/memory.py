@@ -30,6 +30,8 @@ class Shape:
     feed_forward: int
     layers: int
     heads: int
+    attention_dropout: bool
+    """Then no way of attention can do without keeping its weights."""
     query: int
     """Features of a query, over all heads."""
     key: int
@@ -77,7 +79,7 @@ def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, c
     trained = trained_parameters(recipe.adapter, shape.adapted)
     sharded = geometry.processes if recipe.zero.stage >= 1 else 1
     tokens = geometry.micro_batch_tokens
-    a_layer = _of_a_layer(recipe, shape, 1, tokens, device)
+    a_layer = _of_a_layer(recipe, shape, 1, tokens, device, whole=recipe.kernels.attention == "flattened")
     kept = tokens * width * shape.hidden * shape.layers + a_layer if checkpointing else a_layer * shape.layers
     moments = trained * (4 + 4 + 4) // sharded  # two moments, and ZeRO's own flat copy
     parts = {
@@ -101,7 +103,7 @@ def evaluating(recipe: Recipe, shape: Shape, answers: Answers, *, device: str) -
         "weights": _base(recipe, shape),
         "adapter": trained_parameters(recipe.adapter, shape.adapted) * 4,
         "cache": cached,
-        "activations": max(_of_a_layer(recipe, shape, rows, tokens, device) for rows, tokens in passes),
+        "activations": max(_of_a_layer(recipe, shape, rows, tokens, device, whole=True) for rows, tokens in passes),
         "logits": max(answers.rows, answers.supervised) * shape.vocabulary * (width + 4 + 4),
         "process": PROCESS_BYTES[device],
     }
@@ -164,13 +166,13 @@ def _trained_logits(shape: Shape, supervised: int, width: int, device: str) -> i
     return supervised * shape.vocabulary * (width + 4 + 4)  # as computed, in float32, and the gradient
 
 
-def _of_a_layer(recipe: Recipe, shape: Shape, rows: int, tokens: int, device: str) -> int:
+def _of_a_layer(recipe: Recipe, shape: Shape, rows: int, tokens: int, device: str, *, whole: bool) -> int:
     """What one layer keeps for the backward pass, of so many rows of so many tokens each.
 
     Counted from the block of Llama: the inputs of its norms (two, and those that some have on query and key) and of its
     adapters in float32 (each adapter a copy of its own, but for a base in float32, where this is a fifth too much);
-    what attention is made of, and gate, its activation and up, in the number type of the base. Eager attention keeps
-    the softmax of its scores, for all pairs of tokens, in float32 and in that type.
+    what attention is made of, and gate, its activation and up, in the number type of the base. Eager attention over the
+    `whole` keeps the softmax of its scores, for all pairs of tokens, in float32 and in that type.
     """
     width = WIDTH[recipe.quantization.compute_dtype]
     adapters = kept_features(recipe.adapter, shape.adapted) // shape.layers
@@ -180,6 +182,8 @@ def _of_a_layer(recipe: Recipe, shape: Shape, rows: int, tokens: int, device: st
         in_width += 2 * shape.hidden + shape.query + shape.feed_forward  # bitsandbytes keeps what goes into each layer
     made = rows * tokens * (4 * in_float32 + width * in_width)
     made += kept_weights(recipe.adapter, shape.adapted) // shape.layers
-    if recipe.training.attention == "eager" or (recipe.training.attention == "auto" and device == "cpu"):
-        made += (4 if width == 4 else 4 + width) * shape.heads * rows * tokens * tokens
+    eager = recipe.training.attention == "eager" or (recipe.training.attention == "auto" and device == "cpu")
+    if shape.attention_dropout or (eager and whole):
+        dropped = width + 1 if shape.attention_dropout else 0  # with the mask
+        made += (dropped + (4 if width == 4 else 4 + width)) * shape.heads * rows * tokens * tokens
     return made

@@ -70,6 +70,12 @@ RULES = (
         "set `zero.stage: 2`",
     ),
     Rule(
+        ("kernels.attention", "training.attention"),
+        lambda r: r.training.attention == "flash_attention_2" and _set(r.kernels, "attention"),
+        "FlashAttention looks at each row by itself whatever is said",
+        "remove one of the two",
+    ),
+    Rule(
         ("zero.stage", "optimizer.name"),
         lambda r: r.optimizer.name in ("lora_fa", "adafactor") and r.zero.stage > 0,
         "it looks at whole matrices, and ZeRO lays all parameters out flat",

@@ -177,6 +177,16 @@ class Optimizer(Closed):
     )
 
 
+class Kernels(Closed):
+    """How the training computes: the same loss and gradients in less time and memory, but for rounding."""
+
+    attention: Literal["rows", "flattened"] = Field(
+        "rows",
+        description="rows: each row looks at itself alone. flattened: over all rows of a micro-batch, those of others"
+        " masked; so it is also for a base that cannot be shown to do the first.",
+    )
+
+
 class Zero(Closed):
     """DeepSpeed ZeRO (Rajbhandari et al. 2019, arXiv:1910.02054)."""
 
@@ -228,6 +238,7 @@ class Recipe(Closed):
     quantization: Quantization = Field(default_factory=Quantization, description="How the base is held.")
     training: Training = Field(default_factory=Training, description="How it is trained.")
     optimizer: Optimizer = Field(default_factory=Optimizer, description="What makes steps of the gradients.")
+    kernels: Kernels = Field(default_factory=Kernels, description="How the training computes.")
     zero: Zero = Field(default_factory=Zero, description="What DeepSpeed shards.")
     watch: Watch = Field(default_factory=Watch, description="What is looked at while it trains, and what is done then.")
     launch: Launch = Field(default_factory=Launch, description="How many processes train.")

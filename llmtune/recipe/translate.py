@@ -145,6 +145,7 @@ def translate(recipe: Recipe, facts: Facts) -> dict[str, Arguments | None]:
             "neftune": recipe.training.neftune,
         },
         "optimizer": optimizer_arguments(recipe),
+        "kernels": recipe.kernels.model_dump(),
         "deepspeed": deepspeed_config(recipe, facts),
         "watch": recipe.watch.model_dump(),
         "evaluation": evaluation_arguments(recipe),

@@ -63,22 +63,27 @@ class Rows:
     def length(self, row: int) -> int:
         return self.starts[row + 1] - self.starts[row]
 
+    def row(self, row: int) -> Tensor:
+        """Token ids of one row, int64 [tokens]."""
+        return self.ids[self.starts[row] : self.starts[row + 1]]
+
     def batch(self, rows: Sequence[int]) -> Batch:
         """Lay rows end to end. Positions begin at 0 in each, which is how the model tells them apart.
 
         No attention mask goes with it: transformers keeps the rows apart by their positions only if it gets none.
-        What fills up the last block is at position 0 token by token: rows of one token each, that are no targets.
-        Without a row there is one such block: a process that has nothing to compute must take part all the same.
+        What fills up the last block is a row of its own without a target. Where there is no other row it is a whole
+        block: a process that has nothing to compute must take part all the same.
         """
         spans = [slice(self.starts[row], self.starts[row + 1]) for row in rows]
         ids = torch.cat([self.ids[:0], *(self.ids[span] for span in spans)])
         supervised = torch.cat([self.supervised[:0], *(self.supervised[span] for span in spans)])
         positions = torch.cat([self.ids[:0], *(torch.arange(span.stop - span.start) for span in spans)])
-        fill = (0, -len(ids) % BLOCK if spans else BLOCK)
+        missing = -len(ids) % BLOCK if spans else BLOCK
+        fill = (0, missing)
         return {
             "input_ids": functional.pad(ids, fill).unsqueeze(0),
             "labels": functional.pad(ids.masked_fill(~supervised, IGNORED), fill, value=IGNORED).unsqueeze(0),
-            "position_ids": functional.pad(positions, fill).unsqueeze(0),
+            "position_ids": torch.cat([positions, torch.arange(missing)]).unsqueeze(0),
             "rows": torch.tensor(rows, dtype=torch.int64),
         }
 

@@ -25,6 +25,8 @@ class TrainInputs:
     """Arguments of TRL's SFTConfig that the recipe decides; see `settings.CONSTANT` for those that it does not."""
     optimizer: dict[str, Any]
     """Which parameter is trained by which rate: `rates`, `layer_decay`, `lora_plus`, `lora_fa`; see `optimiser`."""
+    kernels: dict[str, Any]
+    """How the forward and backward pass are computed; see `kernels.Kernels`."""
     deepspeed: dict[str, Any] | None
     """DeepSpeed's configuration. None, or ZeRO stage 0: no DeepSpeed engine (several processes: torch's own DDP)."""
     early_stopping: dict[str, Any] | None

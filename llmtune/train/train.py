@@ -28,6 +28,7 @@ from llmtune.train.average import Average, put
 from llmtune.train.batches import Rows
 from llmtune.train.checkpoints import ADAPTER, Checkpoint, Checkpoints, Progress
 from llmtune.train.inputs import TrainInputs
+from llmtune.train.kernels import Kernels
 from llmtune.train.launch import rank
 from llmtune.train.metrics import signs
 from llmtune.train.noise import Noise
@@ -49,7 +50,7 @@ def train(inputs: TrainInputs, events: Events) -> dict[str, Any]:
     began = time.monotonic()
     checkpoints = Checkpoints(Path(inputs.checkpoints), inputs.fingerprint, inputs.keep_checkpoints)
     resumed = checkpoints.newest(events.note, inputs.changed)
-    trainer = _trainer(inputs, checkpoints)
+    trainer = _trainer(inputs, checkpoints, events)
     begun = attach.begun(trainer.model)
     progress = resumed.progress if resumed else Progress()
     if not progress.finished:
@@ -67,7 +68,7 @@ def train(inputs: TrainInputs, events: Events) -> dict[str, Any]:
     }
 
 
-def _trainer(inputs: TrainInputs, checkpoints: Checkpoints) -> RowTrainer:
+def _trainer(inputs: TrainInputs, checkpoints: Checkpoints, events: Events) -> RowTrainer:
     if rank() == 0:
         checkpoints.clear()
     rows = Rows.read(Path(inputs.train))
@@ -78,6 +79,8 @@ def _trainer(inputs: TrainInputs, checkpoints: Checkpoints) -> RowTrainer:
         heldout,
         checkpoints,
         inputs.optimizer,
+        Kernels(**inputs.kernels),
+        events.note,
         model=attach.attach(load_base(inputs.base), inputs),
         args=arguments,
         processing_class=AutoTokenizer.from_pretrained(inputs.tokenizer),

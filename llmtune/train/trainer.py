@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +26,13 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from trl import SFTTrainer
 
 from llmtune.plan.order import Order
-from llmtune.train import optimiser, proof
+from llmtune.train import apart, optimiser, proof
 from llmtune.train.average import Average
 from llmtune.train.batches import BLOCK, IGNORED, Batch, MicroBatches, Rows, only
 from llmtune.train.checkpoints import Checkpoints
 from llmtune.train.finite import Broken, broken
 from llmtune.train.halves import GradientScale
+from llmtune.train.kernels import Kernels
 
 EVALUATED_AT_ONCE = 512
 """Tokens of a held-out micro-batch; one longer row is a micro-batch of its own. Small, so that an evaluation needs less
@@ -62,10 +63,14 @@ class Counts:
 
 
 class Epoch(TrainerCallback):
-    """Says which epoch it is: transformers is shown one long one."""
+    """Says which epoch it is, as transformers is shown one long one; does what must be done when all is loaded."""
 
-    def __init__(self, steps_per_epoch: int) -> None:
+    def __init__(self, steps_per_epoch: int, ready: Callable[[], None]) -> None:
         self._steps = steps_per_epoch
+        self._ready = ready
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._ready()
 
     def on_step_end(self, _: TrainingArguments, state: TrainerState, __: TrainerControl, **___: Any) -> None:
         state.epoch = state.global_step / self._steps
@@ -82,9 +87,18 @@ class RowTrainer(SFTTrainer):
     optimizer_cls_and_kwargs: tuple[type[Optimizer], dict[str, Any]] | None
 
     def __init__(
-        self, rows: Rows, heldout: Rows | None, checkpoints: Checkpoints, optimizer: dict[str, Any], **given: Any
+        self,
+        rows: Rows,
+        heldout: Rows | None,
+        checkpoints: Checkpoints,
+        optimizer: dict[str, Any],
+        kernels: Kernels,
+        note: Callable[[str], None],
+        **given: Any,
     ) -> None:
         self._asked = optimizer
+        self._kernels = kernels
+        self._note = note
         self._rows = rows
         self._heldout = heldout
         self._checkpoints = checkpoints
@@ -97,7 +111,7 @@ class RowTrainer(SFTTrainer):
         batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * ranks
         self._order = Order(len(rows), batch_size, args.data_seed)
         self.remove_callback(PrinterCallback)
-        self.add_callback(Epoch(self._order.steps_per_epoch))
+        self.add_callback(Epoch(self._order.steps_per_epoch, self._keep_rows_apart))
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 # TRL casts the adapter of a 4-bit base to bfloat16, where AdamW loses small updates, and resuming makes
@@ -106,10 +120,11 @@ class RowTrainer(SFTTrainer):
         if optimizer["lora_fa"]:
             optimiser.freeze_a(self.model)
         self._gradients = GradientScale(self.model)
-        base = type(self.model.get_base_model())
+        self._base = self.model.get_base_model()
+        self._evaluated_at_once = EVALUATED_AT_ONCE
         self._picks_positions = (
             self.args.device.type == "cpu"
-            and "logits_to_keep" in inspect.signature(base.forward).parameters
+            and "logits_to_keep" in inspect.signature(type(self._base).forward).parameters
             and not self.aux_loss_enabled
         )
 
@@ -117,6 +132,19 @@ class RowTrainer(SFTTrainer):
     def sources(self) -> Sequence[str]:
         """Where each training row comes from."""
         return self._rows.sources
+
+    def train(self, *given: Any, **named: Any) -> Any:
+        """Rows are kept apart for the training alone: what generates with the model afterwards finds it as it was."""
+        before = self._base.config._attn_implementation
+        try:
+            return super().train(*given, **named)
+        finally:
+            self._base.set_attn_implementation(before)
+
+    def _keep_rows_apart(self) -> None:
+        meet = self.args.per_device_train_batch_size > 1
+        if not apart.keep_apart(self._base, self.model_wrapped, self._rows, self._kernels, meet=meet, note=self._note):
+            self._evaluated_at_once = 1
 
     @property
     def remedy(self) -> str:
@@ -216,7 +244,7 @@ class RowTrainer(SFTTrainer):
 
     def _heldout_loss(self) -> float:
         assert self._heldout is not None  # noqa: S101
-        groups = self._heldout.evenly(EVALUATED_AT_ONCE)
+        groups = self._heldout.evenly(self._evaluated_at_once)
         ranks, rank = self.args.world_size, self.args.process_index
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         model = self.model_wrapped

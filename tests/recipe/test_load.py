@@ -191,6 +191,7 @@ BREAKS = {
     "quantization.double": "quantization: {type: none, double: true}",
     "quantization.type": "zero: {stage: 3}\nquantization: {type: int8}",
     "zero.offload_optimizer": "zero: {stage: 0, offload_optimizer: true}",
+    "kernels.attention": "kernels: {attention: rows}\ntraining: {attention: flash_attention_2}",
     "zero.stage": "optimizer: {name: lora_fa}",
     "optimizer.name": "optimizer: {name: adamw_8bit}\nzero: {offload_optimizer: true}",
     "optimizer.betas": "optimizer: {name: adafactor, betas: [0.9, 0.95]}\nzero: {stage: 0}",

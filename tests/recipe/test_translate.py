@@ -56,6 +56,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "watch.out_of_memory": ("smaller", "stop"),
     "watch.samples": (0, 2),
     "watch.loggers": ([], ["tensorboard"]),
+    "kernels.attention": ("rows", "flattened"),
     "zero.stage": (2, 3),
     "zero.offload_optimizer": (False, True),
     "launch.processes": (1, 2),

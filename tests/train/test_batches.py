@@ -30,8 +30,8 @@ def test_pain_08_positions_restart_in_every_row(rows: Rows) -> None:
     first, second = rows.length(3), rows.length(0)
     filled = first + second + -(first + second) % BLOCK
     assert batch["input_ids"].shape == (1, filled)
-    # what fills up the last block is a row of one token each, at position 0
-    assert batch["position_ids"][0].tolist() == [*range(first), *range(second), *[0] * (filled - first - second)]
+    # what fills up the last block is a row of its own
+    assert batch["position_ids"][0].tolist() == [*range(first), *range(second), *range(filled - first - second)]
     assert (batch["labels"][0, first + second :] == IGNORED).all()
     assert "attention_mask" not in batch
 
@@ -107,4 +107,4 @@ def test_a_process_without_a_row_computes_a_block_that_teaches_nothing(rows: Row
     assert batch["rows"].tolist() == []
     assert batch["input_ids"].shape == batch["labels"].shape == batch["position_ids"].shape == (1, BLOCK)
     assert (batch["labels"] == IGNORED).all()
-    assert not batch["position_ids"].any()
+    assert batch["position_ids"][0].tolist() == list(range(BLOCK))

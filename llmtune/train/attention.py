@@ -1,0 +1,160 @@
+"""Attention of each row by itself, for the forward passes of a training over rows laid end to end.
+
+transformers keeps such rows apart by a mask over all pairs of tokens of the micro-batch, most of which it then hides:
+the cost grows with the square of the micro-batch. Here the mask function of the model's own family is asked for each
+row alone. Written for transformers 5.23, whose registries of attention and mask functions are made to be added to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from llmtune.train.tiles import Scores, Tile, TiledAttention, tiles
+
+NAME = "llmtune_rows"
+"""In transformers' registries."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Who sees whom in a flattened micro-batch, made once a forward pass for all layers of a kind."""
+
+    lengths: Sequence[int]
+    """Of the rows, in tokens."""
+    seen: Sequence[Tensor]
+    """Of each row, which query sees which key: bool [tokens, tokens]."""
+
+    @cached_property
+    def tiles(self) -> list[Tile]:
+        made, offset = [], 0
+        for length, seen in zip(self.lengths, self.seen, strict=True):
+            made += tiles(seen, offset)
+            offset += length
+        return made
+
+    @cached_property
+    def is_causal(self) -> bool:
+        """Whether each query sees all of its row up to itself, and nothing else."""
+        plain = [torch.equal(seen, torch.ones_like(seen).tril()) for seen in self.seen]
+        return all(plain)
+
+
+def row_mask(
+    *,
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    mask_function: Callable[..., Tensor],
+    attention_mask: Tensor | None = None,
+    use_vmap: bool = False,
+    device: torch.device | str = "cpu",
+    **others: Any,
+) -> Pattern | Tensor | None:
+    """What the layers get as their `attention_mask`: a Pattern for one flattened micro-batch, else a usual mask.
+
+    A row ends where a token does not see the one before it.
+    """
+    flattened = batch_size == 1 and q_length == kv_length and attention_mask is None
+    if not flattened or use_vmap or q_offset or kv_offset:
+        others["allow_is_causal_skip"] = False
+        mask: Tensor | None = sdpa_mask(
+            batch_size=batch_size, q_length=q_length, kv_length=kv_length, q_offset=q_offset, kv_offset=kv_offset,
+            mask_function=mask_function, attention_mask=attention_mask, use_vmap=use_vmap, device=device, **others,
+        )  # fmt: skip
+        return mask
+    first = torch.zeros((), dtype=torch.int64, device=device)
+    place = torch.arange(q_length, device=device)
+    joined = mask_function(first, first, place[1:], place[:-1])
+    begins = [0, *(1 + (~joined).nonzero().flatten()).tolist()]
+    spans = [place[start:end] for start, end in zip(begins, [*begins[1:], q_length], strict=True)]
+    return Pattern(
+        [len(span) for span in spans],
+        [mask_function(first, first, span[:, None], span[None, :]) for span in spans],
+    )
+
+
+def row_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Pattern | Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend: query, key and value [batch, heads or kv heads, tokens, width] to [batch, tokens, heads, width].
+
+    On a CPU in tiles. On a GPU, where calls are dear and torch has a fused kernel, by that, a row at a time, where a
+    family's attention is causal and nothing else.
+    """
+    del module
+    scores = Scores(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
+    if not isinstance(attention_mask, Pattern):
+        return plain(query, key, value, attention_mask, scores, dropout), None
+    bare = softcap is None and s_aux is None
+    if query.is_cuda and bare and attention_mask.is_causal:
+        return by_row(fused, query, key, value, attention_mask, scores, dropout), None
+    if dropout > 0 or (s_aux is not None and s_aux.requires_grad):
+        return by_row(plain, query, key, value, attention_mask, scores, dropout), None
+    made: Tensor = TiledAttention.apply(query[0], key[0], value[0], attention_mask.tiles, scores)  # type: ignore[no-untyped-call]
+    return made[None], None
+
+
+def by_row(
+    kernel: Callable[[Tensor, Tensor, Tensor, Tensor | None, Scores, float], Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pattern: Pattern,
+    scores: Scores,
+    dropout: float,
+) -> Tensor:
+    """One call of the kernel for each row."""
+    lengths = list(pattern.lengths)
+    parts = zip(*(torch.split(one, lengths, 2) for one in (query, key, value)), pattern.seen, strict=True)
+    return torch.cat([kernel(q, k, v, seen, scores, dropout) for q, k, v, seen in parts], 1)
+
+
+def fused(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scores: Scores, dropout: float) -> Tensor:
+    """Causal attention of one row by torch's own kernel."""
+    del seen
+    found = functional.scaled_dot_product_attention(
+        query, key, value, dropout_p=dropout, is_causal=True, scale=scores.scaling, enable_gqa=True
+    )
+    return found.transpose(1, 2)
+
+
+def plain(
+    query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scores: Scores, dropout: float = 0.0
+) -> Tensor:
+    """As transformers' eager attention has it. `seen`: bool, as the scores are [batch, heads, queries, keys]."""
+    shared = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+    found = query @ key.transpose(2, 3) * scores.scaling
+    if scores.softcap is not None:
+        found = torch.tanh(found / scores.softcap) * scores.softcap
+    if seen is not None:
+        found = found.masked_fill(~seen, torch.finfo(found.dtype).min)
+    if scores.sinks is not None:
+        sinks = scores.sinks.to(found.dtype).view(1, -1, 1, 1).expand(*found.shape[:3], 1)
+        found = torch.cat([found, sinks], -1)
+    weights = torch.softmax(found, -1, dtype=torch.float32).to(value.dtype)[..., : key.shape[2]]
+    return (functional.dropout(weights, dropout) @ value).transpose(1, 2)
+
+
+AttentionInterface.register(NAME, row_attention)
+AttentionMaskInterface.register(NAME, row_mask)
