@@ -19,6 +19,7 @@ from llmtune.plan.estimate import Plan, adapted, plan, shape_of
 from llmtune.plan.memory import checkpoint
 from llmtune.plan.number_type import decided, note
 from llmtune.recipe.load import Loaded, load
+from llmtune.recipe.methods import Lora, OnSomeLayers
 from llmtune.recipe.problems import leaves
 from llmtune.rundir import RunDir
 
@@ -206,17 +207,38 @@ def _family(recipe: Recipe, family: Family) -> Iterator[Problem]:
             "the base brings Python code of its own",
             "read it, then set base.trust_remote_code: true, or choose another base",
         )
-    if family.transposed and not recipe.adapter.transposed and "merged" in recipe.export:
-        what = f"PEFT merges no {recipe.adapter.title} into layers that are stored transposed, as this base's are"
+    yield from _adapter(recipe, family)
+
+
+def _adapter(recipe: Recipe, family: Family) -> Iterator[Problem]:
+    """Layers that the base does not have, and sizes that do not fit them."""
+    adapter = recipe.adapter
+    if family.transposed and not adapter.transposed and "merged" in recipe.export:
+        what = f"PEFT merges no {adapter.title} into layers that are stored transposed, as this base's are"
         yield Problem("adapter.method", what, "set export: [adapter], or adapter.method: lora")
-    if family.linears:
-        yield from misfits(recipe.adapter, adapted(recipe, list(family.linears)))
-    wanted = recipe.adapter.target_modules
-    if wanted != "all-linear" and family.linear_suffixes is not None:
-        for name in wanted:
-            if name.rsplit(".", 1)[-1] not in family.linear_suffixes:
-                there = ", ".join(family.linear_suffixes)
-                yield Problem("adapter.target_modules", f"the base has no layer {name}", f"its layers are {there}")
+    if isinstance(adapter, OnSomeLayers) and max(adapter.layers or (0,)) >= family.layers:
+        what = f"the base has no block {max(adapter.layers or (0,))}"
+        yield Problem("adapter.layers", what, f"its blocks are 0 to {family.layers - 1}")
+    if family.linear_suffixes is None:
+        if isinstance(adapter, OnSomeLayers) and adapter.layers and adapter.target_modules == "all-linear":
+            what = "PEFT finds the linear layers of this base by itself, and then in every block"
+            yield Problem("adapter.layers", what, "name adapter.target_modules")
+        return
+    yield from misfits(adapter, adapted(recipe, list(family.linears)))
+    wanted = family.linear_suffixes if adapter.target_modules == "all-linear" else adapter.target_modules
+    for name in wanted:
+        if name.rsplit(".", 1)[-1] not in family.linear_suffixes:
+            there = ", ".join(family.linear_suffixes)
+            yield Problem("adapter.target_modules", f"the base has no layer {name}", f"its layers are {there}")
+    if isinstance(adapter, Lora):
+        names = {name.rsplit(".", 1)[-1] for name in wanted}
+        patterns = {
+            "adapter.rank_pattern": set(adapter.rank_pattern),
+            "adapter.alpha_pattern": set(adapter.alpha_pattern),
+        }
+        for key, pattern in patterns.items():
+            for name in sorted(pattern - names):
+                yield Problem(key, f"no layer {name} gets an adapter", f"those that do are {', '.join(sorted(names))}")
 
 
 def _space(

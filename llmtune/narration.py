@@ -9,6 +9,7 @@ from typing import Any
 from llmtune.check import Checked
 from llmtune.console import Console, counted, escape, marked, size
 from llmtune.recipe.methods import named
+from llmtune.recipe.servers import told
 from llmtune.stages import Record
 
 Result = Mapping[str, Any]
@@ -37,6 +38,8 @@ def say_check(checked: Checked, console: Console) -> None:
     console.stage("check", f"recipe, {counted(rows, 'row')}, tokenizer, template, memory, disk", checked.seconds)
     for note in checked.notes:
         console.more(escape(note))
+    if "adapter" in checked.loaded.recipe.export:
+        console.more(escape(told(checked.loaded.recipe.adapter)))
 
 
 def say_left_out(checked: Checked, console: Console) -> None:

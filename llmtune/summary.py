@@ -14,9 +14,10 @@ from llmtune import narration
 from llmtune.console import Console, counted, duration, escape, size
 from llmtune.errors import Problem, RecipeError
 from llmtune.evaluate.report import cautions, exact_change
-from llmtune.export.card import max_lora_rank
 from llmtune.files import manifest
 from llmtune.lock import base_of, read_lock
+from llmtune.recipe.methods import Lora, block
+from llmtune.recipe.servers import handed_rank, max_lora_rank, refusals, told
 from llmtune.rundir import RunDir
 from llmtune.stages import Record, read_record
 
@@ -236,6 +237,9 @@ def print_summary(run: RunDir, found: Found, console: Console, looked: bool = Fa
         console.print(f"  not finished (stages done: {done}); the same `llmtune run` goes on from there")
         return
     console.print(places([Path(place) for place in found["artifacts"].values()] + [run.evaluation / "report.md"]))
+    method = block(_lock(run)["recipe"]["adapter"])
+    if "adapter" in found["artifacts"] and any(refusals(method).values()):
+        console.print(f"  {escape(told(method))}")
     console.blank()
     for purpose, command in next_commands(run, found)[: -1 if looked else None]:
         console.to_copy(purpose, command)
@@ -288,15 +292,19 @@ def next_commands(run: RunDir, found: dict[str, Any]) -> list[tuple[str, str]]:
     activate = Path(sys.prefix, "bin", "activate")
     if shutil.which("llmtune") is None and activate.exists():
         commands.insert(0, ("first", ["source", shown(activate)]))
-    method = lock["recipe"]["adapter"]
-    limit = max_lora_rank(method["rank"]) if method["method"] == "lora" else None
+    adapted = block(lock["recipe"]["adapter"])
     if "merged" in found["artifacts"]:
         # of a 4-bit base the merged model is what was measured; the adapter on the full base answers a little otherwise
         commands.append(("serve it", ["vllm", "serve", merged]))
-    elif limit is not None:
+    elif isinstance(adapted, Lora) and refusals(adapted)["vLLM"] is None:
         base = shown(Path(base_of(run, lock).path)) if lock["base_is_local"] else found["base"]
         served = ["vllm", "serve", base, "--enable-lora", "--lora-modules", f"{found['name']}={adapter}"]
-        served += ["--max-lora-rank", str(limit), "--chat-template", f"{adapter}/chat_template.jinja"]
+        served += [
+            "--max-lora-rank",
+            str(max_lora_rank(handed_rank(adapted))),
+            "--chat-template",
+            f"{adapter}/chat_template.jinja",
+        ]
         commands.append(("serve it", served))
     commands.append(("look closer", ["llmtune", "show", root]))
     return [(purpose, shlex.join(words)) for purpose, words in commands]

@@ -12,10 +12,9 @@ from typing import Any
 from llmtune.console import counted
 from llmtune.export.inputs import CardFacts
 from llmtune.models.adapter import Adapter
-from llmtune.recipe.methods import METHODS
+from llmtune.recipe.methods import METHODS, block
+from llmtune.recipe.servers import max_lora_rank, refusals, told
 
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM (0.32, 0.33) takes for --max-lora-rank; an adapter may have any rank up to it."""
 SPLITS = {"heldout": "held-out", "unseen": "unseen", "general": "general skills"}
 FIGURES = (
     ("loss", "loss", "{:.3f}"),
@@ -166,28 +165,26 @@ def _distance(merge: dict[str, Any] | None) -> str:
     )
 
 
-def max_lora_rank(rank: int) -> int | None:
-    """The smallest --max-lora-rank of vLLM that serves this rank; None where there is none."""
-    return next((allowed for allowed in VLLM_RANKS if allowed >= rank), None)
-
-
 def _serve_adapter(facts: CardFacts, adapter: Adapter, template: bool, stop: tuple[str, int] | None) -> str:
-    if adapter.kind != "LORA":
-        return "## Serve it\n\nServers load LoRA adapters alone; serve the merged model, or use PEFT as below.\n"
+    method = block(facts.recipe["adapter"])
+    said = told(method)
+    why = refusals(method)["vLLM"]
+    if why is not None:
+        return f"## Serve it\n\n{said[0].upper()}{said[1:]}. With PEFT: see below.\n"
     limit = max_lora_rank(adapter.config["r"])
-    if limit is None:
-        return f"## Serve it\n\nvLLM serves no adapter above rank {VLLM_RANKS[-1]}; serve the merged model.\n"
     words = ["--enable-lora", "--lora-modules", f"{facts.name}=.", "--max-lora-rank", str(limit)]
     if template:
         # vLLM takes the template of the base, not the one beside the adapter.
         words += ["--chat-template", "chat_template.jinja"]
     commands = f'BASE={shlex.quote(public_base(facts))}\nvllm serve "$BASE" {shlex.join(words)}'
-    told = f"## Serve it\n\nIn this folder:\n\n```sh\n{commands}\n```\n\nand ask for the model `{facts.name}`."
+    shown = f"## Serve it\n\nIn this folder:\n\n```sh\n{commands}\n```\n\nand ask for the model `{facts.name}`."
     if stop is not None:
         # not "stop": that is looked for in the answer's text, from which special tokens are left out
         text, number = stop
-        told += f' The base does not stop at `{text}`, which ends an answer: send `"stop_token_ids": [{number}]` along.'
-    return told + "\n"
+        shown += (
+            f' The base does not stop at `{text}`, which ends an answer: send `"stop_token_ids": [{number}]` along.'
+        )
+    return f"{shown} {said[0].upper()}{said[1:]}.\n"
 
 
 def _use_adapter(facts: CardFacts, stop: tuple[str, int] | None) -> str:

@@ -19,7 +19,10 @@ def trained_parameters(adapter: Adapter, adapted: Sequence[Linear]) -> int:
 def _of_a_layer(adapter: Adapter, layer: Linear) -> int:
     into, out = layer.inputs, layer.outputs
     match adapter:
-        case Lora() | Hira() | Gralora() | Shira():  # a pair of matrices, rank x in and out x rank, or as many numbers
+        case Lora():
+            rank = adapter.rank_pattern.get(layer.suffix, adapter.rank)
+            return rank * (into + out) + (out if adapter.dora else 0)
+        case Hira() | Gralora() | Shira():  # a pair of matrices, rank x in and out x rank, or as many numbers
             return adapter.rank * (into + out)
         case Vera():
             return adapter.rank + out
@@ -79,7 +82,11 @@ def _factors(features: int, wanted: int | None) -> tuple[int, int]:
 def kept_features(adapter: Adapter, adapted: Sequence[Linear]) -> int:
     """Numbers in float32 that the adapters keep for each token: a copy of their input, and what is between A and B."""
     match adapter:
-        case Lora() | Vera() | Gralora():
+        case Lora():
+            lengths = 3 * sum(layer.outputs for layer in adapted) if adapter.dora else 0
+            ranks = sum(adapter.rank_pattern.get(layer.suffix, adapter.rank) for layer in adapted)
+            return sum(layer.inputs for layer in adapted) + ranks + lengths
+        case Vera() | Gralora():
             return sum(layer.inputs + adapter.rank for layer in adapted)
         case Ia3():
             return sum(layer.inputs if layer.suffix in FEED_FORWARD else layer.outputs for layer in adapted)
@@ -95,5 +102,7 @@ weight. Counted from what autograd keeps."""
 def kept_weights(adapter: Adapter, adapted: Sequence[Linear]) -> int:
     """Bytes that are kept for the backward pass however many tokens there are."""
     each = KEPT_OF_A_WEIGHT.get(type(adapter), 0)
+    if isinstance(adapter, Lora) and adapter.dora:
+        each = 5
     rotations = 4 * 3 * adapter.block_size * sum(layer.inputs for layer in adapted) if isinstance(adapter, Oft) else 0
     return rotations + each * sum(layer.inputs * layer.outputs for layer in adapted)

@@ -17,6 +17,7 @@ from llmtune.plan.device import Device
 from llmtune.plan.geometry import Geometry, geometry
 from llmtune.plan.memory import Answers, Memory, Shape, evaluating, merging, training
 from llmtune.plan.number_type import decided
+from llmtune.recipe.methods import OnSomeLayers
 from llmtune.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -168,6 +169,8 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
             "up_proj": (family.hidden, family.ffn), "down_proj": (family.ffn, family.hidden),
         }  # fmt: skip
         linears = [Linear(name, *widths) for name, widths in shapes.items()]
+    some = recipe.adapter.layers if isinstance(recipe.adapter, OnSomeLayers) else None
+    blocks = family.layers if some is None else len(set(some))
     return Shape(
         hidden=family.hidden,
         feed_forward=family.ffn,
@@ -180,7 +183,7 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
         parameters=parameters,
         quantizable=family.layers * sum(linear.inputs * linear.outputs for linear in linears),
         quantizable_rows=family.layers * sum(linear.outputs for linear in linears),
-        adapted=adapted(recipe, linears) * family.layers,
+        adapted=adapted(recipe, linears) * blocks,
     )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
+from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag
 
-from llmtune.recipe.closed import Closed, Names, Share
+from llmtune.recipe.closed import Closed, Names, Share, as_tuple
 
 DEFAULT = "lora"
 """The method of a recipe that names none."""
@@ -39,7 +39,15 @@ class OnLayers(Method):
     )
 
 
-class Lora(OnLayers):
+class OnSomeLayers(OnLayers):
+    """Such a method that PEFT can keep to some of the blocks."""
+
+    layers: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(as_tuple)] | None = Field(
+        None, description="Blocks of the base, counted from 0, that get an adapter. Default: all."
+    )
+
+
+class Lora(OnSomeLayers):
     """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685)."""
 
     title: ClassVar[str] = "LoRA"
@@ -48,12 +56,36 @@ class Lora(OnLayers):
     method: Literal["lora"] = Field("lora", description="The kind of adapter.")
     rank: PositiveInt = Field(16, description="Rank of the update. More learns more and costs memory in proportion.")
     alpha: PositiveFloat | None = Field(
-        None, description="Scale numerator: the update is alpha / rank * B A. Default: 2 * rank."
+        None, description="Scale numerator: the update is alpha / rank * B A. Default: 2 * rank, with rslora the rank."
     )
     dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
+    rslora: bool = Field(
+        False, description="Scale by alpha / sqrt(rank), for high ranks (Kalajdzievski 2023, arXiv:2312.03732)."
+    )
+    dora: bool = Field(
+        False,
+        description="Train the length of each weight apart from its direction (Liu et al. 2024, arXiv:2402.09353).",
+    )
+    init: Literal["default", "gaussian", "pissa", "olora", "eva"] = Field(
+        "default",
+        description="First values: random A and B = 0 (default, gaussian); the base's own largest directions (pissa,"
+        " arXiv:2404.02948; olora, arXiv:2406.01775); those of what the rows make of the layers' inputs (eva,"
+        " arXiv:2410.07170).",
+    )
+    rank_pattern: dict[str, PositiveInt] = Field(
+        default_factory=dict, description="Other ranks for layers of these names: {q_proj: 32}."
+    )
+    alpha_pattern: dict[str, PositiveFloat] = Field(
+        default_factory=dict, description="Other alphas for layers of these names: {q_proj: 64}."
+    )
+
+    @property
+    def moves_the_base(self) -> bool:
+        """Its first values are taken out of the base, which is another one while it trains."""
+        return self.init in ("pissa", "olora")
 
 
-class Vera(OnLayers):
+class Vera(OnSomeLayers):
     """Vectors that scale random matrices which all layers share (Kopiczko et al. 2023, arXiv:2310.11454)."""
 
     title: ClassVar[str] = "VeRA"
@@ -63,7 +95,7 @@ class Vera(OnLayers):
     dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
 
 
-class Loha(OnLayers):
+class Loha(OnSomeLayers):
     """The product, number by number, of two low-rank matrices (Hyeon-Woo et al. 2021, arXiv:2108.06098)."""
 
     title: ClassVar[str] = "LoHa"
@@ -75,7 +107,7 @@ class Loha(OnLayers):
     )
 
 
-class Lokr(OnLayers):
+class Lokr(OnSomeLayers):
     """The Kronecker product of two small matrices (Yeh et al. 2023, arXiv:2309.14859)."""
 
     title: ClassVar[str] = "LoKr"
@@ -90,7 +122,7 @@ class Lokr(OnLayers):
     )
 
 
-class Oft(OnLayers):
+class Oft(OnSomeLayers):
     """Rotations of blocks of what goes into a layer (Qiu et al. 2023, arXiv:2306.07280)."""
 
     title: ClassVar[str] = "OFT"
@@ -100,7 +132,7 @@ class Oft(OnLayers):
     )
 
 
-class Boft(OnLayers):
+class Boft(OnSomeLayers):
     """Rotations made of butterfly factors (Liu et al. 2023, arXiv:2311.06243)."""
 
     title: ClassVar[str] = "BOFT"
@@ -120,7 +152,7 @@ class Ia3(OnLayers):
     method: Literal["ia3"] = Field("ia3", description="The kind of adapter.")
 
 
-class Miss(OnLayers):
+class Miss(OnSomeLayers):
     """One small matrix a layer, repeated over the features that go into it (Kang et al. 2024, arXiv:2409.15371)."""
 
     title: ClassVar[str] = "MiSS"
@@ -131,7 +163,7 @@ class Miss(OnLayers):
     dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
 
 
-class Hira(OnLayers):
+class Hira(OnSomeLayers):
     """A low-rank matrix times the base's own weight, number by number (Huang et al. 2025, HiRA, ICLR)."""
 
     title: ClassVar[str] = "HiRA"
@@ -151,7 +183,7 @@ class Shira(OnLayers):
     rank: PositiveInt = Field(16, description="How many numbers: as many as a LoRA of this rank has.")
 
 
-class Gralora(OnLayers):
+class Gralora(OnSomeLayers):
     """LoRA on each of k * k blocks of a weight (Jung et al. 2025, arXiv:2505.20355)."""
 
     title: ClassVar[str] = "GraLoRA"
@@ -197,5 +229,10 @@ METHODS: Mapping[str, type[Method]] = {
 
 def named(adapter: Mapping[str, Any]) -> str:
     """How people call it: `LoRA r16`, of a block as it is written in a lock."""
-    title = METHODS[adapter["method"]].title
+    title = "DoRA" if adapter.get("dora") else METHODS[adapter["method"]].title
     return f"{title} r{adapter['rank']}" if "rank" in adapter else title
+
+
+def block(adapter: Mapping[str, Any]) -> Method:
+    """The block again, of how it is written in a lock."""
+    return METHODS[adapter["method"]].model_validate(adapter)

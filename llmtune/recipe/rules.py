@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from llmtune.recipe.methods import Gralora, Ia3, Lora, OnLayers
+from llmtune.recipe.methods import Gralora, Ia3, Lora, OnLayers, OnSomeLayers
 from llmtune.recipe.schema import Recipe
 
 
@@ -146,6 +146,36 @@ RULES = (
         lambda r: r.quantization.type not in ("none", *r.adapter.quantized),
         "this method cannot work on weights that are stored so (the README's table says which can)",
         "set `quantization.type: none`, or choose another method",
+    ),
+    Rule(
+        ("adapter.init", "quantization.type"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.moves_the_base and r.quantization.type != "none",
+        "these first values are taken out of the base's weights, which a quantized base does not have",
+        "set `quantization.type: none`, or `adapter.init: eva`, which looks at the rows",
+    ),
+    Rule(
+        ("adapter.dora", "quantization.type"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.dora and r.quantization.type == "int8",
+        "PEFT cannot measure the length of int8 weights before the first step",
+        "set `quantization.type: nf4`, or `adapter.dora: false`",
+    ),
+    Rule(
+        ("adapter.init", "zero.stage"),
+        lambda r: isinstance(r.adapter, Lora) and r.zero.stage == 3 and r.adapter.init in ("pissa", "olora", "eva"),
+        "these first values need the whole base before it is shared out",
+        "set `zero.stage: 2`, or `adapter.init: default`",
+    ),
+    Rule(
+        ("adapter.dora", "zero.stage"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.dora and r.zero.stage == 3,
+        "DoRA measures whole weights, which no process holds",
+        "set `zero.stage: 2`, or `adapter.dora: false`",
+    ),
+    Rule(
+        ("adapter.layers",),
+        lambda r: isinstance(r.adapter, OnSomeLayers) and r.adapter.layers == (),
+        "no layer would get an adapter",
+        "name blocks, counted from 0, or remove it",
     ),
     Rule(
         ("adapter.method", "quantization.compute_dtype"),

@@ -16,6 +16,7 @@ from llmtune.recipe.methods import (
     Miss,
     Oft,
     OnLayers,
+    OnSomeLayers,
     Shira,
     Vera,
 )
@@ -30,14 +31,16 @@ def peft_config(adapter: Adapter, linear_suffixes: tuple[str, ...] | None) -> Ar
     """`{"config": name of PEFT's class, "arguments": its keyword arguments}`."""
     targets = _targets(adapter, linear_suffixes)
     config, own = _own(adapter, targets)
+    if isinstance(adapter, OnSomeLayers) and adapter.layers is not None:
+        own["layers_to_transform"] = list(adapter.layers)
     return {"config": config, "arguments": {**own, "target_modules": targets, "task_type": "CAUSAL_LM"}}
 
 
 def _own(adapter: Adapter, targets: str | list[str]) -> tuple[str, Arguments]:
     """PEFT's class, and the arguments that this method alone has."""
     match adapter:
-        case Lora(rank=rank, dropout=dropout):
-            return "LoraConfig", {"r": rank, "lora_alpha": _alpha(adapter), "lora_dropout": dropout}
+        case Lora():
+            return "LoraConfig", lora_arguments(adapter)
         case Vera(rank=rank, dropout=dropout):
             return "VeraConfig", {"r": rank, "vera_dropout": dropout}
         case Loha(rank=rank):
@@ -64,7 +67,26 @@ def _own(adapter: Adapter, targets: str | list[str]) -> tuple[str, Arguments]:
             assert_never(adapter)
 
 
-def _alpha(adapter: Lora | Loha | Lokr | Gralora) -> float:
+def lora_arguments(adapter: Lora) -> Arguments:
+    """Keyword arguments of `peft.LoraConfig`; what is PEFT's own default is left out."""
+    alpha = adapter.alpha or (adapter.rank if adapter.rslora else 2 * adapter.rank)
+    found: Arguments = {"r": adapter.rank, "lora_alpha": alpha, "lora_dropout": adapter.dropout}
+    if adapter.rslora:
+        found["use_rslora"] = True
+    if adapter.dora:
+        found["use_dora"] = True
+    if adapter.init != "default":
+        found["init_lora_weights"] = adapter.init
+    if adapter.init == "eva":
+        found["eva_config"] = {"rho": 1.0}  # every layer keeps its rank
+    if adapter.rank_pattern:
+        found["rank_pattern"] = dict(adapter.rank_pattern)
+    if adapter.alpha_pattern:
+        found["alpha_pattern"] = dict(adapter.alpha_pattern)
+    return found
+
+
+def _alpha(adapter: Loha | Lokr | Gralora) -> float:
     return adapter.alpha if adapter.alpha is not None else 2 * adapter.rank
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import peft
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+import torch
+from peft import EvaConfig, PeftModel, get_peft_model, get_peft_model_state_dict, initialize_lora_eva_weights
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
 from llmtune.errors import RecipeError
+from llmtune.train.batches import Batch, Rows
 from llmtune.train.inputs import TrainInputs
+
+LOOKED_AT_ONCE = 1024
+"""Tokens of a batch that EVA sees; more than the rank, or it has nothing to choose from."""
 
 
 def attach(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel:
@@ -26,9 +33,35 @@ def attach(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel:
         last = sorted({name.rpartition(".")[2] for name in names})
         what = f"the base has no layer named {', '.join(missing)}"
         raise RecipeError.one("adapter.target_modules", what, f"its layers are named {', '.join(last)}")
-    config = vars(peft)[inputs.adapter["config"]](**inputs.adapter["arguments"])
+    arguments = dict(inputs.adapter["arguments"])
+    if "eva_config" in arguments:
+        arguments["eva_config"] = EvaConfig(**arguments["eva_config"])
+    config = vars(peft)[inputs.adapter["config"]](**arguments)
     set_seed(inputs.sft["seed"])
-    return get_peft_model(base, config)
+    looks = "eva_config" in arguments
+    model = get_peft_model(base, config, low_cpu_mem_usage=looks)
+    if looks:
+        _look_at_rows(model, Rows.read(Path(inputs.train)))
+    return model
+
+
+def _look_at_rows(model: PeftModel, rows: Rows) -> None:
+    """EVA's first values: without this pass over the rows it would be plain LoRA, without a word (pain 39)."""
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
+    groups: list[list[int]] = [[]]
+    for row in order:
+        if groups[-1] and sum(map(rows.length, groups[-1])) + rows.length(row) > LOOKED_AT_ONCE:
+            groups.append([])
+        groups[-1].append(row)
+
+    def forward(model: PeftModel, batch: Batch) -> None:
+        ids, positions = (batch[name].to(model.device) for name in ("input_ids", "position_ids"))
+        model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1)
+
+    batches = [rows.batch(group) for group in groups]
+    initialize_lora_eva_weights(
+        model, batches, forward_fn=forward, gather_distributed_inputs=False, show_progress_bar=False
+    )
 
 
 def ends(name: str, suffix: str) -> bool:
@@ -46,13 +79,24 @@ class Begun:
     """Numbers that are trained."""
     sums: dict[str, tuple[tuple[int, ...], float, float]]
     """Of each tensor its shape, its sum and the sum of its squares."""
+    scales: dict[str, float]
+    """Of each LoRA layer, by its name in the file, the factor of B A."""
+    first: dict[str, Tensor]
+    """The tensors themselves, where they were taken out of the base."""
 
 
 def begun(model: PeftModel) -> Begun:
     """What the trained adapter is compared with; to be asked before ZeRO-3 takes the tensors apart."""
     layers = sum(isinstance(module, BaseTunerLayer) for module in model.modules())
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return Begun(layers, parameters, {name: sums(tensor) for name, tensor in get_peft_model_state_dict(model).items()})
+    tensors = get_peft_model_state_dict(model)
+    scales = {
+        name: module.scaling["default"] for name, module in model.named_modules() if isinstance(module, LoraLayer)
+    }
+    first = {}
+    if scales and model.peft_config["default"].init_lora_weights in ("pissa", "olora"):
+        first = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+    return Begun(layers, parameters, {name: sums(tensor) for name, tensor in tensors.items()}, scales, first)
 
 
 def sums(tensor: Tensor) -> tuple[tuple[int, ...], float, float]:

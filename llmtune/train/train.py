@@ -32,6 +32,7 @@ from llmtune.train.kernels import Kernels
 from llmtune.train.launch import rank
 from llmtune.train.metrics import signs
 from llmtune.train.noise import Noise
+from llmtune.train.plain import is_plain, write_plain
 from llmtune.train.settings import settings, stage
 from llmtune.train.stopping import StopRequest
 from llmtune.train.trainer import RowTrainer
@@ -58,11 +59,13 @@ def train(inputs: TrainInputs, events: Events) -> dict[str, Any]:
             events.note(f"goes on from step {progress.step} of {progress.total}")
         progress = _run(trainer, inputs, Watch(inputs, checkpoints, events, stop, progress), resumed)
     best = checkpoints.at(progress.best_step or progress.step)
-    model = _with_best(trainer, inputs, best)
+    made = checkpoints.aside / "adapter"
+    model, proved = _made(trainer, inputs, best, begun, made)
     del trainer
     if rank() != 0:
         return {}
-    return _hand_over(inputs, model, best, progress, begun) | {
+    return _hand_over(inputs, model, made, progress) | {
+        "adapter": proved,
         "resumed_from": resumed.progress.step if resumed else 0,
         "seconds": round(time.monotonic() - began, 2),
     }
@@ -115,23 +118,47 @@ def _with_best(trainer: RowTrainer, inputs: TrainInputs, best: Path) -> Any:
         if inputs.average is not None:
             put(trainer.model, best)
         return trainer.model
-    trainer.model = trainer.model_wrapped = None
-    gc.collect()
-    unset_hf_deepspeed_config()
+    _let_go(trainer)
     return load_with_adapter(inputs.base, best) if rank() == 0 else None
 
 
-def _hand_over(inputs: TrainInputs, model: Any, best: Path, progress: Progress, begun: Begun) -> dict[str, Any]:
-    """Write the result as a whole, prove it, and say what it is."""
+def _let_go(trainer: RowTrainer) -> None:
+    """Make room for another model."""
+    trainer.model = trainer.model_wrapped = None
+    gc.collect()
+    unset_hf_deepspeed_config()
+
+
+def _made(trainer: RowTrainer, inputs: TrainInputs, best: Path, begun: Begun, made: Path) -> tuple[Any, dict[str, Any]]:
+    """Write the trained adapter into the folder `made` and prove it; gives the model that answers with it.
+
+    What is no plain LoRA yet is made so, and answers on the base as it is. Of use on rank 0 alone.
+    """
+    model = _with_best(trainer, inputs, best)
+    if rank() != 0:
+        return None, {}
+    made.mkdir(parents=True)
+    if inputs.average is None:
+        for name in ADAPTER:
+            shutil.copyfile(best / name, made / name)
+    else:
+        model.save_pretrained(made)
+    proved = asdict(proof.prove(made, begun))
+    if not is_plain(made):
+        del model
+        _let_go(trainer)
+        write_plain(made, begun.first, begun.scales)
+        model = load_with_adapter(inputs.base, made)
+    return model, proved
+
+
+def _hand_over(inputs: TrainInputs, model: Any, made: Path, progress: Progress) -> dict[str, Any]:
+    """Write the result as a whole, and say what it is."""
     with files.atomic_folder(Path(inputs.out), fingerprint=inputs.fingerprint, step=progress.best_step) as folder:
         adapter = folder / "adapter"
         adapter.mkdir()
-        if inputs.average is None:
-            for name in ADAPTER:
-                shutil.copyfile(best / name, adapter / name)
-        else:
-            model.save_pretrained(adapter)
-        proved = proof.prove(adapter, begun)
+        for name in ADAPTER:
+            shutil.copyfile(made / name, adapter / name)
         asked = Path(inputs.heldout or inputs.train)
         tokenizer = AutoTokenizer.from_pretrained(inputs.tokenizer)
         stops = stop_ids(Path(inputs.tokenizer), model.generation_config.eos_token_id)
@@ -145,7 +172,6 @@ def _hand_over(inputs: TrainInputs, model: Any, best: Path, progress: Progress, 
         "skipped_steps": progress.skipped,
         "micro_batch": inputs.sft["per_device_train_batch_size"],
         "signs": [asdict(sign) for sign in signs(Path(inputs.metrics))],
-        "adapter": asdict(proved),
         "reference_prompts": answered,
     }
 

@@ -21,13 +21,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmtune.errors import ProofError
 from llmtune.events import Events
-from llmtune.export.card import max_lora_rank, merged_card, without_places
+from llmtune.export.card import merged_card, without_places
 from llmtune.export.export import export
 from llmtune.export.inputs import CardFacts, ExportInputs
 from llmtune.files import is_whole
 from llmtune.merge.merge import write_merged
 from llmtune.models.tokenizer import load
 from llmtune.recipe.schema import Recipe
+from llmtune.recipe.servers import max_lora_rank
 from tests.merge.test_merge import asked
 from tests.tiny_models import CHATML, TURN_AND_TEXT_END
 from tests.trained_models import SUFFIXES, Trained, write_adapter, write_trained

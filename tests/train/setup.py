@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+import torch
 
 from llmtune import quiet
 from llmtune.events import Follower
@@ -21,6 +22,7 @@ from llmtune.models.spec import BaseSpec
 from llmtune.recipe.watching import Watch
 from llmtune.rundir import RunDir
 from llmtune.train import launch
+from llmtune.train.batches import IGNORED, Rows
 from llmtune.train.inputs import TrainInputs
 from tests.tiny_models import SENTENCES
 
@@ -171,3 +173,17 @@ def adapter_bytes(given: TrainInputs) -> bytes:
 
 def metrics(given: TrainInputs) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(given.metrics).read_text().splitlines()]
+
+
+def mean_loss(model: Any, path: str) -> float:
+    """Cross-entropy a supervised token, each row by itself, by transformers' plain forward pass."""
+    rows = Rows.read(Path(path))
+    total, count = 0.0, 0
+    for row in range(len(rows)):
+        batch = rows.batch([row])
+        with torch.no_grad():
+            logits = model(input_ids=batch["input_ids"]).logits[0, :-1].float()
+        labels = batch["labels"][0, 1:]
+        total += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum"))
+        count += int((labels != IGNORED).sum())
+    return total / count

@@ -24,7 +24,7 @@ from llmtune.recipe.methods import METHODS
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.to_peft import peft_config
 from llmtune.train.train import train
-from tests.train.setup import NF4, adapter_bytes, inputs
+from tests.train.setup import NF4, adapter_bytes, inputs, mean_loss
 from tests.trained_models import write_chat_tokenizer
 
 pytestmark = [
@@ -42,6 +42,14 @@ SMALL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Sizes for the tiny base."""
 CASES: list[tuple[str, dict[str, Any]]] = [(method, SMALL.get(method, {})) for method in METHODS]
+CASES += [
+    ("lora", {"rank": 4, **keys})
+    for keys in (
+        {"rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"up_proj": 3.0}},
+        {"dora": True, "alpha_pattern": {"up_proj": 3.0}},
+        {"init": "pissa"}, {"init": "olora"}, {"init": "eva"}, {"init": "gaussian", "layers": [1]},
+    )
+]  # fmt: skip
 
 
 def case_id(case: tuple[str, dict[str, Any]]) -> str:
@@ -75,8 +83,10 @@ def logits(model: Any) -> torch.Tensor:
 def test_a_method_trains_goes_on_reloads_and_merges(
     case: tuple[str, dict[str, Any]], tiny_base: Path, tmp_path: Path
 ) -> None:
-    quantization = "nf4" if "nf4" in METHODS[case[0]].quantized else "none"
-    dtype = "float32" if case[0] == "ia3" else "bfloat16"
+    method, keys = case
+    packed = "nf4" in METHODS[method].quantized and keys.get("init") not in ("pissa", "olora")
+    quantization = "nf4" if packed else "none"
+    dtype = "float32" if method == "ia3" else "bfloat16"
     asked, sizes = recipe(case, quantization), family.read(tiny_base)
     given = inputs(
         tiny_base, tmp_path, evaluate_every=2, adapter=peft_config(asked.adapter, sizes.linear_suffixes),
@@ -85,7 +95,7 @@ def test_a_method_trains_goes_on_reloads_and_merges(
     given = replace(given, base=held(tiny_base, quantization, dtype))
     result = train(given, NOBODY)
     shape = shape_of(asked, sizes, sizes.parameters or 0)
-    assert result["adapter"]["layers"] == 14
+    assert result["adapter"]["layers"] == (7 if "layers" in keys else 14)
     assert result["adapter"]["parameters"] == trained_parameters(asked.adapter, shape.adapted)
 
     adapter = Path(given.out) / "adapter"
@@ -96,6 +106,9 @@ def test_a_method_trains_goes_on_reloads_and_merges(
         found = again(input_ids=torch.tensor([prompt + answer[:8]]), use_cache=False).logits[0, len(prompt) - 1 :]
     assert torch.equal(found.float(), load_file(Path(given.out) / "reference.safetensors")["logits.0"])
 
+    # of a base from which something was taken out, some is lost to rounding
+    assert result["heldout_loss"] == pytest.approx(mean_loss(again, given.heldout), rel=1e-3 if packed else 5e-3)
+
     trained = adapter_bytes(given)
     shutil.rmtree(given.out)
     shutil.rmtree(Path(given.checkpoints) / "step-000004")
@@ -103,6 +116,9 @@ def test_a_method_trains_goes_on_reloads_and_merges(
     assert adapter_bytes(given) == trained
 
     exact = replace(given.base, dtype="float32", quantization=held(tiny_base, quantization, "float32").quantization)
+    if method == "lora":
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        assert (config["use_rslora"], config["rank_pattern"], config["alpha_pattern"]) == (False, {}, {})
     merge_and_compare(exact, adapter, tiny_base, tmp_path)
 
 

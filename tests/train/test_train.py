@@ -23,12 +23,11 @@ from llmtune.events import Events
 from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.train import proof
 from llmtune.train.attach import attach, begun
-from llmtune.train.batches import IGNORED, Rows
 from llmtune.train.checkpoints import ADAPTER, Checkpoints, read_progress
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.settings import engine
 from llmtune.train.train import train
-from tests.train.setup import adapter_bytes, inputs, metrics, write_split, zero
+from tests.train.setup import adapter_bytes, inputs, mean_loss, metrics, write_split, zero
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("only_rank", "process_as_before")]
 
@@ -258,20 +257,6 @@ def test_pain_13_the_split_into_micro_batches_changes_nothing(tiny_base: Path, t
     assert [line["epoch"] for line in metrics(given)] == [0.5, 1.0]
 
 
-def _mean_loss(model: Any, path: str) -> float:
-    """Cross-entropy a supervised token, each row by itself, by transformers' plain forward pass."""
-    rows = Rows.read(Path(path))
-    total, count = 0.0, 0
-    for row in range(len(rows)):
-        batch = rows.batch([row])
-        with torch.no_grad():
-            logits = model(input_ids=batch["input_ids"]).logits[0, :-1].float()
-        labels = batch["labels"][0, 1:]
-        total += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum"))
-        count += int((labels != IGNORED).sum())
-    return total / count
-
-
 def test_pain_08_the_loss_of_flattened_rows_is_that_of_the_rows_one_by_one(
     undisturbed: Run, tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -279,9 +264,9 @@ def test_pain_08_the_loss_of_flattened_rows_is_that_of_the_rows_one_by_one(
         tiny_base, tmp_path, sft={"per_device_train_batch_size": 8, "gradient_accumulation_steps": 3, "max_steps": 1}
     )
     train(replace(given, sft={**given.sft, "warmup_steps": 0}), NOBODY)
-    assert metrics(given)[0]["loss"] == pytest.approx(_mean_loss(load_base(given.base), given.train), rel=1e-3)
+    assert metrics(given)[0]["loss"] == pytest.approx(mean_loss(load_base(given.base), given.train), rel=1e-3)
     finished = load_with_adapter(given.base, Path(undisturbed[0].out) / "adapter")
-    assert undisturbed[1]["heldout_loss"] == pytest.approx(_mean_loss(finished, given.heldout), rel=1e-3)
+    assert undisturbed[1]["heldout_loss"] == pytest.approx(mean_loss(finished, given.heldout), rel=1e-3)
 
 
 def test_recomputing_activations_trains_the_same_bytes(undisturbed: Run, tiny_base: Path, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from llmtune.train.checkpoints import ADAPTER
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.train import train
 from tests.tiny_models import SENTENCES
-from tests.train.setup import adapter_bytes, inputs, metrics, write_split, zero
-from tests.train.test_train import NOBODY, Run, StopAt, _mean_loss
+from tests.train.setup import adapter_bytes, inputs, mean_loss, metrics, write_split, zero
+from tests.train.test_train import NOBODY, Run, StopAt
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("only_rank", "process_as_before")]
 
@@ -163,7 +163,7 @@ def test_the_average_is_the_one_of_the_steps_is_handed_over_and_gone_on_with_exa
     for name, tensor in handed.items():
         assert torch.equal(tensor, best[name.replace(".weight", ".default.weight")])
     finished = load_with_adapter(given.base, Path(given.out) / "adapter")
-    assert result["heldout_loss"] == pytest.approx(_mean_loss(finished, given.heldout), rel=1e-3)
+    assert result["heldout_loss"] == pytest.approx(mean_loss(finished, given.heldout), rel=1e-3)
 
     again = _averaging(tiny_base, tmp_path / "again")
     with pytest.raises(Stopped):

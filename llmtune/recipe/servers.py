@@ -1,0 +1,81 @@
+"""Which servers load the adapter that a recipe makes, and why others do not.
+
+Measured on vLLM 0.32 and llama.cpp (its converter to GGUF, which is Ollama's way too), read in the source of SGLang
+0.5.23 and LMDeploy 0.18. What a server takes without a word and computes otherwise counts as not taken. The scales of
+rsLoRA and of patterns, and first values that move the base, are no hindrance: plain LoRA is handed on (train.plain).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from llmtune.recipe.methods import Lora, Method
+
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values that vLLM (0.32, 0.33) takes for --max-lora-rank; an adapter may have any rank up to it."""
+Reason = str | None
+
+
+def handed_rank(adapter: Lora) -> int:
+    """Rank of the plain LoRA that is handed on: the highest, twice that where the first values are taken off again."""
+    return max(adapter.rank, *adapter.rank_pattern.values(), 0) * (2 if adapter.moves_the_base else 1)
+
+
+def max_lora_rank(rank: int) -> int | None:
+    """The smallest --max-lora-rank of vLLM that serves this rank; None where there is none."""
+    return next((allowed for allowed in VLLM_RANKS if allowed >= rank), None)
+
+
+def _vllm(adapter: Lora) -> Reason:
+    if adapter.dora:
+        return "it does not support DoRA"
+    if max_lora_rank(handed_rank(adapter)) is None:
+        return f"its highest rank is {VLLM_RANKS[-1]}"
+    return None
+
+
+def _sglang(adapter: Lora) -> Reason:
+    names = adapter.target_modules
+    if adapter.dora:
+        return "it does not support DoRA"
+    if names != "all-linear" and ("q_proj" in names) != ("v_proj" in names):
+        return "it stacks q_proj and v_proj, and needs both"
+    return None
+
+
+def _llama_cpp(adapter: Lora) -> Reason:
+    return "its converter knows no DoRA" if adapter.dora else None
+
+
+def _lmdeploy(adapter: Lora) -> Reason:
+    if adapter.dora:
+        return "it does not support DoRA"
+    return "it would apply nothing where only some blocks have an adapter" if adapter.layers is not None else None
+
+
+SERVERS: Mapping[str, Callable[[Lora], Reason]] = {
+    "vLLM": _vllm,
+    "SGLang": _sglang,
+    "llama.cpp": _llama_cpp,
+    "Ollama": _llama_cpp,
+    "LMDeploy": _lmdeploy,
+}
+"""By name, what keeps each from loading a LoRA adapter."""
+
+
+def refusals(adapter: Method) -> dict[str, Reason]:
+    """Of each server why it does not load this adapter; None: it does."""
+    if isinstance(adapter, Lora):
+        return {name: why(adapter) for name, why in SERVERS.items()}
+    return dict.fromkeys(SERVERS, "it loads LoRA alone")
+
+
+def told(adapter: Method) -> str:
+    """Which servers load the adapter, in a line."""
+    why = refusals(adapter)
+    taking = [name for name, reason in why.items() if reason is None]
+    reasons = dict.fromkeys(reason for reason in why.values() if reason is not None)
+    if not taking:
+        return "the adapter is for PEFT alone: no server loads it; serve the merged model"
+    not_so = [f"not {', '.join(n for n, r in why.items() if r == reason)}: {reason}" for reason in reasons]
+    return "; ".join([f"the adapter is for PEFT, {', '.join(taking)}", *not_so])

@@ -1,0 +1,43 @@
+"""Which servers load what a recipe hands on. The facts were measured on the servers themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmtune.recipe.methods import METHODS, Lora, block
+from llmtune.recipe.servers import SERVERS, handed_rank, refusals, told
+
+
+def taken(**keys: Any) -> set[str]:
+    return {name for name, why in refusals(Lora.model_validate(keys)).items() if why is None}
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"rslora": True}, {"rank_pattern": {"q_proj": 64}}, {"init": "pissa"}, {"alpha": 12.5}]
+)
+def test_pain_40_plain_lora_is_taken_by_all_as_is_what_is_made_plain(keys: dict[str, Any]) -> None:
+    assert taken(**keys) == set(SERVERS)
+    assert told(Lora.model_validate(keys)) == "the adapter is for PEFT, vLLM, SGLang, llama.cpp, Ollama, LMDeploy"
+
+
+def test_pain_26_what_a_server_refuses_is_known_before() -> None:
+    assert taken(dora=True) == set()
+    assert "vLLM" not in taken(rank=513)
+    assert "vLLM" not in taken(rank=257, init="pissa")  # which is handed on at twice its rank
+    assert taken(target_modules=["q_proj"]) == set(SERVERS) - {"SGLang"}
+    assert taken(layers=[0]) == set(SERVERS) - {"LMDeploy"}
+    said = told(Lora(rank=513))
+    assert said == "the adapter is for PEFT, SGLang, llama.cpp, Ollama, LMDeploy; not vLLM: its highest rank is 512"
+
+
+def test_the_rank_that_is_handed_on() -> None:
+    assert handed_rank(Lora(rank=8)) == 8
+    assert handed_rank(Lora(rank=8, rank_pattern={"q_proj": 32})) == 32
+    assert handed_rank(Lora(rank=8, init="olora")) == 16
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "lora"])
+def test_no_server_loads_another_method(method: str) -> None:
+    assert told(block({"method": method})).startswith("the adapter is for PEFT alone")
