@@ -23,7 +23,8 @@ Question = dict[str, object]
 
 NO_MATTER = {
     # where a base lies, which name its bytes have on the hub, and whether its code (hashed with it) may run
-    "base": {"path", "revision", "trust_remote_code"},
+    # a stored copy has the same bytes
+    "base": {"path", "revision", "trust_remote_code", "stored"},
     # recomputed activations are the same ones
     "training": {"keep_checkpoints", "activation_checkpointing"},
     # halved by the evaluation itself when memory runs out

@@ -99,6 +99,15 @@ def say_rows(checked: Checked, console: Console) -> None:
         console.more(marked(row.pieces, colour=console.is_terminal))
 
 
+def say_quantize(record: Record, console: Console) -> None:
+    """Whether the next start will find the base quantized already."""
+    if record.result["kept"]:
+        text = "the base, once; from now on it is loaded as it is"
+    else:
+        text = f"not kept, so every stage quantizes the base anew: {record.result['why']}"
+    say("quantize", record, console, text)
+
+
 def say_train(record: Record, console: Console) -> None:
     """How it went, and that what was saved is what was trained."""
     result, adapter = record.result, record.result["adapter"]

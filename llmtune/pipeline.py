@@ -19,6 +19,8 @@ from llmtune.files import hashes, manifest, remove_left, sha256, told_in_words, 
 from llmtune.held import held
 from llmtune.lock import changes, read_lock, threads_of, write_lock
 from llmtune.merge.inputs import MergeInputs
+from llmtune.models import quantized
+from llmtune.models.quantized import QuantizeInputs
 from llmtune.models.spec import BaseSpec
 from llmtune.narration import (
     say_check,
@@ -28,6 +30,7 @@ from llmtune.narration import (
     say_left_out,
     say_merge,
     say_plan,
+    say_quantize,
     say_rows,
     say_signs,
     say_title,
@@ -38,11 +41,13 @@ from llmtune.plan.estimate import smaller
 from llmtune.process import BEGINS_AGAIN, SAVES, Command, Ending, alone, in_worker
 from llmtune.recipe.translate import translate
 from llmtune.shortage import Planned, Split
-from llmtune.stages import Record, clear, fingerprint, in_process, stoppable
+from llmtune.stages import Record, clear, done, fingerprint, in_process, stoppable
 from llmtune.summary import print_summary, summary
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.launch import command
 
+LOAD_THE_BASE = ("train", "evaluate", "merge")
+"""Stages that may load it quantized already. What verifies loads it as a stranger would."""
 NOTHING_STARTED = "nothing was started, and nothing written"
 
 
@@ -281,6 +286,18 @@ class Run:
         say_verify(record, self.console)
         return record
 
+    def quantized(self) -> str | None:
+        """Folder of the quantized base, made now if it is not there; None where none is kept."""
+        wanted, size = self.arguments["quantize"], self.checked.plan.memory["train"].parts["weights"]
+        if wanted is None or size < quantized.SMALLEST:
+            return None
+        place = quantized.kept(self.base, self.lock["base"], self.lock["versions"])
+        if not place.ready():
+            clear(self.dir.stage("quantize"))
+            request = QuantizeInputs(base=self.base, folder=str(place.folder), size=size, **wanted)
+            say_quantize(self.worker("quantize", place.folder.name, [], asdict(request)), self.console)
+        return str(place.folder) if place.ready() else None
+
     def worker(
         self,
         stage: str,
@@ -291,11 +308,14 @@ class Run:
         ending: Ending = BEGINS_AGAIN,
     ) -> Record:
         """A heavy stage, with its progress on the screen."""
+        if stage in LOAD_THE_BASE and done(self.dir, stage, asked) is None:
+            request = {**request, "base": {**request["base"], "stored": self.quantized()}}
+        environment = {**self.environment, **(quiet.QUANTIZING if stage == "quantize" else {})}
         less = smaller(self.recipe, self.checked.plan, stage)
         with self.console.progress(stage) as watch:
             return in_worker(
                 self.dir, stage, asked, made, request, watch,
-                command=command, ending=ending, environment=self.environment, smaller=less,
+                command=command, ending=ending, environment=environment, smaller=less,
             )  # fmt: skip
 
     def seal(self) -> None:

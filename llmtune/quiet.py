@@ -18,6 +18,11 @@ def search_path() -> str:
     return path if bin_folder in path.split(os.pathsep) else bin_folder + os.pathsep + path
 
 
+QUANTIZING = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
+"""Environment of the process that quantizes a base: what a tensor needed meanwhile goes back to the system at once.
+glibc would keep it between the weights: 1.1 GB held for 0.4 GB of int8 weights, measured."""
+
+
 def environment(device: str, threads: int) -> dict[str, str]:
     """Environment of a stage's process, on top of today's."""
     switches = {

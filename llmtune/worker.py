@@ -25,6 +25,14 @@ from llmtune.train.launch import rank as rank_of_this
 Request = dict[str, Any]
 
 
+def _quantize(request: Request, events: Events) -> dict[str, Any]:
+    from llmtune.models.quantize import quantize
+    from llmtune.models.quantized import QuantizeInputs
+
+    del events
+    return quantize(QuantizeInputs.from_json(request))
+
+
 def _train(request: Request, events: Events) -> dict[str, Any]:
     from llmtune.train.inputs import TrainInputs
     from llmtune.train.train import train
@@ -54,6 +62,7 @@ def _verify(request: Request, events: Events) -> dict[str, Any]:
 
 
 STAGES: dict[str, Callable[[Request, Events], dict[str, Any]]] = {
+    "quantize": _quantize,
     "train": _train,
     "evaluate": _evaluate,
     "merge": _merge,

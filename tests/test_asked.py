@@ -52,6 +52,7 @@ DECIDES: dict[str, set[str]] = {
     "data": {"data"},
     "adapter": {"train"},
     "quantization": {"train"},
+    "quantization.cache": set(),
     "training": {"train"},
     "training.seed": {"data", "train"},
     "training.keep_checkpoints": set(),

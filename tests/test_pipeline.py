@@ -7,12 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from llmtune.check import check
 from llmtune.console import Console
 from llmtune.data.store import read
+from llmtune.held import held
+from llmtune.models import quantized
 from llmtune.pipeline import Run
-from llmtune.stages import fingerprint
+from llmtune.rundir import RunDir
+from llmtune.stages import fingerprint, read_record
 from tests.tiny_models import CHATML, write_rows
 
 
@@ -88,3 +92,29 @@ def test_a_run_with_another_key_knows_what_changed(tiny_base: Path, tmp_path: Pa
     assert changed() == []
     assert changed("training.epochs=5") == ["training.epochs was 3, is 5"]
     assert changed("training.epochs=5") == []
+
+
+@pytest.mark.slow
+def test_a_base_is_quantized_once_for_all_stages_and_runs(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized, "SMALLEST", 0)
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hub"))
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text(f"base: {tiny_base}\ndata: rows.jsonl\n")
+
+    def folder(name: str, *overrides: str) -> str | None:
+        run = Run(check(tmp_path / "shop.yaml", tmp_path / name, overrides), Console())
+        with held(run.dir):
+            return run.quantized()
+
+    first = folder("one")
+    assert first is not None and Path(first).is_relative_to(tmp_path / "hub" / "llmtune" / "quantized")
+    assert read_record(RunDir(tmp_path / "one"), "quantize") is not None
+    written = (Path(first) / "manifest.json").stat().st_mtime_ns
+    assert folder("two") == first
+    assert (Path(first) / "manifest.json").stat().st_mtime_ns == written
+    assert read_record(RunDir(tmp_path / "two"), "quantize") is None
+    assert folder("three", "quantization.cache=false") is None
+    monkeypatch.setattr(quantized, "SMALLEST", 64 << 20)
+    assert folder("four") is None

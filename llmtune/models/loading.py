@@ -10,42 +10,62 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llmtune.errors import BaseModelError
+from llmtune.models.quantized import Kept
 from llmtune.models.spec import BaseSpec
 
 
 def load_base(spec: BaseSpec) -> PreTrainedModel:
     """The frozen base model in evaluation mode, on its device.
 
-    Linear layers but the head are 4-bit when `spec.quantization` says so; everything else is `spec.dtype`.
+    Linear layers but the head are quantized when `spec.quantization` says so; everything else is `spec.dtype`.
     Raises BaseModelError when the files cannot be loaded.
     """
-    arguments: dict[str, Any] = {
-        "revision": spec.revision,
-        "trust_remote_code": spec.trust_remote_code,
-        "dtype": spec.dtype,
-        "attn_implementation": spec.attention,
-        "use_safetensors": True,
-    }
-    if spec.quantization is not None:
-        arguments["quantization_config"] = BitsAndBytesConfig(**spec.quantization)
-    if not is_deepspeed_zero3_enabled():  # ZeRO-3 places the weights itself and refuses a device map
-        arguments["device_map"] = {"": _device(spec)}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(spec.path, **arguments)
-    except (OSError, ValueError) as error:
-        raise BaseModelError.one(
-            spec.path, f"the base model cannot be loaded: {error}", "check `base` in the recipe, and its files"
-        ) from error
+    model = _from_stored(spec, spec.stored) if spec.quantization and spec.stored else None
+    if model is None:
+        quantization = None if spec.quantization is None else BitsAndBytesConfig(**spec.quantization)
+        try:
+            model = _load(spec, spec.path, revision=spec.revision, quantization_config=quantization)
+        except (OSError, ValueError) as error:
+            raise BaseModelError.one(
+                spec.path, f"the base model cannot be loaded: {error}", "check `base` in the recipe, and its files"
+            ) from error
     disarm_repacking(model)
     # With a cache transformers builds no mask that keeps packed rows apart. So it is off unless a call asks for it, as
     # `generate` does by itself.
     model.config.use_cache = False
     model.requires_grad_(False)
     return model.eval()
+
+
+def _from_stored(spec: BaseSpec, folder: str) -> PreTrainedModel | None:
+    """The base from its quantized copy; None where that is gone or was not written to its end."""
+    copy = Kept(Path(folder))
+    if not copy.ready():
+        return None
+    try:
+        model = _load(spec, folder)
+        copy.used()
+    except (OSError, SafetensorError):  # removed meanwhile
+        return None
+    return model
+
+
+def _load(spec: BaseSpec, path: str, **arguments: Any) -> PreTrainedModel:
+    if not is_deepspeed_zero3_enabled():  # ZeRO-3 places the weights itself and refuses a device map
+        arguments["device_map"] = {"": _device(spec)}
+    return AutoModelForCausalLM.from_pretrained(
+        path,
+        trust_remote_code=spec.trust_remote_code,
+        dtype=spec.dtype,
+        attn_implementation=spec.attention,
+        use_safetensors=True,
+        **arguments,
+    )
 
 
 def load_with_adapter(spec: BaseSpec, adapter: Path) -> PeftModel:

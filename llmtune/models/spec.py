@@ -22,3 +22,5 @@ class BaseSpec:
     device: Literal["cpu", "cuda"]
     threads: int
     """CPU threads of torch; sums differ in their last bit with another number."""
+    stored: str | None = None
+    """A folder with the same base quantized already (`models.quantized`): the same numbers, sooner."""

@@ -203,6 +203,8 @@ def smaller(recipe: Recipe, plan: Plan, stage: str) -> str:
         do = f"set training.micro_batch: {max(n for n in range(1, size) if size % n == 0)}"
     elif stage == "train" and not plan.checkpointing:
         do = "set training.gradient_checkpointing: true"
+    elif stage == "quantize":
+        do = "choose a smaller base"
     else:
         do = _remedy(recipe, "merge" if stage == "verify" and "merged" in recipe.export else stage)
     return f"end other programs that use its memory, or {do}"

@@ -58,6 +58,12 @@ RULES = (
         "remove `double`, or set `type: nf4`",
     ),
     Rule(
+        ("quantization.cache", "quantization.type"),
+        lambda r: r.quantization.type == "none" and _set(r.quantization, "cache"),
+        "nothing is quantized, so there is nothing to keep",
+        "remove `cache`",
+    ),
+    Rule(
         ("quantization.type", "zero.stage"),
         lambda r: r.zero.stage == 3 and r.quantization.type == "int8",
         "stage 3 shards the weights, and bitsandbytes keeps a whole int8 base in every process beside them",

@@ -81,6 +81,11 @@ class Quantization(Closed):
         " bfloat16 where the hardware has it (GPUs from Ampere on, CPUs with AVX512-BF16 or AMX), else float16 on GPUs"
         " with tensor cores, else float32.",
     )
+    cache: bool | PositiveFloat = Field(
+        True,
+        description="Keep the quantized base on disk, beside the hub's cache (HF_HOME), so that the next start loads"
+        " it as it is. A number: the most GB that all kept bases may take; true: a tenth of the disk.",
+    )
 
 
 class EarlyStopping(Closed):

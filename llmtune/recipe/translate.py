@@ -44,6 +44,14 @@ def quantization_arguments(recipe: Recipe) -> dict[str, str | bool] | None:
     }
 
 
+def kept_bases(recipe: Recipe) -> Arguments | None:
+    """How much may be kept of quantized bases, in bytes (None: what is usual); None where none is to be."""
+    cache = recipe.quantization.cache
+    if recipe.quantization.type == "none" or cache is False:
+        return None
+    return {"limit": None if cache is True else int(cache * 1e9)}
+
+
 def base_arguments(recipe: Recipe, facts: Facts) -> Arguments:
     """The fields of `models.spec.BaseSpec` but its path: how every stage loads the base."""
     attention = recipe.training.attention
@@ -135,6 +143,7 @@ def translate(recipe: Recipe, facts: Facts) -> dict[str, Arguments | None]:
         "data": recipe.data.model_dump() | {"seed": recipe.training.seed},
         "base": base_arguments(recipe, facts),
         "adapter": peft_config(recipe.adapter, facts.linear_suffixes),
+        "quantize": kept_bases(recipe),
         "training": training_arguments(recipe, facts)
         | {
             "processes": recipe.launch.processes,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
 
 from llmtune import quiet
 from llmtune.console import Console, escape
 from llmtune.errors import BaseModelError, RecipeError
-from llmtune.lock import base_of, read_lock
+from llmtune.lock import base_of, read_lock, versions
+from llmtune.models.quantized import kept
 from llmtune.rundir import RunDir
 
 
@@ -31,6 +33,9 @@ def talk(folder: Path, console: Console) -> None:
     if alone and not run.merged.is_dir():
         do = "put it back, or let `llmtune run` look for it"
         raise BaseModelError.one(base.path, "the base is not there any more", do)
+    copy = kept(base, lock["base"], versions())
+    if base.quantization is not None and copy.ready():
+        base = replace(base, stored=str(copy.folder))
     os.environ.update(quiet.environment(base.device, base.threads))
     quiet.hush()
     from llmtune.serve.chat import chat

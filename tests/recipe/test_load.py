@@ -189,6 +189,7 @@ BREAKS = {
     "data.columns": "data: {train: x, format: alpaca, columns: {question: a, answer: b}}",
     "data.columns.question": "data: {train: x, columns: {question: a, answer: a}}",
     "quantization.double": "quantization: {type: none, double: true}",
+    "quantization.cache": "quantization: {type: none, cache: true}",
     "quantization.type": "zero: {stage: 3}\nquantization: {type: int8}",
     "zero.offload_optimizer": "zero: {stage: 0, offload_optimizer: true}",
     "kernels.attention": "kernels: {attention: rows}\ntraining: {attention: flash_attention_2}",

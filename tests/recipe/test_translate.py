@@ -35,6 +35,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "adapter.target_modules": ("all-linear", ["q_proj"]),
     "quantization.type": ("nf4", "int8"),
     "quantization.double": (True, False),
+    "quantization.cache": (True, 40.0),
     "quantization.compute_dtype": ("bfloat16", "float16"),
     "training.learning_rate": (1e-4, 2e-4),
     "training.schedule": ("cosine", "constant"),

@@ -1,0 +1,71 @@
+"""The base quantized once and written down, so that every later start loads it as it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import GenerationConfig
+
+from llmtune.files import atomic_folder, write_json
+from llmtune.models.loading import load_base
+from llmtune.models.quantized import Kept, QuantizeInputs, stamp
+from llmtune.models.spec import BaseSpec
+
+SHARD = "2GB"
+"""Of the files that are written; saving holds one in memory."""
+
+
+def quantize(inputs: QuantizeInputs) -> dict[str, Any]:
+    """Make the folder, unless another process just did.
+
+    Returns `{"kept": bool, "why": what kept it from being written, or ""}`. It counts only if what is loaded from it
+    equals, bit for bit, what was quantized.
+    """
+    place = Kept(Path(inputs.folder))
+    with place.alone():
+        if place.ready():
+            return {"kept": True, "why": ""}
+        why = place.make_room(inputs.size, inputs.limit)
+        if why is None:
+            fresh = load_base(inputs.base)
+            try:
+                _write(fresh, inputs.base, place.folder)
+            except (OSError, SafetensorError) as error:
+                why = f"it could not be written: {error}"
+        if why is None and (other := difference(fresh, load_base(replace(inputs.base, stored=str(place.folder))))):
+            shutil.rmtree(place.folder)
+            why = f"{other} is not the same when it is loaded again"
+        return {"kept": why is None, "why": why or ""}
+
+
+def _write(model: Any, base: BaseSpec, folder: Path) -> None:
+    """As the base's own folder is, but for quantized weights and the configuration that says so."""
+    source = Path(base.path)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    quantization = model.config.quantization_config.to_dict()
+    model.generation_config = GenerationConfig()  # some bases have one that cannot be saved
+    with atomic_folder(folder) as beside:
+        model.save_pretrained(beside, max_shard_size=SHARD)
+        write_json(beside / "config.json", {**config, "dtype": base.dtype, "quantization_config": quantization})
+        (beside / "generation_config.json").unlink(missing_ok=True)
+        for path in (source / "generation_config.json", *source.glob("*.py")):
+            if path.is_file():
+                shutil.copyfile(path, beside / path.name)
+        stamp(beside)
+
+
+def difference(one: Any, other: Any) -> str | None:
+    """The name of the first tensor that differs, quantization constants and buffers included; None if none does."""
+    first, second = ({**dict(model.named_buffers()), **model.state_dict()} for model in (one, other))
+    for name in sorted(first.keys() | second.keys()):
+        if name not in first or name not in second:
+            return str(name)
+        if first[name].dtype != second[name].dtype or not torch.equal(first[name], second[name]):
+            return str(name)
+    return None
