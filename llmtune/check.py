@@ -102,7 +102,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str]) -> Checked:
         LlmtuneError: with every problem found.
     """
     from llmtune.data.prepare import look, prepare
-    from llmtune.models import family, source, tokenizer
+    from llmtune.models import family, prequantized, source, tokenizer
 
     started = time.monotonic()
     loaded = load(file, overrides)
@@ -122,6 +122,13 @@ def check(file: Path, out: Path | None, overrides: Sequence[str]) -> Checked:
         weights = problems.of(lambda: source.weights(base))
         sizes = problems.of(lambda: family.read(base.folder))
         words = problems.of(lambda: tokenizer.load(base.folder))
+        if sizes is not None and sizes.quantized is not None:
+            of_base = recipe.base.name
+            found = prequantized.problems(recipe.quantization, of_base, sizes.quantized, transposed=sizes.transposed)
+            problems.add(list(found))
+            recipe = prequantized.as_stored(recipe, sizes.quantized)
+            loaded = replace(loaded, recipe=recipe)
+            problems.add([broken for broken in loaded.broken if broken not in problems.found])
         problems.add(list(_base(recipe, base, sizes, here)))
     if sizes is not None and words is not None:
         prepared = problems.of(lambda: prepare(recipe, beside, words, sizes))
@@ -195,12 +202,6 @@ def _base(recipe: Recipe, source: Source, family: Family | None, here: Device) -
 
 def _family(recipe: Recipe, family: Family) -> Iterator[Problem]:
     """What config.json tells about whether this can be tuned as asked."""
-    if family.quantized is not None:
-        yield Problem(
-            "base.name",
-            f"the base is stored quantized already ({family.quantized})",
-            "name the same model in full precision; llmtune quantizes it itself",
-        )
     if family.remote_code and not recipe.base.trust_remote_code:
         yield Problem(
             "base.name",

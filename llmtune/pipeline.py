@@ -289,7 +289,7 @@ class Run:
     def quantized(self) -> str | None:
         """Folder of the quantized base, made now if it is not there; None where none is kept."""
         wanted, size = self.arguments["quantize"], self.checked.plan.memory["train"].parts["weights"]
-        if wanted is None or size < quantized.SMALLEST:
+        if wanted is None or self.checked.family.quantized is not None or size < quantized.SMALLEST:
             return None
         place = quantized.kept(self.base, self.lock["base"], self.lock["versions"])
         if not place.ready():

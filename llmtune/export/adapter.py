@@ -13,7 +13,8 @@ from llmtune.export.card import adapter_card, public_base
 from llmtune.export.inputs import ExportInputs
 from llmtune.files import atomic_folder, write_json
 from llmtune.models.adapter import CONFIG, HALVES, WEIGHTS, Adapter, read_adapter
-from llmtune.models.checkpoint import BYTES, Span, checkpoint
+from llmtune.models.checkpoint import BYTES, Span
+from llmtune.models.packed import Stored, tensors
 from llmtune.models.stopping import GENERATION, eos_ids
 
 # Of a float, the bits that are all ones where it is infinite or no number (IEEE 754; bfloat16 is the upper half of
@@ -31,7 +32,7 @@ def export_adapter(inputs: ExportInputs, out: Path) -> dict[str, Any]:
     """
     source = Path(inputs.trained)
     adapter = read_adapter(source)
-    base = checkpoint(Path(inputs.base))
+    base = tensors(Path(inputs.base))
     problems = [Problem(str(source / WEIGHTS), what, "do not hand it on") for what in faults(adapter, base)]
     if problems:
         raise ProofError(problems)
@@ -52,7 +53,7 @@ def export_adapter(inputs: ExportInputs, out: Path) -> dict[str, Any]:
     }
 
 
-def portable(adapter: Adapter, base: dict[str, Span], inputs: ExportInputs) -> dict[str, Any]:
+def portable(adapter: Adapter, base: Mapping[str, Stored], inputs: ExportInputs) -> dict[str, Any]:
     """adapter_config.json as every server reads it: the base as the user named it, layers by their bare names.
 
     LMDeploy takes layers named by their full paths for layers without an adapter (pain 41). Full paths stay where the
@@ -75,7 +76,7 @@ def portable(adapter: Adapter, base: dict[str, Span], inputs: ExportInputs) -> d
     }
 
 
-def stored(base: dict[str, Span], layer: str) -> str | None:
+def stored(base: Mapping[str, Stored], layer: str) -> str | None:
     """The base's own name for a layer's weight; some files leave out the first part (`transformer.`)."""
     whole, short = f"{layer}.weight", f"{layer.partition('.')[2]}.weight"
     if whole in base:
@@ -83,7 +84,7 @@ def stored(base: dict[str, Span], layer: str) -> str | None:
     return short if short in base else None
 
 
-def faults(adapter: Adapter, base: dict[str, Span]) -> list[str]:
+def faults(adapter: Adapter, base: Mapping[str, Stored]) -> list[str]:
     """What keeps the adapter from being an update of this base, in words."""
     found = []
     for layer, parts in adapter.layers.items():
@@ -100,7 +101,7 @@ def faults(adapter: Adapter, base: dict[str, Span]) -> list[str]:
     return found
 
 
-def _unlike(layer: str, parts: Mapping[str, Span], weight: Span) -> list[str]:
+def _unlike(layer: str, parts: Mapping[str, Span], weight: Stored) -> list[str]:
     """GPT-2 stores its weights as (in, out); which of both it is, the merge knows."""
     shape = parts["lora_B.weight"].shape[0], parts["lora_A.weight"].shape[1]
     if weight.shape in (shape, shape[::-1]):

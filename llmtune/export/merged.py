@@ -8,6 +8,7 @@ from typing import Any
 
 from llmtune.errors import Problem, ProofError
 from llmtune.models.checkpoint import checkpoint
+from llmtune.models.packed import tensors
 
 WANTED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -19,7 +20,7 @@ def check_merged(folder: Path, base: Path) -> dict[str, Any]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if "quantization_config" in config:
             what.append("config.json still has a quantization_config")
-    ours, theirs = checkpoint(folder), checkpoint(base)
+    ours, theirs = checkpoint(folder), tensors(base)
     for name, span in theirs.items():
         if name not in ours:
             what.append(f"lacks the tensor {name}")

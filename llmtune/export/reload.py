@@ -16,13 +16,20 @@ from typing import Any
 def load(folder: str, spec: dict[str, Any], quantization: dict[str, Any] | None, dtype: str) -> Any:
     """A causal language model in eval mode."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
+    revision = spec["revision"] if folder == spec["path"] else None
+    config = AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=spec["trust_remote_code"])
+    own = config.to_dict().get("quantization_config")
+    if own is not None:  # stored quantized: loaded as it is
+        config.quantization_config = {**own, "bnb_4bit_compute_dtype": dtype}
+    asked = None if quantization is None or own is not None else BitsAndBytesConfig(**quantization)
     model = AutoModelForCausalLM.from_pretrained(
         folder,
-        revision=spec["revision"] if folder == spec["path"] else None,
+        config=config,
+        revision=revision,
         trust_remote_code=spec["trust_remote_code"],
-        quantization_config=None if quantization is None else BitsAndBytesConfig(**quantization),
+        quantization_config=asked,
         dtype=getattr(torch, dtype),
         attn_implementation=spec["attention"],
         device_map={"": spec["device"]},

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llmtune.errors import BaseModelError
 from llmtune.models.spec import BaseSpec
 
 
@@ -43,20 +42,17 @@ class Layout:
 
 
 def bare(base: BaseSpec) -> Any:
-    """The base's own classes on the meta device. Raises BaseModelError for a base whose file is quantized itself."""
+    """The base's own classes on the meta device, as they are before anything is quantized."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
-    if "quantization_config" in config.to_dict():
-        do = "take the base model that was not quantized"
-        raise BaseModelError.one(base.path, "has quantized weights, which an adapter cannot be merged into", do)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=base.trust_remote_code)
 
 
 def layout(base: BaseSpec) -> Layout:
-    """Raises BaseModelError for a base whose file is quantized itself."""
+    """Where the file is quantized itself, none of its layers is quantized by loading it."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -75,7 +71,7 @@ def layout(base: BaseSpec) -> Layout:
 
 
 def _quantized(model: Any, base: BaseSpec) -> frozenset[str]:
-    if base.quantization is None:
+    if base.quantization is None or "quantization_config" in model.config.to_dict():
         return frozenset()
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
     from transformers import BitsAndBytesConfig

@@ -36,10 +36,10 @@ def write_merged(inputs: MergeInputs, folder: Path, events: Events) -> None:
     from llmtune.merge.skeleton import Skeleton
     from llmtune.merge.weights import Held, Merged, write
     from llmtune.models.adapter import read_adapter
-    from llmtune.models.checkpoint import checkpoint
+    from llmtune.models.packed import tensors as stored
 
     held = Held(inputs.base, as_trained=inputs.onto == "trained")
-    tensors = checkpoint(Path(inputs.base.path))
+    tensors = stored(Path(inputs.base.path))
     found = layout(inputs.base)
     skeleton = Skeleton(inputs.base, found, read_adapter(Path(inputs.adapter)))
     merged = Merged(tensors, found, skeleton, held, inputs.dtype)
@@ -81,4 +81,5 @@ def _config(base: Path, dtype: str) -> dict[str, Any]:
     """
     config: dict[str, Any] = json.loads((base / "config.json").read_text(encoding="utf-8"))
     named = [key for key in ("dtype", "torch_dtype") if key in config]
+    config.pop("quantization_config", None)  # merged, it is not quantized
     return {**config, **dict.fromkeys(named or ["dtype"], dtype)}

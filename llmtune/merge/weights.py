@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,6 +19,7 @@ from llmtune.errors import BaseModelError
 from llmtune.merge.layout import Layer, Layout
 from llmtune.merge.skeleton import Skeleton
 from llmtune.models.checkpoint import BYTES, INDEX, SINGLE, Span
+from llmtune.models.packed import Packed, Stored
 from llmtune.models.spec import BaseSpec
 
 SHARD = 5 * 10**9
@@ -38,6 +39,21 @@ def load(span: Span) -> torch.Tensor:
     if span.size == 0:
         return torch.empty(span.shape, dtype=TORCH[span.dtype])
     return torch.frombuffer(span.read(), dtype=TORCH[span.dtype]).reshape(span.shape)
+
+
+def unpacked(stored: Packed, base: BaseSpec) -> torch.Tensor:
+    """What a weight that is stored quantized stands for, (out, in), in the type that the base computes in."""
+    from bitsandbytes import functional
+
+    whole, constants = load(stored.whole).to(base.device), {name: load(one) for name, one in stored.constants.items()}
+    back: torch.Tensor
+    if stored.in_8_bits:
+        back = functional.int8_vectorwise_dequant(whole, constants["SCB"].to(base.device))
+        return back
+    state = functional.QuantState.from_dict(constants, device=torch.device(base.device))
+    state.dtype = getattr(torch, base.dtype)
+    back = functional.dequantize_4bit(whole, state)
+    return back
 
 
 @dataclass(frozen=True)
@@ -86,7 +102,7 @@ def _there_and_back(rows: torch.Tensor, quantization: dict[str, str | bool]) -> 
 class Merged:
     """The tensors of base plus adapter by the names of the base's file, made when they are asked for."""
 
-    tensors: dict[str, Span]
+    tensors: Mapping[str, Stored]
     layout: Layout
     skeleton: Skeleton
     held: Held
@@ -120,7 +136,10 @@ class Merged:
 
     def _held(self, key: str, layer: str | None) -> torch.Tensor:
         of_weight = layer is not None and key.endswith(".weight")
-        return self.held(load(self.tensors[key]), self.layout.layers[layer] if layer and of_weight else None)
+        stored = self.tensors[key]
+        if isinstance(stored, Packed):
+            return unpacked(stored, self.held.base)
+        return self.held(load(stored), self.layout.layers[layer] if layer and of_weight else None)
 
     def _merged(self, key: str, layer: str, found: torch.Tensor) -> torch.Tensor:
         """Some methods change the bias of a layer as well as its weight."""

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import BaseModelError, Problem
+from llmtune.models import prequantized
+from llmtune.models.prequantized import Prequantized
 
 _LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _SUFFIXES: Mapping[str, tuple[str, ...]] = {
@@ -66,8 +68,8 @@ class Family:
     """Of one block; empty for a family that is not known here."""
     parameters: int | None
     """Exact, or None for a family that is not known here (models.source.count_parameters reads the files)."""
-    quantized: str | None
-    """The method by which the stored weights are quantized already (`fp8`, `gptq`), or None."""
+    quantized: Prequantized | None
+    """How the stored weights are quantized already, or None."""
     remote_code: bool
     """The base brings Python code of its own."""
 
@@ -135,7 +137,7 @@ def from_config(whole: Mapping[str, Any], where: str) -> Family:
         ),
         linears=linears,
         parameters=_parameters(config, model_type, hidden, layers, heads, kv_heads, head_width, vocab, tied, linears),
-        quantized=str(quantization.get("quant_method", "unknown")) if isinstance(quantization, dict) else None,
+        quantized=prequantized.read(quantization) if isinstance(quantization, dict) else None,
         remote_code=bool(whole.get("auto_map")),
     )
 

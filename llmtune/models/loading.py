@@ -11,7 +11,7 @@ from typing import Any
 
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llmtune.errors import BaseModelError
@@ -27,9 +27,8 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
     """
     model = _from_stored(spec, spec.stored) if spec.quantization and spec.stored else None
     if model is None:
-        quantization = None if spec.quantization is None else BitsAndBytesConfig(**spec.quantization)
         try:
-            model = _load(spec, spec.path, revision=spec.revision, quantization_config=quantization)
+            model = _load(spec, spec.path, revision=spec.revision)
         except (OSError, ValueError) as error:
             raise BaseModelError.one(
                 spec.path, f"the base model cannot be loaded: {error}", "check `base` in the recipe, and its files"
@@ -56,10 +55,18 @@ def _from_stored(spec: BaseSpec, folder: str) -> PreTrainedModel | None:
 
 
 def _load(spec: BaseSpec, path: str, **arguments: Any) -> PreTrainedModel:
+    """Quantized as `spec` says, unless the files are: these are loaded as they are, to compute in its type."""
+    config = AutoConfig.from_pretrained(path, trust_remote_code=spec.trust_remote_code, **arguments)
+    own = config.to_dict().get("quantization_config")
+    if own is not None:
+        config.quantization_config = {**own, "bnb_4bit_compute_dtype": spec.dtype}
+    elif spec.quantization is not None:
+        arguments["quantization_config"] = BitsAndBytesConfig(**spec.quantization)
     if not is_deepspeed_zero3_enabled():  # ZeRO-3 places the weights itself and refuses a device map
         arguments["device_map"] = {"": _device(spec)}
     return AutoModelForCausalLM.from_pretrained(
         path,
+        config=config,
         trust_remote_code=spec.trust_remote_code,
         dtype=spec.dtype,
         attn_implementation=spec.attention,

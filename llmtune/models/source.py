@@ -14,7 +14,8 @@ from pathlib import Path
 
 from llmtune.errors import BaseModelError, Problem
 from llmtune.files import nearest
-from llmtune.models.checkpoint import INDEX, SINGLE, checkpoint, spans
+from llmtune.models.checkpoint import INDEX, SINGLE, spans
+from llmtune.models.packed import tensors
 from llmtune.recipe.schema import Base
 
 _SMALL = ("*.json", "*.jinja", "*.py", "tokenizer.model", "*.txt", "*.tiktoken")
@@ -95,7 +96,7 @@ def count_parameters(source: Source, found: Weights) -> int:
     """Numbers stored in the weights: from their headers, or as many as 16-bit numbers fill what is still on the hub."""
     if found.missing:
         return found.missing // 2
-    return sum(prod(span.shape) for span in checkpoint(source.folder).values())
+    return sum(prod(span.shape) for span in tensors(source.folder).values())
 
 
 def _local(name: str, beside: Path) -> Path | None:

@@ -79,7 +79,8 @@ def test_nested_sizes_and_stored_quantization_are_found() -> None:
         "auto_map": {"a": 1},
     }
     family = from_config(config, "config.json")
-    assert (family.layers, family.quantized, family.remote_code) == (3, "fp8", True)
+    assert family.quantized is not None
+    assert (family.layers, family.quantized.method, family.remote_code) == (3, "fp8", True)
 
 
 def test_everything_that_is_missing_is_named() -> None:
