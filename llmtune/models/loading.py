@@ -6,6 +6,7 @@ base changes under one's hands.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,20 @@ def _load(spec: BaseSpec, path: str, **arguments: Any) -> PreTrainedModel:
 
 
 def load_with_adapter(spec: BaseSpec, adapter: Path) -> PeftModel:
-    """The base with the adapter of the folder `adapter` switched on, in evaluation mode; adapter weights in float32."""
-    model = PeftModel.from_pretrained(load_base(spec), str(adapter), is_trainable=False)
+    """The base with the adapter of the folder `adapter` switched on, in evaluation mode; adapter weights in float32.
+
+    Raises BaseModelError when the base cannot be loaded, or is of another size than that of the adapter.
+    """
+    base = load_base(spec)
+    try:
+        model = PeftModel.from_pretrained(base, str(adapter), is_trainable=False)
+    except (RuntimeError, ValueError) as error:
+        # torch's words for tensors of another shape, PEFT's for layers that are not there
+        wrong = re.search(r"size mismatch for \S+|Target modules .+? not found", str(error))
+        if wrong is None:
+            raise
+        what = f"the adapter in {adapter} does not fit this base: {wrong[0].rstrip(':')}"
+        raise BaseModelError.one(spec.path, what, "name the base that it was trained on") from error
     return model.eval()
 
 

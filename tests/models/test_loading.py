@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmtune.errors import BaseModelError
 from llmtune.models import loading
@@ -179,3 +180,18 @@ def test_an_adapter_is_loaded_in_float32_and_switched_on(tiny_base: Path, rows: 
             assert not torch.equal(loaded(input_ids=ids).logits, made(input_ids=ids).logits)
     assert {p.dtype for n, p in loaded.named_parameters() if "lora_" in n} == {torch.float32}
     assert not loaded.training
+
+
+def test_a_base_of_another_size_than_the_adapters_is_one_message(tiny_base: Path, tmp_path: Path) -> None:
+    from tests.trained_models import SUFFIXES, write_adapter
+
+    adapter = write_adapter(tiny_base, tmp_path / "adapter", SUFFIXES["llama"])
+    config = LlamaConfig.from_pretrained(tiny_base)
+    config.intermediate_size = 192
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "wide")
+    for other in (tmp_path / "wide", write_base(tmp_path / "gpt2", "gpt2")):
+        with pytest.raises(BaseModelError) as raised:
+            load_with_adapter(spec(other), adapter)
+        (problem,) = raised.value.problems
+        assert problem.where == str(other) and "does not fit this base: " in problem.what
+        assert len(problem.what) < 400 and problem.do == "name the base that it was trained on"
