@@ -15,7 +15,7 @@ from llmtune.models.family import Linear
 from llmtune.plan.adapters import trained_parameters
 from llmtune.plan.device import Device
 from llmtune.plan.geometry import Geometry, geometry
-from llmtune.plan.memory import Answers, Memory, Shape, evaluating, merging, training
+from llmtune.plan.memory import Answers, Memory, Shape, evaluating, merging, quantizing, training
 from llmtune.plan.number_type import decided
 from llmtune.recipe.methods import OnSomeLayers
 from llmtune.recipe.schema import Recipe
@@ -73,6 +73,8 @@ def plan(recipe: Recipe, family: Family, parameters: int, splits: Splits, device
     shape = shape_of(recipe, family, parameters)
     counted, trained, checkpointing = _training(recipe, shape, splits["train"], device)
     memory = {"train": trained, "evaluate": _evaluating(recipe, shape, splits, device)}
+    if recipe.quantization.type != "none":
+        memory["quantize"] = quantizing(recipe, shape, device=device.kind)
     if "merged" in recipe.export:
         memory["merge"] = merging(recipe, shape, device=device.kind)
     found = Plan(counted, memory, checkpointing, trained_parameters(recipe.adapter, shape.adapted))
@@ -182,6 +184,7 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
         vocabulary=family.vocab,
         parameters=parameters,
         quantizable=family.layers * sum(linear.inputs * linear.outputs for linear in linears),
+        largest=max(linear.inputs * linear.outputs for linear in linears),
         quantizable_rows=family.layers * sum(linear.outputs for linear in linears),
         adapted=adapted(recipe, linears) * blocks,
     )
@@ -203,8 +206,6 @@ def smaller(recipe: Recipe, plan: Plan, stage: str) -> str:
         do = f"set training.micro_batch: {max(n for n in range(1, size) if size % n == 0)}"
     elif stage == "train" and not plan.checkpointing:
         do = "set training.gradient_checkpointing: true"
-    elif stage == "quantize":
-        do = "choose a smaller base"
     else:
         do = _remedy(recipe, "merge" if stage == "verify" and "merged" in recipe.export else stage)
     return f"end other programs that use its memory, or {do}"
@@ -212,6 +213,8 @@ def smaller(recipe: Recipe, plan: Plan, stage: str) -> str:
 
 def _remedy(recipe: Recipe, stage: str) -> str:
     options = recipe.training
+    if stage == "quantize":
+        return "choose a smaller base"
     if stage == "evaluate" and recipe.evaluation.batch_size > 1:
         return "set evaluation.batch_size lower"
     if stage == "merge":

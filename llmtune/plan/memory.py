@@ -16,6 +16,8 @@ PROCESS_BYTES = {"cpu": 1_050_000_000, "cuda": 700_000_000}
 
 WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Bytes of a number."""
+QUANTIZING_BYTES = 24
+"""Of each number of the tensor that bitsandbytes quantizes (measured on a CPU: 20)."""
 TILE = (4096, 32768)
 """Positions and entries of the vocabulary that TRL's fused head computes at once."""
 COMPARED_TOKENS, COMPARED_BYTES = 128 * 64, 512 << 20
@@ -40,6 +42,8 @@ class Shape:
     parameters: int
     quantizable: int
     """Parameters in linear layers other than the head: those that a quantized base holds in 4 or 8 bits."""
+    largest: int
+    """Parameters of the largest of these layers."""
     quantizable_rows: int
     """Features out of all those layers: an int8 base has a constant for each."""
     adapted: Sequence[Linear]
@@ -71,6 +75,16 @@ class Answers:
     """Of one forward pass for the loss."""
     supervised: int
     """Of these, those whose logits are computed."""
+
+
+def quantizing(recipe: Recipe, shape: Shape, *, device: str) -> Memory:
+    """The base while it is quantized: what is done of it, and the tensor that is being done."""
+    parts = {
+        "weights": _base(recipe, shape),
+        "largest layer": QUANTIZING_BYTES * shape.largest,
+        "process": PROCESS_BYTES[device],
+    }
+    return Memory(parts)
 
 
 def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, checkpointing: bool) -> Memory:

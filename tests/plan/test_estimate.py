@@ -61,13 +61,13 @@ def test_the_parameters_are_those_of_the_published_model() -> None:
 
 def test_pain_15_every_stage_is_planned_by_part_and_the_largest_is_told() -> None:
     found = made(machine(80))
-    assert set(found.memory) == {"train", "evaluate", "merge"}
+    assert set(found.memory) == {"train", "evaluate", "quantize", "merge"}
     assert found.memory[found.largest].total == max(one.total for one in found.memory.values())
     written: Any = found.as_json()["memory_bytes"]
     for stage, one in found.memory.items():
         assert written[stage]["total"] == sum(value for part, value in written[stage].items() if part != "total")
         assert written[stage]["total"] == one.total
-    assert set(made(machine(80), export=["adapter"]).memory) == {"train", "evaluate"}
+    assert set(made(machine(80), export=["adapter"]).memory) == {"train", "evaluate", "quantize"}
 
 
 def test_what_fits_is_done_at_once_and_the_rest_is_accumulated() -> None:
@@ -143,7 +143,7 @@ def test_a_merged_model_that_does_not_fit_is_said_before_the_training() -> None:
 
 
 def test_every_stage_that_does_not_fit_is_told_at_once() -> None:
-    assert set(refused(machine(0.5))) == {"train", "evaluate", "merge"}
+    assert set(refused(machine(0.5))) == {"train", "evaluate", "quantize", "merge"}
     assert refused(machine(0.5), quantization={"type": "none"})["train"] == "set quantization.type: nf4"
     assert "training.micro_batch" in refused(machine(1), training={"micro_batch": 16})["train"]
 
