@@ -6,16 +6,22 @@ not belong here. What an earlier stage made is asked by its bytes: where those s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from llmtune.export.inputs import CardFacts
+from llmtune.lock import lock_of, read_lock, threads_of
 from llmtune.models.spec import BaseSpec
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan
-from llmtune.recipe.translate import Facts
+from llmtune.recipe.load import Loaded
+from llmtune.recipe.translate import Facts, translate
+from llmtune.rundir import RunDir
+
+if TYPE_CHECKING:
+    from llmtune.models.family import Family
 
 Hashes = Mapping[str, str]
 """sha256 by name in the run folder."""
@@ -26,7 +32,7 @@ NO_MATTER = {
     # a stored copy has the same bytes
     "base": {"path", "revision", "trust_remote_code", "stored"},
     # recomputed activations are the same ones
-    "training": {"keep_checkpoints", "activation_checkpointing"},
+    "training": {"keep_checkpoints", "stop_after", "on_full_disk", "activation_checkpointing"},
     # halved by the evaluation itself when memory runs out
     "evaluation": {"batch_size"},
 }
@@ -48,6 +54,28 @@ def facts_of(plan: Plan, linear_suffixes: tuple[str, ...] | None, device: Device
     )
 
 
+def asked_now(
+    run: RunDir, loaded: Loaded, plan: Plan, family: Family, device: Device, base: Path, *,
+    base_is_local: bool, files: Sequence[str],
+) -> Asked:  # fmt: skip
+    """The questions of the run as the recipe, the files and the machine are now. What the machine alone decided when
+    the run began stays. `base` is a local folder, `files` the data files as the recipe names them."""
+    begun = threads_of(read_lock(run), loaded.recipe)
+    arguments = translate(loaded.recipe, facts_of(plan, family.linear_suffixes, device, begun))
+    spec = BaseSpec(path=str(base), **(arguments["base"] or {}))
+    return Asked(arguments, spec, lock_of(run, loaded, spec, base_is_local, files))
+
+
+PARTS = ("adapter", "optimizer", "kernels")
+"""What the training is asked besides how it is trained and by which engine."""
+SPLIT = {
+    "base": {"threads"},
+    "training": {"processes", "per_device_train_batch_size", "gradient_accumulation_steps"},
+    "deepspeed": {"train_micro_batch_size_per_gpu", "gradient_accumulation_steps"},
+}
+"""How the rows of a step are shared out: the same sums in another order, which differ in their last bits."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """The questions of one run."""
@@ -62,10 +90,26 @@ class Asked:
 
     def train(self, data: Hashes) -> Question:
         read = {name: digest for name, digest in data.items() if _of_tokenizer(name) or _is(name, "train", "heldout")}
-        parts = ("adapter", "optimizer", "kernels", "deepspeed")
-        arguments = [self._decisive("training"), *(self.arguments[part] for part in parts)]
-        loaded = {key: value for key, value in asdict(self.base).items() if key not in NO_MATTER["base"]}
+        arguments = [self._decisive("training"), *(self.arguments[part] for part in (*PARTS, "deepspeed"))]
+        loaded = _without(asdict(self.base), NO_MATTER["base"])
         return self._of("train", loaded=loaded, arguments=arguments, data=read)
+
+    def going_on(self, data: Hashes) -> Question:
+        """What must be the same for a training to go on from a checkpoint: all but how a step's rows are shared out.
+
+        Under ZeRO also the number of processes, each of which has a part of the optimiser's state.
+        """
+        asked = self.train(data)
+        training, deepspeed = self._decisive("training"), self.arguments["deepspeed"]
+        size = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"] * training["processes"]
+        alike = {
+            "batch_size": size,
+            "processes": None if deepspeed is None else training["processes"],
+            "training": _without(training, SPLIT["training"]),
+            "deepspeed": None if deepspeed is None else _without(deepspeed, SPLIT["deepspeed"]),
+        }
+        loaded = _without(asdict(self.base), NO_MATTER["base"] | SPLIT["base"])
+        return {**asked, "loaded": loaded, "arguments": [alike, *(self.arguments[part] for part in PARTS)]}
 
     def evaluate(self, data: Hashes, train: Hashes) -> Question:
         read = {
@@ -99,7 +143,11 @@ class Asked:
         return {"stage": stage, "versions": self.lock["versions"], "base": base, **depends_on}
 
     def _decisive(self, stage: str) -> dict[str, Any]:
-        return {key: value for key, value in self.arguments[stage].items() if key not in NO_MATTER[stage]}
+        return _without(self.arguments[stage], NO_MATTER[stage])
+
+
+def _without(arguments: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in arguments.items() if key not in keys}
 
 
 def _of_tokenizer(name: str) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from llmtune.asked import Asked, asked_now
 from llmtune.errors import LlmtuneError, Problem, RecipeError
 from llmtune.plan import device as machine
 from llmtune.plan.adapters import misfits, trained_parameters
@@ -70,6 +71,13 @@ class Checked:
         named = [data.train, data.heldout, data.unseen, data.general, data.replay and data.replay.path]
         return [name for name in named if isinstance(name, str)]
 
+    def asked(self) -> Asked:
+        """What each stage is asked, by the recipe, the files and the machine as they are now."""
+        return asked_now(
+            self.run, self.loaded, self.plan, self.family, self.device, self.base,
+            base_is_local=self.base_is_local, files=self.files,
+        )  # fmt: skip
+
 
 class Problems:
     """Collects what goes wrong, so that one thing does not hide the next."""
@@ -95,8 +103,10 @@ class Problems:
             self.found.append(replace(problem, where=self._loaded.where(problem.where)) if is_key else problem)
 
 
-def check(file: Path, out: Path | None, overrides: Sequence[str]) -> Checked:
+def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool = False) -> Checked:
     """Read the recipe, the base's configuration and tokenizer, and all data; plan the training.
+
+    `anew`: a training that another recipe began in the run's folder may be dropped.
 
     Raises:
         LlmtuneError: with every problem found.
@@ -139,12 +149,25 @@ def check(file: Path, out: Path | None, overrides: Sequence[str]) -> Checked:
         problems.add(list(_space(run, recipe, sizes, parameters, base, weights)))
         if prepared is not None and not loaded.broken:
             planned = problems.of(lambda: plan(recipe, sizes, parameters, prepared.splits, here))
-    if problems.found or not (base and sizes and words and prepared and planned):
+    if problems.found or not (base and weights and sizes and words and prepared and planned):
         raise RecipeError(problems.found)
     numbers = note(asked, recipe.quantization.compute_dtype, here.kind, here.number_type, here.name)
     notes = (numbers, *prepared.notes)
-    seconds = time.monotonic() - started
-    return Checked(loaded, run, base, sizes, words, prepared, here, planned, notes, seconds)
+    checked = Checked(loaded, run, base, sizes, words, prepared, here, planned, notes, 0.0)
+    # without its weights a base cannot be compared; the training itself looks again
+    if not anew and not weights.missing:
+        _unfinished(checked)
+    return replace(checked, seconds=time.monotonic() - started)
+
+
+def _unfinished(checked: Checked) -> None:
+    """A training under way in the run's folder goes on with this recipe."""
+    from llmtune import unfinished
+
+    if unfinished.unfinished(checked.run):
+        found = unfinished.problem(checked.run, checked.asked(), checked.prepared, checked.tokenizer)
+        if found is not None:
+            raise RecipeError([found])
 
 
 def _existing(run: RunDir) -> Path:

@@ -33,6 +33,10 @@ Out = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="The run's folder. Default: runs/<name of the recipe>.")
 ]
 EXAMPLE = "recipes/quickstart.yaml --set training.epochs=1"
+Anew = Annotated[
+    bool,
+    typer.Option("--anew", help="Where the recipe was changed in the middle of a training, drop it and begin anew."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -57,12 +61,20 @@ def _of_a_recipe(work: OnRecipe) -> OnRecipe:
     return work
 
 
-@_of_a_recipe
-def run(recipe: Path, out: Path | None, overrides: Sequence[str], console: Console) -> None:
+@app.command(epilog=f"Example: llmtune run {EXAMPLE}")
+def run(
+    recipe: RecipeFile,
+    out: Out = None,
+    overrides: Overrides = None,
+    anew: Anew = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
     """Do everything a recipe asks for. The same command goes on where an earlier one stopped."""
     from llmtune.pipeline import run as run_pipeline
 
-    run_pipeline(recipe, out, overrides, console)
+    with _told(as_json, debug) as console:
+        run_pipeline(recipe, out, overrides or [], console, anew=anew)
 
 
 @_of_a_recipe

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,8 +66,28 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+        flush_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """To the disk with the names in a folder: a file that was flushed can be lost with its name."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def forget_cached(folder: Path) -> None:
+    """Let what is read of this folder next come from the disk, not from memory, where the system can be told so."""
+    if sys.platform != "linux":
+        return
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -92,6 +113,8 @@ def seal(folder: Path, **facts: object) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+        elif path.is_dir():
+            flush_folder(path)
     write_json(folder / MANIFEST, {**facts, "files": hashes(folder)})
 
 
@@ -136,6 +159,7 @@ def atomic_folder(final: Path, **facts: object) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             beside.replace(final)
+        flush_folder(final.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune import __version__
-from llmtune.files import sha256, write_json
+from llmtune.files import sha256
 from llmtune.models.spec import BaseSpec
 from llmtune.recipe.load import Loaded
 from llmtune.recipe.schema import Recipe
@@ -77,10 +77,10 @@ def threads_of(lock: Mapping[str, Any] | None, recipe: Recipe) -> int | None:
     return int(lock["loaded"]["threads"]) if same else None
 
 
-def write_lock(run: RunDir, loaded: Loaded, base: BaseSpec, base_is_local: bool, data: Sequence[str]) -> dict[str, Any]:
-    """Write and return the lock. `base` is a local folder, `data` the files as the recipe names them."""
+def lock_of(run: RunDir, loaded: Loaded, base: BaseSpec, base_is_local: bool, data: Sequence[str]) -> dict[str, Any]:
+    """The lock of a run as it is now. `base` is a local folder, `data` the files as the recipe names them."""
     known = read_lock(run) or {}
-    lock = {
+    return {
         "name": loaded.name,
         "recipe": loaded.recipe.model_dump(mode="json"),
         "seed": loaded.recipe.training.seed,
@@ -91,8 +91,6 @@ def write_lock(run: RunDir, loaded: Loaded, base: BaseSpec, base_is_local: bool,
         "base": digests(Path(base.path), known.get("base", {})),
         "loaded": asdict(base),
     }
-    write_json(run.lock, lock)
-    return lock
 
 
 def digests(folder: Path, known: dict[str, Any]) -> dict[str, Any]:

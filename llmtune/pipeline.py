@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from llmtune import quiet
-from llmtune.asked import Asked, facts_of
 from llmtune.check import Checked, check
 from llmtune.console import Console
 from llmtune.evaluate.inputs import EvaluateInputs
 from llmtune.export.inputs import CardFacts, ExportInputs, VerifyInputs
 from llmtune.files import hashes, manifest, remove_left, sha256, told_in_words, write_json
 from llmtune.held import held
-from llmtune.lock import changes, read_lock, threads_of, write_lock
+from llmtune.lock import changes, read_lock
 from llmtune.merge.inputs import MergeInputs
 from llmtune.models import quantized
 from llmtune.models.quantized import QuantizeInputs
-from llmtune.models.spec import BaseSpec
 from llmtune.narration import (
     say_check,
     say_data,
@@ -39,7 +37,6 @@ from llmtune.narration import (
 )
 from llmtune.plan.estimate import smaller
 from llmtune.process import BEGINS_AGAIN, SAVES, Command, Ending, alone, in_worker
-from llmtune.recipe.translate import translate
 from llmtune.shortage import Planned, Split
 from llmtune.stages import Record, clear, done, fingerprint, in_process, stoppable
 from llmtune.summary import print_summary, summary
@@ -64,12 +61,15 @@ def check_only(file: Path, out: Path | None, overrides: Sequence[str], console: 
     console.json({"problems": [], "plan": checked.plan.as_json(), "data": data_facts(checked)})
 
 
-def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console) -> None:
-    """`llmtune run`: from the recipe to proven artifacts, and the one screen that says what came of it."""
+def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console, *, anew: bool = False) -> None:
+    """`llmtune run`: from the recipe to proven artifacts, and the one screen that says what came of it.
+
+    `anew`: an unfinished training that another recipe began in the run's folder is dropped.
+    """
     from llmtune.models.source import fetch
 
     with stoppable("check", NOTHING_STARTED):
-        checked = check(file, out, overrides)
+        checked = check(file, out, overrides, anew=anew)
     with stoppable("download", "the same command goes on with it"):
         fetch(checked.source)
     with (
@@ -79,7 +79,7 @@ def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console
         checked.run.create()
         with held(checked.run):
             say_title(checked, console)
-            Run(checked, console).all_stages()
+            Run(checked, console, anew=anew).all_stages()
             print_summary(checked.run, summary(checked.run), console)
 
 
@@ -101,18 +101,15 @@ def data_facts(checked: Checked) -> dict[str, Any]:
 class Run:
     """The heavy part of a pipeline: each method is a stage, asks what its result depends on, and is skipped if done."""
 
-    def __init__(self, checked: Checked, console: Console) -> None:
-        self.checked, self.console = checked, console
+    def __init__(self, checked: Checked, console: Console, *, anew: bool = False) -> None:
+        self.checked, self.console, self.anew = checked, console, anew
         self.recipe, self.dir = checked.loaded.recipe, checked.run
         before = read_lock(self.dir)
-        begun = threads_of(before, self.recipe)
-        facts = facts_of(checked.plan, checked.family.linear_suffixes, checked.device, begun)
-        self.arguments = translate(self.recipe, facts)
-        self.base = BaseSpec(path=str(checked.base), **(self.arguments["base"] or {}))
+        self.asked = checked.asked()
+        self.arguments, self.base, self.lock = self.asked.arguments, self.asked.base, self.asked.lock
         self.environment = quiet.environment(self.base.device, self.base.threads)
-        self.lock = write_lock(self.dir, checked.loaded, self.base, checked.base_is_local, checked.files)
         self.changed = [] if before is None else list(changes(before, self.lock))
-        self.asked = Asked(self.arguments, self.base, self.lock)
+        write_json(self.dir.lock, self.lock)
 
     def all_stages(self) -> None:
         """Each stage is asked with the bytes that the earlier ones made."""
@@ -187,6 +184,8 @@ class Run:
             early_stopping=training.pop("early_stopping"),
             average=training.pop("average"),
             neftune=training.pop("neftune"),
+            stop_after=training.pop("stop_after"),
+            on_full_disk=training.pop("on_full_disk"),
             sft={key: value for key, value in training.items() if key != "processes"},
             optimizer=self.arguments["optimizer"] or {},
             kernels=self.arguments["kernels"] or {},
@@ -197,8 +196,10 @@ class Run:
             samples=str(run.samples),
             loggers=str(run.loggers),
             watch=self.arguments["watch"] or {},
-            fingerprint=fingerprint(asked),
+            fingerprint=fingerprint(self.asked.going_on(data.hashes)),
+            exactly=fingerprint(asked),
             changed="; ".join(self.changed),
+            anew=self.anew,
         )
         launcher = partial(command, recipe.launch.processes)
 

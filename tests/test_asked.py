@@ -56,6 +56,8 @@ DECIDES: dict[str, set[str]] = {
     "training": {"train"},
     "training.seed": {"data", "train"},
     "training.keep_checkpoints": set(),
+    "training.stop_after": set(),
+    "training.on_full_disk": set(),
     "training.gradient_checkpointing": set(),
     "optimizer": {"train"},
     "watch": set(),  # a step that was skipped stays so; what is only watched changes nothing
@@ -117,21 +119,25 @@ def facts(one: Recipe) -> Facts:
     )  # fmt: skip
 
 
-def questions(one: Recipe, made: dict[str, str] = MADE, *, peft: str = "1", path: str = "base") -> dict[str, str]:
-    """What each stage is asked, when the stages before it made these bytes."""
+def asked(one: Recipe, *, peft: str = "1", path: str = "base") -> Asked:
     known = facts(one)
     lock = {"versions": {"peft": peft}, "base": {"config.json": {"sha256": "c"}}, "data": {"a.csv": "a"}}
-    asked = Asked(translate(one, known), BaseSpec(path=path, **base_arguments(one, known)), lock)
+    return Asked(translate(one, known), BaseSpec(path=path, **base_arguments(one, known)), lock)
+
+
+def questions(one: Recipe, made: dict[str, str] = MADE, *, peft: str = "1", path: str = "base") -> dict[str, str]:
+    """What each stage is asked, when the stages before it made these bytes."""
+    asks = asked(one, peft=peft, path=path)
     data, train, evaluate = part(made, "data", "tokenizer"), part(made, "trained"), part(made, "evaluation")
     merge = part(made, "merged", "parity") if "merged" in one.export else None
     card = CardFacts("shop", True, one.model_dump(mode="json"), {}, {}, None)
     found = {
-        "data": asked.data(),
-        "train": asked.train(data),
-        "evaluate": asked.evaluate(data, train),
-        "merge": asked.merge(data, train, evaluate),
-        "export": asked.export(card, data, train, merge),
-        "verify": asked.verify(train, merge, part(made, *one.export)),
+        "data": asks.data(),
+        "train": asks.train(data),
+        "evaluate": asks.evaluate(data, train),
+        "merge": asks.merge(data, train, evaluate),
+        "export": asks.export(card, data, train, merge),
+        "verify": asks.verify(train, merge, part(made, *one.export)),
     }
     return {stage: fingerprint(question) for stage, question in found.items()}
 

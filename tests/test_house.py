@@ -17,7 +17,7 @@ ROWS = (
     {"cli", "worker"},
     {"pipeline"},
     {"narration", "summary"},
-    {"asked", "check", "stages", "process", "held", "shortage"},
+    {"asked", "check", "stages", "process", "held", "shortage", "unfinished"},
     STAGES,
     {"lock"},
     {"models", "data", "plan"},

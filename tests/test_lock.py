@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from llmtune.lock import base_of, changes, read_lock, write_lock
+from llmtune.files import write_json
+from llmtune.lock import base_of, changes, lock_of, read_lock
 from llmtune.recipe.load import load
 from llmtune.rundir import RunDir
 from tests.tiny_models import write_rows
@@ -28,7 +29,9 @@ def folder(tiny_base: Path, tmp_path: Path) -> Path:
 def locked(folder: Path, base: str = "models/tiny", local: bool = True) -> tuple[RunDir, dict[str, Any]]:
     run = RunDir(folder / "runs" / "shop")
     loaded = load(folder / "shop.yaml", [f"base={base}"])
-    return run, write_lock(run, loaded, spec(folder / "models" / "tiny"), local, ["rows.jsonl"])
+    lock = lock_of(run, loaded, spec(folder / "models" / "tiny"), local, ["rows.jsonl"])
+    write_json(run.lock, lock)
+    return run, lock
 
 
 def test_what_is_written_is_read(folder: Path) -> None:
@@ -44,7 +47,7 @@ def test_what_differs_from_the_run_before_is_told_by_its_keys(folder: Path) -> N
     with (folder / "rows.jsonl").open("a") as rows:
         rows.write("\n")
     (folder / "models" / "tiny" / "config.json").write_text("{}")
-    after = write_lock(run, loaded, spec(folder / "models" / "tiny"), True, ["rows.jsonl"])
+    after = lock_of(run, loaded, spec(folder / "models" / "tiny"), True, ["rows.jsonl"])
     after["versions"] = {**after["versions"], "llmtune": "9"}
     assert list(changes(before, after)) == [
         "base.revision was not set, is v2",

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from llmtune.console import Console
-from llmtune.files import seal
-from llmtune.lock import write_lock
+from llmtune.files import seal, write_json
+from llmtune.lock import lock_of
 from llmtune.recipe.load import load
 from llmtune.rundir import RunDir
 from llmtune.stages import finish
@@ -55,7 +55,7 @@ def write_run(folder: Path, base: Path, name: str = "shop", stages: int = 6, **l
     (folder / f"{name}.yaml").write_text("base: acme/lamp-1\ndata: {train: rows.jsonl, replay: rows.jsonl}\n")
     run = RunDir(folder / "runs" / name)
     overrides = [f"{key}={value}" for key, value in lock.items()]
-    write_lock(run, load(folder / f"{name}.yaml", overrides), spec(base), False, ["rows.jsonl"])
+    write_json(run.lock, lock_of(run, load(folder / f"{name}.yaml", overrides), spec(base), False, ["rows.jsonl"]))
     weights = run.trained / "adapter" / "adapter_model.safetensors"
     for place in (weights, run.adapter / "README.md", run.merged / "README.md", run.evaluation / "report.md"):
         place.parent.mkdir(parents=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -26,3 +28,19 @@ def as_tuple(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+
+
+def seconds(duration: str) -> int:
+    """`11h50m`, `90m` or `3600s` in seconds; 0 for what is no length of time."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", duration)
+    hours, minutes, rest = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    return hours * 3600 + minutes * 60 + rest
+
+
+def _is_duration(text: str) -> str:
+    if seconds(text) == 0:
+        raise PydanticCustomError("duration", "no length of time")
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_is_duration)]

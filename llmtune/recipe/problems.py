@@ -70,6 +70,8 @@ def _problem(path: KeyPath, error: Any, block: Block | None, positions: Mapping[
             return Problem(where, f"{key}: {value!r} is out of range", str(error["msg"]).replace("Input", "it"))
         case "string_pattern_mismatch":
             return Problem(where, f"{key}: {value!r} is not a name", "use letters, digits, dot, dash and underscore")
+        case "duration":
+            return Problem(where, f"{key}: {value!r} is not a length of time", f"write one{meaning(path)}")
         case "int_type" | "int_from_float" | "float_type" | "int_parsing" | "float_parsing":
             kind = "a whole number" if "int" in error["type"] else "a number"
             return Problem(where, f"{key}: {value!r} is not {kind}", f"write {kind}{meaning(path)}")

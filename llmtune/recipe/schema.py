@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from llmtune.recipe.closed import Closed, Share, as_tuple, short
+from llmtune.recipe.closed import Closed, Duration, Share, as_tuple, short
 from llmtune.recipe.methods import Adapter, Lora
 from llmtune.recipe.watching import Watch
 
@@ -130,6 +130,16 @@ class Training(Closed):
         default_factory=EarlyStopping, description="When to end early; `null` trains to the end."
     )
     keep_checkpoints: PositiveInt = Field(2, description="Newest checkpoints that are kept; the best is kept besides.")
+    on_full_disk: Literal["stop", "go_on"] = Field(
+        "stop",
+        description="When there is no room for a checkpoint: stop, or train on without it and try again at the next;"
+        " the last one must be written. The older ones stay in any case.",
+    )
+    stop_after: Duration | None = Field(
+        None,
+        description="Time limit of one call, as 90m or 11h50m, counted from the start of the training: the step under"
+        " way is finished and saved, the exit code is 75, and the same command goes on. Leave time for a step.",
+    )
     gradient_checkpointing: bool | None = Field(
         None, description="Recompute activations in the backward pass. Default: only when memory needs it."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from llmtune.recipe.closed import seconds
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.to_peft import Arguments, peft_config
 
@@ -152,6 +153,8 @@ def translate(recipe: Recipe, facts: Facts) -> dict[str, Arguments | None]:
             "early_stopping": early_stopping(recipe),
             "average": recipe.training.average,
             "neftune": recipe.training.neftune,
+            "stop_after": recipe.training.stop_after and seconds(recipe.training.stop_after),
+            "on_full_disk": recipe.training.on_full_disk,
         },
         "optimizer": optimizer_arguments(recipe),
         "kernels": recipe.kernels.model_dump(),

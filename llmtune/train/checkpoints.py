@@ -1,25 +1,34 @@
-"""Checkpoints that a kill cannot spoil: written aside, hashed, renamed; the newest whole one is gone on from."""
+"""Checkpoints that a kill cannot spoil: written aside, hashed, renamed, proven. The newest whole one is used."""
 
 from __future__ import annotations
 
-import errno
 import json
-import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from llmtune import files
-from llmtune.errors import MachineError, Problem
+from llmtune.errors import MachineError, Problem, ProofError, RecipeError
+from llmtune.train.room import full, is_full, short
 
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 PROGRESS = "progress.json"
-SPARE = 16 << 20
-"""Bytes free below which a failed write is put down to a full disk."""
+METRICS = "metrics.jsonl"
+STATE = "trainer_state.json"
+FREE = (
+    "name", "evaluation", "merge", "export", "watch", "base.name", "base.revision", "base.trust_remote_code",
+    "data.unseen", "data.general", "training.keep_checkpoints", "training.stop_after", "training.on_full_disk",
+    "training.gradient_checkpointing",
+)  # fmt: skip
+"""Keys that decide nothing of what is trained: they may change between a stop and going on."""
+SHARED_OUT = ("training.micro_batch", "training.threads", "launch.processes")
+"""Keys that decide how the rows of a step are shared out, and with that no more than the last bits of sums. They may
+change too; under ZeRO the processes may not, as each has a part of the optimiser's state."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,8 @@ class Progress:
     best_loss: float | None = None
     waited: int = 0
     """Evaluations since the held-out loss last fell."""
+    rows: int = 0
+    """Trained so far, on all processes."""
     finished: bool = False
     stopped_early: bool = False
     skipped: int = 0
@@ -45,58 +56,112 @@ class Checkpoint:
 
     folder: Path
     progress: Progress
+    processes: int
+    """That wrote it."""
+    exactly: str
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a checkpoint says of itself, whether it is whole or not: of which training it is, and how far that was."""
+
+    fingerprint: str
+    exactly: str
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Training:
+    """Which training the checkpoints are of."""
+
+    fingerprint: str
+    """Stands for all that decides its numbers; a checkpoint with another one is not gone on from."""
+    exactly: str = ""
+    """Stands for how a step's rows are shared out as well, which decides the last bits of sums."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the manifest says besides, for people: processes, versions, the data."""
+    processes: int = 1
+    anew: bool = False
+    """Whether an unfinished one with another fingerprint is dropped, rather than refused."""
 
 
 class Checkpoints:
     """The checkpoints of one training, `step-000100/` and so on, each with its manifest."""
 
-    def __init__(self, folder: Path, fingerprint: str, keep: int) -> None:
-        self._folder = folder
-        self._fingerprint = fingerprint
+    def __init__(self, folder: Path, training: Training, keep: int) -> None:
+        self.folder = folder
+        self._training = training
         self._keep = keep
         self._passed_over: set[Path] = set()
 
     @property
     def aside(self) -> Path:
         """Where a checkpoint is written before it counts. transformers makes `checkpoint-<step>` in it."""
-        return self._folder / ".writing"
+        return self.folder / ".writing"
 
     def at(self, step: int) -> Path:
-        return self._folder / f"step-{step:06d}"
+        return self.folder / f"step-{step:06d}"
 
     def newest(self, note: Callable[[str], None], changed: str) -> Checkpoint | None:
         """The newest whole checkpoint of this very training whose best one is whole too.
 
         What is passed over is told; of another recipe's, once, what `changed`. Without the best adapter, training goes
         on from before it and makes it again: what comes out does not depend on what was damaged.
+
+        Raises:
+            RecipeError: there is no such one, but those of another recipe whose training is not finished.
         """
         others = False
-        for folder in sorted(self._folder.glob("step-*"), reverse=True):
+        done = {one.exactly for one in begun(self.folder) if one.progress.finished} - {self._training.exactly}
+        for folder in _newest_first(self.folder):
             manifest = files.manifest(folder)
-            if manifest is not None and manifest.get("fingerprint") != self._fingerprint:
+            if manifest is not None and (
+                manifest.get("fingerprint") != self._training.fingerprint or manifest.get("exactly") in done
+            ):
                 others = True
-            elif not files.is_whole(folder):
+            elif manifest is None or not files.is_whole(folder):
                 note(f"{folder.name} is damaged (cut off while it was written?): the one before it is used")
             else:
                 progress = read_progress(folder)
                 best = self.at(progress.best_step or progress.step)
                 if best == folder or files.is_whole(best):
-                    return Checkpoint(folder, progress)
+                    return Checkpoint(folder, progress, manifest["processes"], manifest["exactly"])
                 note(f"{best.name}, the best up to {folder.name}, is damaged or gone: trained again from before it")
             self._passed_over.add(folder)
         if others:
-            note(f"{changed or 'the recipe or the data changed'}: trained again")
+            self._of_another(note, changed)
         return None
 
-    def publish(self, progress: Progress) -> Path:
-        """Let what was written aside for this step count, and drop what is no longer needed."""
+    def _of_another(self, note: Callable[[str], None], changed: str) -> None:
+        found = [one for one in begun(self.folder) if one.fingerprint != self._training.fingerprint]
+        if found and not found[0].progress.finished and not self._training.anew:
+            raise RecipeError([cannot_go_on(self.folder.parent, found[0].progress, changed)])
+        note(f"{changed or 'the recipe or the data changed'}: trained again")
+
+    def publish(self, progress: Progress, metrics: Path) -> Path:
+        """Let what was written aside for this step count, and drop what is no longer needed once that is proven.
+
+        Raises:
+            ProofError: a part is missing, or what is read back is not what was written.
+        """
         written = self.aside / f"checkpoint-{progress.step}"
         files.write_json(written / PROGRESS, asdict(progress))
-        files.seal(written, fingerprint=self._fingerprint, step=progress.step)
+        shutil.copyfile(metrics, written / METRICS)
+        _refuse_incomplete(written, self._training.processes)
+        files.seal(
+            written,
+            fingerprint=self._training.fingerprint,
+            exactly=self._training.exactly,
+            step=progress.step,
+            rows=progress.rows,
+            processes=self._training.processes,
+            **self._training.facts,
+        )
         final = self.at(progress.step)
-        if final.exists():  # a damaged one, or one of another recipe
-            shutil.rmtree(final)
+        self._remove(final)  # a damaged one, or one of another recipe
         written.replace(final)
+        files.flush_folder(self.folder)
+        _prove(final)
         self._passed_over.discard(final)
         self._drop()
         return final
@@ -107,43 +172,71 @@ class Checkpoints:
 
     def _drop(self) -> None:
         """Remove all but the newest, and those that hold the best adapter as one of the newest knows it."""
-        there = sorted(set(self._folder.glob("step-*")) - self._passed_over, reverse=True)
+        there = [folder for folder in _newest_first(self.folder) if folder not in self._passed_over]
         mine = [folder for folder in there if self._is_mine(folder)]
         newest = mine[: self._keep]
         kept = {*newest, *(self.at(read_progress(folder).best_step) for folder in newest)}
-        for folder in self._folder.glob("step-*"):
+        for folder in _newest_first(self.folder):
             if folder not in kept:
-                shutil.rmtree(folder)
+                self._remove(folder)
+
+    def _remove(self, folder: Path) -> None:
+        """Under another name first: a kill in between leaves nothing that looks like a checkpoint."""
+        if folder.exists():
+            self.aside.mkdir(parents=True, exist_ok=True)
+            gone = self.aside / f"gone-{folder.name}"
+            shutil.rmtree(gone, ignore_errors=True)
+            folder.replace(gone)
+            shutil.rmtree(gone)
 
     def _is_mine(self, folder: Path) -> bool:
         manifest = files.manifest(folder)
-        return manifest is not None and manifest.get("fingerprint") == self._fingerprint
+        return manifest is not None and manifest.get("fingerprint") == self._training.fingerprint
+
+    def no_room(self) -> MachineError | None:
+        """What to say before anything is written, when less is free than the largest checkpoint so far takes."""
+        need = max((_size(folder) for folder in _newest_first(self.folder)), default=0)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return short(self.folder, need)
 
     @contextmanager
     def room(self) -> Iterator[None]:
-        """Write a checkpoint inside: says so in words when the disk is full, and leaves the older checkpoints alone."""
-        need = max((_size(folder) for folder in self._folder.glob("step-*")), default=0)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self._folder).free
-        if free < need:
-            raise self._full(f"a checkpoint takes {need >> 20} MiB, {free >> 20} MiB are free")
+        """Write a checkpoint inside: says so in words when the disk is full, and leaves the older checkpoints alone.
+
+        Raises:
+            MachineError: the disk is full.
+        """
         try:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:
-            if not self._is_full(error):
+            if not is_full(self.folder, error):
                 raise
             self.clear()
-            raise self._full("the disk ran full while a checkpoint was written") from error
+            raise full(self.folder, "the disk ran full while a checkpoint was written") from error
 
-    def _is_full(self, error: Exception) -> bool:
-        # safetensors tells of a failed write in words with the system's number in them, torch in words alone
-        written = re.search(r"os error (\d+)", str(error))
-        number = error.errno if isinstance(error, OSError) else int(written[1]) if written else None
-        return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or shutil.disk_usage(self._folder).free < SPARE
 
-    def _full(self, what: str) -> MachineError:
-        do = "free some space and give the same command again: it goes on from the checkpoint before"
-        return MachineError([Problem(str(self._folder), what, do)])
+def begun(folder: Path) -> list[Begun]:
+    """The checkpoints in this folder that say what they are of, newest first; their files are not read."""
+    found = []
+    for checkpoint in _newest_first(folder):
+        manifest = files.manifest(checkpoint)
+        if manifest is not None and (checkpoint / PROGRESS).is_file():
+            progress = read_progress(checkpoint)
+            found.append(Begun(str(manifest.get("fingerprint")), str(manifest.get("exactly")), progress))
+    return found
+
+
+def cannot_go_on(run: Path, progress: Progress, changed: str) -> Problem:
+    """An unfinished training of another recipe: what changed, what may change, and the ways on."""
+    step = f"step {progress.step} of {progress.total}"
+    return Problem(
+        str(run),
+        f"holds a training stopped at {step}, and what decides it is no longer the same:"
+        f" {changed or 'the recipe, the data or the base changed'}",
+        "set it back, and the same command goes on; or begin anew and drop it, with llmtune run --anew; or keep it, and"
+        f" give another folder with --out. What may change before it goes on: {', '.join(FREE)};"
+        f" and, if the last bits may too, {', '.join(SHARED_OUT)}",
+    )
 
 
 def read_progress(folder: Path) -> Progress:
@@ -151,5 +244,39 @@ def read_progress(folder: Path) -> Progress:
     return Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
 
 
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _refuse_incomplete(folder: Path, processes: int) -> None:
+    """Without any of these transformers would go on as if nothing were missing: with a fresh optimiser, for one.
+
+    Raises:
+        ProofError: naming what is missing.
+    """
+    sharded = any(folder.glob("global_step*"))  # DeepSpeed's, of optimiser and schedule
+    random = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    needed = [*ADAPTER, STATE, PROGRESS, METRICS, "scheduler.pt", *random, *([] if sharded else ["optimizer.pt"])]
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        what = f"the checkpoint has no {', '.join(missing)}"
+        raise ProofError.one(str(folder), what, "please report this, with the recipe; older checkpoints are whole")
+
+
+def _prove(folder: Path) -> None:
+    """Read it back from the disk: every byte as it was hashed, and tensors that can be read."""
+    files.forget_cached(folder)
+    try:
+        whole = files.is_whole(folder)
+        for name in folder.glob("*.safetensors"):
+            with safe_open(name, "pt") as tensors:
+                whole = whole and len(tensors.keys()) > 0
+    except (OSError, SafetensorError):
+        whole = False
+    if not whole:
+        what = "is not on the disk as it was written; older checkpoints are kept"
+        raise ProofError.one(str(folder), what, "the disk may be failing: look at the system's log, or use another")

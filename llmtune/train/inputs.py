@@ -52,9 +52,18 @@ class TrainInputs:
     watch: dict[str, Any]
     """The recipe's block `watch`."""
     fingerprint: str
-    """Stands for everything above that decides the numbers; a checkpoint with another one is not gone on from."""
+    """Stands for everything above that decides the numbers but for their last bits; a checkpoint with another one is
+    not gone on from."""
     changed: str
     """What is not as it was in the run before, in words, for such a one."""
+    stop_after: float | None = None
+    """Seconds after which the step under way is finished, saved, and the training stopped."""
+    on_full_disk: str = "stop"
+    """`stop`, or `go_on` without the checkpoint that there is no room for."""
+    exactly: str = ""
+    """Stands for everything that decides the last bits too; a training that is finished counts only with this one."""
+    anew: bool = False
+    """Whether an unfinished training with another fingerprint is dropped, rather than refused."""
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> TrainInputs:

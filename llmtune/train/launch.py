@@ -21,6 +21,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def processes() -> int:
+    """How many the launcher started; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def free_port() -> int:
     """A port that was free a moment ago."""
     with socket.socket() as probe:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,22 @@ from llmtune.train.signs import SPIKES_TOLD, Sign, Signs
 
 
 class Metrics:
-    """Written by rank 0. Lines after the step that is gone on from are dropped."""
+    """Written by rank 0. A training that goes on begins with the lines that its checkpoint has."""
 
-    def __init__(self, path: Path, step: int, loggers: Sequence[Logger] = ()) -> None:
+    def __init__(self, path: Path, before: Path | None, loggers: Sequence[Logger] = ()) -> None:
         self.signs = Signs()
+        self.path = path
         self._loggers = loggers
-        self._path = path
         if rank() != 0:
             return
-        kept = [line for line in read(path) if line["step"] <= step] if step else []
+        kept = [] if before is None else read(before)
         files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         for line in kept:
             self.signs.see(line)
 
     def write(self, numbers: dict[str, Any]) -> list[Sign]:
         """Append a line; returns the signs that are to be told."""
-        with self._path.open("a", encoding="utf-8") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(numbers) + "\n")
         for logger in self._loggers:
             logger.log(numbers["step"], numbers_of(numbers))
@@ -41,11 +40,6 @@ class Metrics:
     def close(self) -> None:
         for logger in self._loggers:
             logger.close()
-
-    def flush(self) -> None:
-        """To the disk, before a checkpoint counts that these lines lead to."""
-        with self._path.open("a", encoding="utf-8") as file:
-            os.fsync(file.fileno())
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -7,16 +7,24 @@ import signal
 import time
 from types import FrameType
 
+import psutil
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME = 1.0
 """Seconds in which a second signal is the first one come another way: a launcher hands on what it gets itself."""
 
 
 class StopRequest:
-    """Remembers that the process was asked to stop (SIGTERM, SIGINT). A second request ends it at once."""
+    """Remembers that the process was asked to stop (SIGTERM, SIGINT), and knows when its time is over.
 
-    def __init__(self) -> None:
+    A second signal ends the process at once; what it was writing does not count.
+    """
+
+    def __init__(self, after: float | None = None) -> None:
+        """`after`: seconds that the stage may take, counted from the start of its process."""
         self._at: float | None = None
+        so_far = time.time() - psutil.Process().create_time()
+        self._over = None if after is None else time.monotonic() + after - so_far
 
     def install(self) -> None:
         """Take over the signals; from the main thread only."""
@@ -31,6 +39,10 @@ class StopRequest:
     @property
     def asked(self) -> bool:
         return self._at is not None
+
+    @property
+    def time_is_over(self) -> bool:
+        return self._over is not None and time.monotonic() >= self._over
 
     def _asked(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()

@@ -19,6 +19,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from llmtune import files
 from llmtune.errors import Stopped
 from llmtune.events import Events
+from llmtune.lock import versions
 from llmtune.models import reference
 from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.models.stopping import stop_ids
@@ -26,10 +27,10 @@ from llmtune.train import attach, proof
 from llmtune.train.attach import Begun
 from llmtune.train.average import Average, put
 from llmtune.train.batches import Rows
-from llmtune.train.checkpoints import ADAPTER, Checkpoint, Checkpoints, Progress
+from llmtune.train.checkpoints import ADAPTER, Checkpoint, Checkpoints, Progress, Training
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.kernels import Kernels
-from llmtune.train.launch import rank
+from llmtune.train.launch import processes, rank
 from llmtune.train.metrics import signs
 from llmtune.train.noise import Noise
 from llmtune.train.plain import is_plain, write_plain
@@ -46,18 +47,18 @@ def train(inputs: TrainInputs, events: Events) -> dict[str, Any]:
     disk is full, ProofError when what came out is not an adapter.
     """
     _meet_on_this_machine()
-    stop = StopRequest()
+    stop = StopRequest(inputs.stop_after)
     stop.install()
     began = time.monotonic()
-    checkpoints = Checkpoints(Path(inputs.checkpoints), inputs.fingerprint, inputs.keep_checkpoints)
+    checkpoints = Checkpoints(Path(inputs.checkpoints), _this(inputs), inputs.keep_checkpoints)
     resumed = checkpoints.newest(events.note, inputs.changed)
     trainer = _trainer(inputs, checkpoints, events)
     begun = attach.begun(trainer.model)
     progress = resumed.progress if resumed else Progress()
     if not progress.finished:
         if resumed:
-            events.note(f"goes on from step {progress.step} of {progress.total}")
-        progress = _run(trainer, inputs, Watch(inputs, checkpoints, events, stop, progress), resumed)
+            events.note(_from_where(resumed, inputs))
+        progress = _run(trainer, inputs, Watch(inputs, checkpoints, events, stop, resumed), resumed)
     best = checkpoints.at(progress.best_step or progress.step)
     made = checkpoints.aside / "adapter"
     model, proved = _made(trainer, inputs, best, begun, made)
@@ -69,6 +70,24 @@ def train(inputs: TrainInputs, events: Events) -> dict[str, Any]:
         "resumed_from": resumed.progress.step if resumed else 0,
         "seconds": round(time.monotonic() - began, 2),
     }
+
+
+def _from_where(resumed: Checkpoint, inputs: TrainInputs) -> str:
+    where = f"goes on from step {resumed.progress.step} of {resumed.progress.total}"
+    if resumed.exactly == inputs.exactly:
+        return where
+    how = "the rows of a step shared out another way"
+    if resumed.processes != processes():
+        how = f"launch.processes {processes()} instead of {resumed.processes}"
+    return f"{where} with {how}: the same rows, sums differ in their last bits"
+
+
+def _this(inputs: TrainInputs) -> Training:
+    """What a checkpoint of this training says of itself."""
+    splits = {"train": inputs.train, "heldout": inputs.heldout}
+    data = {split: files.sha256(Path(path)) for split, path in splits.items() if path}
+    facts = {"data": data, "versions": versions(), "threads": inputs.base.threads}
+    return Training(inputs.fingerprint, inputs.exactly, facts, processes(), inputs.anew)
 
 
 def _trainer(inputs: TrainInputs, checkpoints: Checkpoints, events: Events) -> RowTrainer:
@@ -103,7 +122,7 @@ def _run(trainer: RowTrainer, inputs: TrainInputs, watch: Watch, resumed: Checkp
     if watch.stopped:
         watch.stop.settle()
         step = f"step {watch.progress.step} of {watch.progress.total}"
-        raise Stopped.one(step, "stopped as asked, and saved", "the same command goes on from here")
+        raise Stopped.one(step, f"{watch.stopped}, and saved", "the same command goes on from here")
     return watch.progress
 
 

@@ -1,7 +1,7 @@
 """TRL's SFTTrainer on flattened rows.
 
 Written for trl 1.16 and transformers 5.23: `compute_loss`, `evaluate` and `floating_point_ops` are theirs to override,
-`_get_grad_norm` and `_save_checkpoint` are the two steps of their loop that have no hook of their own.
+`_get_grad_norm` is a step of their loop that has no hook.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -23,16 +22,15 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import SFTTrainer
 
 from llmtune.plan.order import Order
-from llmtune.train import apart, optimiser, proof
-from llmtune.train.average import Average
+from llmtune.train import apart, optimiser
 from llmtune.train.batches import BLOCK, IGNORED, Batch, MicroBatches, Rows, only
 from llmtune.train.checkpoints import Checkpoints
 from llmtune.train.finite import Broken, broken
 from llmtune.train.halves import GradientScale
 from llmtune.train.kernels import Kernels
+from llmtune.train.saving import SavingTrainer
 
 EVALUATED_AT_ONCE = 512
 """Tokens of a held-out micro-batch; one longer row is a micro-batch of its own. Small, so that an evaluation needs less
@@ -76,7 +74,7 @@ class Epoch(TrainerCallback):
         state.epoch = state.global_step / self._steps
 
 
-class RowTrainer(SFTTrainer):
+class RowTrainer(SavingTrainer):
     """Trains on flattened rows, without padding; see `batches`.
 
     On a CPU only the supervised positions get logits. On a GPU TRL's own fused head does the same.
@@ -101,12 +99,9 @@ class RowTrainer(SFTTrainer):
         self._note = note
         self._rows = rows
         self._heldout = heldout
-        self._checkpoints = checkpoints
         self.counts = Counts()
-        self.average: Average | None = None
-        """Of the trained parameters, where that is what is measured and handed over."""
         numbers = datasets.Dataset.from_dict({"row": range(len(rows))})
-        super().__init__(train_dataset=numbers, data_collator=only, **given)
+        super().__init__(checkpoints, train_dataset=numbers, data_collator=only, **given)
         ranks, args = self.args.world_size, self.args
         batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * ranks
         self._order = Order(len(rows), batch_size, args.data_seed)
@@ -283,13 +278,6 @@ class RowTrainer(SFTTrainer):
         if self.counts.broken is not None and not self.is_deepspeed_enabled:
             model.zero_grad()
         return norm
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with self._checkpoints.room():
-            super()._save_checkpoint(model, trial)
-            if self.average is not None and self.is_world_process_zero():
-                self.average.save(Path(f"{self.args.output_dir}/checkpoint-{self.state.global_step}"))
-            proof.check_saved(self.model, f"{self.args.output_dir}/checkpoint-{self.state.global_step}")
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """TRL writes a card into every checkpoint; a checkpoint is not for others."""

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmtune.errors import StageError
+from llmtune.errors import MachineError, StageError
 from llmtune.events import Events
 from llmtune.resident import peak_rss_bytes
-from llmtune.train.checkpoints import Checkpoints, Progress
+from llmtune.train.checkpoints import METRICS, Checkpoint, Checkpoints, Progress
 from llmtune.train.finite import SHOWN, Broken, named
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.launch import rank
@@ -35,16 +35,24 @@ class Watch(TrainerCallback):
     """One a rank; only rank 0 writes."""
 
     def __init__(
-        self, inputs: TrainInputs, checkpoints: Checkpoints, events: Events, stop: StopRequest, progress: Progress
+        self,
+        inputs: TrainInputs,
+        checkpoints: Checkpoints,
+        events: Events,
+        stop: StopRequest,
+        resumed: Checkpoint | None,
     ) -> None:
-        self.progress = progress
-        self.stopped = False
+        self.progress = self._saved = progress = resumed.progress if resumed else Progress()
+        self.stopped = ""
+        """Why it was stopped before its end, in words."""
         self.trainer: RowTrainer
         self._inputs = inputs
         self._checkpoints = checkpoints
         self._events = events
         self.stop = stop
-        self._metrics = Metrics(Path(inputs.metrics), progress.step, _loggers(inputs, progress.step))
+        self._metrics = Metrics(
+            Path(inputs.metrics), resumed.folder / METRICS if resumed else None, _loggers(inputs, progress.step)
+        )
         self._samples = _samples(inputs, progress.step)
         self._numbers: dict[str, Any] = {}
         self._worst: list[int] = []
@@ -63,7 +71,7 @@ class Watch(TrainerCallback):
     def on_step_end(self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **__: Any) -> None:
         """Decide what happens after this step: measure, save, stop. All ranks decide alike."""
         counts, self.trainer.counts = self.trainer.counts, Counts()
-        tokens, supervised, asked, self._worst = self._together(counts)
+        rows, tokens, supervised, asked, over, self._worst = self._together(counts)
         seconds = self._pace.step(tokens)
         self._numbers = {
             "step": state.global_step,
@@ -84,13 +92,19 @@ class Watch(TrainerCallback):
         if self.trainer.average is not None:
             self.trainer.average.follow(state.global_step)
         in_a_row = 0 if counts.broken is None else self.progress.skipped_in_a_row
-        self.progress = replace(self.progress, step=state.global_step, finished=last, skipped_in_a_row=in_a_row)
+        self.progress = replace(
+            self.progress,
+            step=state.global_step,
+            rows=self.progress.rows + rows,
+            finished=last,
+            skipped_in_a_row=in_a_row,
+        )
         control.should_evaluate = due and bool(self._inputs.heldout)
-        control.should_save = due or asked
+        control.should_save = due or asked or over
         if control.should_save:
             self._pace.rest()
-        if asked and not last:
-            self.stopped = True
+        if (asked or over) and not last:
+            self.stopped = "stopped as asked" if asked else "stopped, as its time was over (training.stop_after)"
             control.should_training_stop = True
 
     def on_log(
@@ -129,14 +143,35 @@ class Watch(TrainerCallback):
         self._pace.resume()
 
     def on_save(self, _: TrainingArguments, __: TrainerState, ___: TrainerControl, **____: Any) -> None:
-        """Every rank has written its part; let the checkpoint count."""
-        self._barrier()
-        if self._rank == 0:
-            self._metrics.flush()
-            with self._checkpoints.room():
-                self._checkpoints.publish(self.progress)
-        self._barrier()
+        """Every rank has written its part, or all know that there was no room for it; let the checkpoint count."""
+        full = self.trainer.full or self.trainer.agreed(self._publish())
+        if full is None:
+            self._saved = self.progress
+        else:
+            self._go_on_without(full)
         self._pace.resume()
+
+    def _publish(self) -> MachineError | None:
+        if self._rank == 0:
+            try:
+                with self._checkpoints.room():
+                    self._checkpoints.publish(self.progress, self._metrics.path)
+            except MachineError as error:
+                return error
+        return None
+
+    def _go_on_without(self, full: MachineError) -> None:
+        """Train on without this checkpoint, if the recipe says so and there is something to go on with.
+
+        What was measured now has no adapter on the disk, so it cannot become the best.
+        """
+        if self._inputs.on_full_disk == "stop" or self.stopped or self.progress.finished:
+            raise full
+        if self.progress.best_step == self.progress.step:
+            self.progress = replace(self.progress, best_step=self._saved.best_step, best_loss=self._saved.best_loss)
+        at = f"no checkpoint at step {self.progress.step}: {full.problems[0].what}"
+        last = f"the last one is of step {self._saved.step}" if self._saved.step else "there is none yet"
+        self._events.note(f"{at}; goes on without it, {last}")
 
     def on_train_end(self, _: TrainingArguments, __: TrainerState, ___: TrainerControl, **____: Any) -> None:
         self._metrics.close()
@@ -170,12 +205,15 @@ class Watch(TrainerCallback):
         if self.trainer.accelerator.optimizer_step_was_skipped:
             self.trainer.lr_scheduler.step()  # transformers holds it back then; the schedule goes by the plan's steps
 
-    def _together(self, counts: Counts) -> tuple[int, int, bool, list[int]]:
-        """Of all ranks: tokens, supervised tokens, whether any was asked to stop, rows of the worst micro-batch."""
-        loss, rows = counts.worst()
-        named = [*rows[:SHOWN], *[-1] * (SHOWN - len(rows))]
+    def _together(self, counts: Counts) -> tuple[int, int, int, bool, bool, list[int]]:
+        """Of all ranks: rows, tokens, supervised tokens; whether one was asked to stop, and is out of time; the rows of
+        the worst micro-batch."""
+        loss, worst = counts.worst()
+        named = [*worst[:SHOWN], *[-1] * (SHOWN - len(worst))]
+        rows = sum(len(rows) for rows in counts.rows)
+        flags = [int(self.stop.asked), int(self.stop.time_is_over)]
         mine = torch.tensor(
-            [counts.tokens, sum(counts.supervised), int(self.stop.asked), loss, *named],
+            [rows, counts.tokens, sum(counts.supervised), *flags, loss, *named],
             dtype=torch.float64,
             device=self.trainer.args.device,
         )
@@ -184,13 +222,9 @@ class Watch(TrainerCallback):
             everyone = [torch.zeros_like(mine) for _ in range(self.trainer.args.world_size)]
             dist.all_gather(everyone, mine)
         lists = [one.tolist() for one in everyone]
-        tokens, supervised, asked = (sum(part[place] for part in lists) for place in range(3))
-        worst = max(lists, key=lambda part: float(part[3]))[4:]
-        return int(tokens), int(supervised), bool(asked), [int(row) for row in worst if row >= 0]
-
-    def _barrier(self) -> None:
-        if self.trainer.args.world_size > 1:
-            dist.barrier()
+        rows, tokens, supervised, asked, over = (int(sum(part[place] for part in lists)) for place in range(5))
+        worst = max(lists, key=lambda part: float(part[5]))[6:]
+        return rows, tokens, supervised, bool(asked), bool(over), [int(row) for row in worst if row >= 0]
 
     def _write(self) -> None:
         if self._rank != 0:

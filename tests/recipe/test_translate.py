@@ -46,6 +46,8 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "training.keep_checkpoints": (1, 2),
     "training.average": (None, 0.99),
     "training.neftune": (None, 5.0),
+    "training.stop_after": (None, "1h30m"),
+    "training.on_full_disk": ("stop", "go_on"),
     "training.attention": ("eager", "sdpa"),
     "training.seed": (0, 1),
     "training.threads": (1, 2),

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from llmtune.events import Events
-from llmtune.lock import write_lock
+from llmtune.files import write_json
+from llmtune.lock import lock_of
 from llmtune.merge.merge import write_merged
 from llmtune.recipe.load import load
 from llmtune.rundir import RunDir
@@ -29,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     (folder / "tokenizer").rename(run.tokenizer)
     write_rows(folder / "rows.jsonl")
     (folder / "shop.yaml").write_text("base: ./base\ndata: rows.jsonl\n")
-    write_lock(run, load(folder / "shop.yaml", []), trained.base, True, ["rows.jsonl"])
+    write_json(run.lock, lock_of(run, load(folder / "shop.yaml", []), trained.base, True, ["rows.jsonl"]))
     return folder
 
 

@@ -18,7 +18,7 @@ from llmtune.errors import RecipeError, Stopped
 from llmtune.events import Events
 from llmtune.train import optimiser
 from llmtune.train.batches import IGNORED, Rows
-from llmtune.train.checkpoints import ADAPTER, Checkpoints
+from llmtune.train.checkpoints import ADAPTER, Checkpoints, Training
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.train import _trainer, train
 from tests.train.setup import adapter_bytes, inputs, zero
@@ -109,7 +109,7 @@ def one_step(base: Path, folder: Path, **changes: Any) -> tuple[TrainInputs, dic
     sft = {"max_steps": 1, "warmup_steps": 0, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 3}
     changes["sft"] = sft | changes.get("sft", {})
     given = inputs(base, folder, heldout="", lora={"lora_dropout": 0.0}, **changes)
-    trainer = _trainer(given, Checkpoints(Path(given.checkpoints), "a", 1), NOBODY)
+    trainer = _trainer(given, Checkpoints(Path(given.checkpoints), Training("a"), 1), NOBODY)
     named = dict(trainer.model.named_parameters())
     before = {name: p.detach().clone() for name, p in named.items() if ".lora_" in name}
     found = gradients(trainer.model, given.train, list(range(24)))
@@ -149,7 +149,7 @@ def test_under_zero_the_true_groups_keep_their_rates_and_decays(stage: int, tiny
     asked = {"lora_plus": 4.0, "layer_decay": 0.5}
     sft = {"max_steps": 2, "warmup_steps": 0, "lr_scheduler_type": "constant_with_warmup", "weight_decay": 0.3}
     given = inputs(tiny_base, tmp_path, heldout="", optimizer=asked, sft=sft, deepspeed=zero(stage))
-    trainer = _trainer(given, Checkpoints(Path(given.checkpoints), "a", 1), NOBODY)
+    trainer = _trainer(given, Checkpoints(Path(given.checkpoints), Training("a"), 1), NOBODY)
     wanted = rates_of(trainer.model, optimiser.groups(trainer.model, given.optimizer, 1e-2, 0.3))
     trainer.train()
     engine = trainer.model_wrapped.optimizer

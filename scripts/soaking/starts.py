@@ -1,0 +1,128 @@
+"""Starting the training stage: by its own command, or as a fork of a process that has the libraries loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+
+from llmtune import quiet, worker
+from llmtune.rundir import RunDir
+from llmtune.train import launch
+
+
+class Process(Protocol):
+    """A training that was started."""
+
+    def alive(self) -> bool:
+        """Whether it has not ended yet."""
+        ...
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal; SIGKILL to all that it started, at once."""
+        ...
+
+    def wait(self, patience: float) -> int:
+        """Its exit code; negative when a signal ended it. Raises TimeoutError when it hangs."""
+        ...
+
+
+class Starter(Protocol):
+    """A way of starting it."""
+
+    def start(self, run: RunDir, request: Path) -> Process:
+        """Start what the request asks for."""
+        ...
+
+
+class Fresh:
+    """By torch's launcher, as `llmtune run` does."""
+
+    def start(self, run: RunDir, request: Path) -> Process:
+        """Start what the request asks for."""
+        command = launch.command(1, ["train", str(request), str(run.events("train"))])
+        environment = {**os.environ, **quiet.environment("cpu", 1)}
+        with run.log.open("ab") as log:
+            return _Launched(subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True))
+
+
+class _Launched:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, number: signal.Signals) -> None:
+        launcher = psutil.Process(self._process.pid)
+        ranks = launcher.children(recursive=True)
+        for process in [*ranks, launcher] if number is signal.SIGKILL or not ranks else ranks:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def wait(self, patience: float) -> int:
+        try:
+            return self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.send(signal.SIGKILL)
+            raise TimeoutError("it hangs") from None
+
+
+class Forked:
+    """As a fork, in a group of its own and with the launcher's environment."""
+
+    def __init__(self) -> None:
+        # the process that is forked looks for its modules by the environment alone
+        os.environ.update(quiet.environment("cpu", 1), PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["soaking.loaded"])
+
+    def start(self, run: RunDir, request: Path) -> Process:
+        """Start what the request asks for."""
+        process = self._context.Process(target=_work, args=(str(run.root), str(request)))
+        process.start()
+        return _Fork(process)
+
+
+class _Fork:
+    def __init__(self, process: multiprocessing.context.ForkServerProcess) -> None:
+        self._process = process
+
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    def send(self, number: signal.Signals) -> None:
+        pid = self._process.pid
+        if pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            try:
+                os.killpg(pid, number)
+            except ProcessLookupError:  # before it leads its group
+                os.kill(pid, number)
+
+    def wait(self, patience: float) -> int:
+        self._process.join(patience)
+        if self._process.exitcode is None:
+            self.send(signal.SIGKILL)
+            raise TimeoutError("it hangs")
+        return self._process.exitcode
+
+
+def _work(folder: str, request: str) -> None:
+    """In the fork: what the launcher's only rank does."""
+    os.setsid()
+    run = RunDir(Path(folder))
+    log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": launch.free_port()}
+    os.environ.update({name: str(value) for name, value in alone.items()}, MASTER_ADDR="127.0.0.1")
+    sys.exit(worker.main(["train", request, str(run.events("train"))]))
