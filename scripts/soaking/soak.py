@@ -35,7 +35,7 @@ training: {{max_steps: {steps}, batch_size: 4, learning_rate: 1e-3, evaluations:
 zero: {{stage: {zero}}}
 export: [adapter]
 """
-STEPS, SAVES, ROWS = 90, 30, 100
+ROWS, SAVE_EVERY = 100, 3
 SHARES = {Sign.START: 0.1, Sign.STEP: 0.4, Sign.WRITE: 0.5}
 """Of the kills, by what they wait for before their random moment comes."""
 
@@ -45,6 +45,7 @@ class Options:
     """What is soaked, and how long."""
 
     kills: int = 100
+    steps: int = 90
     seed: int = 0
     signal: str = "KILL"
     zero: int = 0
@@ -68,7 +69,7 @@ def soak(options: Options) -> dict[str, Any]:
     tally = Tally()
     with _folder(options.work) as work:
         wanted = _undisturbed(work, options)
-        print(f"undisturbed: {STEPS} steps, {SAVES} checkpoints, adapter {wanted[:16]}", flush=True)
+        print(f"undisturbed: {options.steps} steps, saved every {SAVE_EVERY}, adapter {wanted[:16]}", flush=True)
         starter = Fresh() if options.fresh else Forked()
         while sum(tally.killed.values()) < options.kills and not tally.wrong:
             tally.rounds += 1
@@ -101,7 +102,7 @@ def _round(work: Path, tally: Tally, options: Options, chance: random.Random, st
             break
         tally.killed[ended.value] += 1
         count = sum(tally.killed.values())
-        at = f"from step {life.resumed:>3}, whole up to {life.saved:>3} of {STEPS}"
+        at = f"from step {life.resumed:>3}, whole up to {life.saved:>3} of {options.steps}"
         print(f"{count:>4}  round {tally.rounds:>2}  {at}  killed while {ended.value}", flush=True)
         if tally.wrong:
             return
@@ -131,7 +132,9 @@ def _undisturbed(work: Path, options: Options) -> str:
     replayed = [{"question": f"What was {number} before?", "answer": f"It was {number - 1}."} for number in range(ROWS)]
     (work / "replay.jsonl").write_text("".join(json.dumps(row) + "\n" for row in replayed), encoding="utf-8")
     recipe = work / "soak.yaml"
-    recipe.write_text(RECIPE.format(steps=STEPS, saves=SAVES, zero=options.zero), encoding="utf-8")
+    recipe.write_text(
+        RECIPE.format(steps=options.steps, saves=options.steps // SAVE_EVERY, zero=options.zero), encoding="utf-8"
+    )
     checked = check(recipe, work / "undisturbed", ())
     checked.run.create()
     with held(checked.run):
