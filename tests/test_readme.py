@@ -76,3 +76,9 @@ def test_every_key_of_the_summary_is_explained() -> None:
     section = README.split("--json", 1)[1]
     for word in ("finished", "stages", "data", "evaluation", "merge", "verify", "artifacts", *STAGES):
         assert word in section
+
+
+def test_the_table_of_methods_is_what_the_code_knows() -> None:
+    from bench_methods.table import table
+
+    assert table() in README, "scripts/bench methods --table prints the new one"

@@ -15,7 +15,6 @@ from llmtune.recipe.closed import Closed, Names, Share, as_tuple
 DEFAULT = "lora"
 """The method of a recipe that names none."""
 FOUR_BITS = frozenset({"nf4", "fp4"})
-EVERY = FOUR_BITS | {"int8"}
 
 
 class Method(Closed):
@@ -23,7 +22,7 @@ class Method(Closed):
 
     title: ClassVar[str]
     """How people call it."""
-    quantized: ClassVar[frozenset[str]] = EVERY
+    quantized: ClassVar[frozenset[str]] = FOUR_BITS
     """Kinds of quantized base that it trains on, and is merged onto as it was trained."""
     transposed: ClassVar[bool] = False
     """It can be merged into layers that store their weight transposed, as GPT-2's do."""
@@ -51,6 +50,7 @@ class Lora(OnSomeLayers):
     """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685)."""
 
     title: ClassVar[str] = "LoRA"
+    quantized: ClassVar[frozenset[str]] = FOUR_BITS | {"int8"}
     transposed: ClassVar[bool] = True
     sharded: ClassVar[bool] = True
     method: Literal["lora"] = Field("lora", description="The kind of adapter.")
@@ -136,7 +136,6 @@ class Boft(OnSomeLayers):
     """Rotations made of butterfly factors (Liu et al. 2023, arXiv:2311.06243)."""
 
     title: ClassVar[str] = "BOFT"
-    quantized: ClassVar[frozenset[str]] = FOUR_BITS
     method: Literal["boft"] = Field("boft", description="The kind of adapter.")
     block_size: PositiveInt = Field(
         4, ge=2, description="Side of a rotated block. It must divide the features that go into each layer."
@@ -147,7 +146,6 @@ class Ia3(OnLayers):
     """Scales for what each layer gives, or takes in (Liu et al. 2022, arXiv:2205.05638)."""
 
     title: ClassVar[str] = "IA3"
-    quantized: ClassVar[frozenset[str]] = FOUR_BITS
     transposed: ClassVar[bool] = True
     method: Literal["ia3"] = Field("ia3", description="The kind of adapter.")
 
@@ -167,7 +165,6 @@ class Hira(OnSomeLayers):
     """A low-rank matrix times the base's own weight, number by number (Huang et al. 2025, HiRA, ICLR)."""
 
     title: ClassVar[str] = "HiRA"
-    quantized: ClassVar[frozenset[str]] = FOUR_BITS
     transposed: ClassVar[bool] = True
     method: Literal["hira"] = Field("hira", description="The kind of adapter.")
     rank: PositiveInt = Field(32, description="Rank of the matrix that the base's weight is multiplied with.")
@@ -178,7 +175,6 @@ class Shira(OnLayers):
     """A few numbers of each weight, chosen at random (Bhardwaj et al. 2024, arXiv:2406.13175)."""
 
     title: ClassVar[str] = "SHiRA"
-    quantized: ClassVar[frozenset[str]] = FOUR_BITS
     method: Literal["shira"] = Field("shira", description="The kind of adapter.")
     rank: PositiveInt = Field(16, description="How many numbers: as many as a LoRA of this rank has.")
 
