@@ -7,13 +7,16 @@ not belong here. What an earlier stage made is asked by its bytes: where those s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from llmtune.export.inputs import CardFacts
+from llmtune.files import sha256
 from llmtune.lock import lock_of, read_lock, threads_of
+from llmtune.models.adapter import WEIGHTS
 from llmtune.models.spec import BaseSpec
+from llmtune.models.start import start_folder
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan
 from llmtune.recipe.load import Loaded
@@ -61,7 +64,10 @@ def asked_now(
     """The questions of the run as the recipe, the files and the machine are now. What the machine alone decided when
     the run began stays. `base` is a local folder, `files` the data files as the recipe names them."""
     begun = threads_of(read_lock(run), loaded.recipe)
-    arguments = translate(loaded.recipe, facts_of(plan, family.linear_suffixes, device, begun))
+    start = start_folder(loaded.recipe.adapter, loaded.beside)
+    facts = facts_of(plan, family.linear_suffixes, device, begun)
+    facts = replace(facts, start=None if start is None else sha256(start / WEIGHTS))
+    arguments = translate(loaded.recipe, facts)
     spec = BaseSpec(path=str(base), **(arguments["base"] or {}))
     return Asked(arguments, spec, lock_of(run, loaded, spec, base_is_local, files))
 

@@ -113,6 +113,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     """
     from llmtune.data.prepare import look, prepare
     from llmtune.models import family, prequantized, source, tokenizer
+    from llmtune.models.start import misfits_of_start, start_folder
 
     started = time.monotonic()
     loaded = load(file, overrides)
@@ -140,6 +141,9 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
             loaded = replace(loaded, recipe=recipe)
             problems.add([broken for broken in loaded.broken if broken not in problems.found])
         problems.add(list(_base(recipe, base, sizes, here)))
+    start = start_folder(recipe.adapter, beside)
+    if sizes is not None and start is not None and isinstance(recipe.adapter, Lora):
+        problems.add(list(misfits_of_start(recipe.adapter, start, sizes)))
     if sizes is not None and words is not None:
         prepared = problems.of(lambda: prepare(recipe, beside, words, sizes))
     else:

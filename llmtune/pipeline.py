@@ -20,6 +20,7 @@ from llmtune.lock import changes, read_lock
 from llmtune.merge.inputs import MergeInputs
 from llmtune.models import quantized
 from llmtune.models.quantized import QuantizeInputs
+from llmtune.models.start import start_folder
 from llmtune.narration import (
     say_check,
     say_data,
@@ -107,6 +108,7 @@ class Run:
         before = read_lock(self.dir)
         self.asked = checked.asked()
         self.arguments, self.base, self.lock = self.asked.arguments, self.asked.base, self.asked.lock
+        self.start = start_folder(self.recipe.adapter, checked.loaded.beside)
         self.environment = quiet.environment(self.base.device, self.base.threads)
         self.changed = [] if before is None else list(changes(before, self.lock))
         write_json(self.dir.lock, self.lock)
@@ -179,6 +181,7 @@ class Run:
             train=str(run.split("train")),
             heldout=str(run.split("heldout")),
             adapter=self.arguments["adapter"] or {},
+            start="" if self.start is None else str(self.start),
             evaluate_every=training.pop("evaluate_every"),
             keep_checkpoints=training.pop("keep_checkpoints"),
             early_stopping=training.pop("early_stopping"),

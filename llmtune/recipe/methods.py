@@ -78,6 +78,9 @@ class Lora(OnSomeLayers):
     alpha_pattern: dict[str, PositiveFloat] = Field(
         default_factory=dict, description="Other alphas for layers of these names: {q_proj: 64}."
     )
+    start: str | None = Field(
+        None, description="Adapter to go on from: a run's folder, or one that PEFT has saved. Default: a new one."
+    )
 
     @property
     def moves_the_base(self) -> bool:

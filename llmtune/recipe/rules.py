@@ -160,6 +160,12 @@ RULES = (
         "set `quantization.type: none`, or `adapter.init: eva`, which looks at the rows",
     ),
     Rule(
+        ("adapter.start", "adapter.init"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.start is not None and r.adapter.init != "default",
+        "an adapter to go on from has its values already",
+        "remove one of the two",
+    ),
+    Rule(
         ("adapter.dora", "quantization.type"),
         lambda r: isinstance(r.adapter, Lora) and r.adapter.dora and r.quantization.type == "int8",
         "PEFT cannot measure the length of int8 weights before the first step",

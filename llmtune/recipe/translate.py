@@ -26,6 +26,8 @@ class Facts:
     evaluate_every: int
     checkpointing: bool
     """Whether activations must be recomputed for the training to fit."""
+    start: str | None = None
+    """sha256 of the adapter that the training goes on from."""
 
 
 def quantization_arguments(recipe: Recipe) -> dict[str, str | bool] | None:
@@ -143,7 +145,7 @@ def translate(recipe: Recipe, facts: Facts) -> dict[str, Arguments | None]:
     return {
         "data": recipe.data.model_dump() | {"seed": recipe.training.seed},
         "base": base_arguments(recipe, facts),
-        "adapter": peft_config(recipe.adapter, facts.linear_suffixes),
+        "adapter": peft_config(recipe.adapter, facts.linear_suffixes) | {"start": facts.start},
         "quantize": kept_bases(recipe),
         "training": training_arguments(recipe, facts)
         | {

@@ -7,13 +7,22 @@ from pathlib import Path
 
 import peft
 import torch
-from peft import EvaConfig, PeftModel, get_peft_model, get_peft_model_state_dict, initialize_lora_eva_weights
+from peft import (
+    EvaConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    initialize_lora_eva_weights,
+    set_peft_model_state_dict,
+)
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
 from llmtune.errors import RecipeError
+from llmtune.models.adapter import WEIGHTS
 from llmtune.train.batches import Batch, Rows
 from llmtune.train.inputs import TrainInputs
 
@@ -62,6 +71,20 @@ def _look_at_rows(model: PeftModel, rows: Rows) -> None:
     initialize_lora_eva_weights(
         model, batches, forward_fn=forward, gather_distributed_inputs=False, show_progress_bar=False
     )
+
+
+def go_on_from(model: PeftModel, folder: Path) -> None:
+    """Give a fresh adapter the values of another one, in the number type that it trains in.
+
+    Raises RecipeError where that is not an adapter of the same layers.
+    """
+    tensors = load_file(folder / WEIGHTS)
+    own = get_peft_model_state_dict(model)
+    strange = sorted(own.keys() ^ tensors.keys())
+    if strange:
+        what = f"is no adapter of the layers that the recipe names: {strange[0]} is in one of the two alone"
+        raise RecipeError.one("adapter.start", what, "name an adapter of this base, or other target_modules")
+    set_peft_model_state_dict(model, tensors)
 
 
 def ends(name: str, suffix: str) -> bool:

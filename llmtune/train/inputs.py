@@ -20,7 +20,9 @@ class TrainInputs:
     heldout: str
     """The same form, and `prompt_ids`; never trained on. Empty text: nothing is held out."""
     adapter: dict[str, Any]
-    """`config`, the name of PEFT's class, and its `arguments`."""
+    """`config`, the name of PEFT's class, its `arguments`, and `start`, the hash of an adapter to go on from."""
+    start: str
+    """Folder of that adapter; empty text: a new one."""
     sft: dict[str, Any]
     """Arguments of TRL's SFTConfig that the recipe decides; see `settings.CONSTANT` for those that it does not."""
     optimizer: dict[str, Any]

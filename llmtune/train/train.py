@@ -107,6 +107,8 @@ def _trainer(inputs: TrainInputs, checkpoints: Checkpoints, events: Events) -> R
         args=arguments,
         processing_class=AutoTokenizer.from_pretrained(inputs.tokenizer),
     )
+    if inputs.start:  # not before: TRL rounds the adapter of a quantized base to bfloat16
+        attach.go_on_from(trainer.model, Path(inputs.start))
     if inputs.neftune is not None:
         Noise(trainer.model, inputs.neftune)
     return trainer

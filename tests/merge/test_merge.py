@@ -211,6 +211,23 @@ def test_the_merged_folder_is_a_plain_model_that_knows_where_answers_end(tmp_pat
     assert (out / "chat_template.jinja").is_file()
 
 
+def test_a_merged_model_is_a_base_like_any_other(tmp_path: Path) -> None:
+    """For a second adapter on top of the first."""
+    from llmtune.models import family, tokenizer
+    from llmtune.models.loading import load_with_adapter
+
+    trained = write_trained(tmp_path, "llama")
+    out = tmp_path / "merged"
+    whole = merged(trained, out, dtype="bfloat16")
+    assert family.read(out) == family.read(Path(trained.base.path))
+    assert tokenizer.load(out).encode(["hi"]) == tokenizer.load(Path(trained.base.path)).encode(["hi"])
+    second = write_adapter(out, tmp_path / "second", SUFFIXES["llama"], scale=0.2)
+    stacked = replace(trained, base=replace(trained.base, path=str(out)), adapter=second)
+    twice = merged(stacked, tmp_path / "twice", dtype="bfloat16")
+    assert load_with_adapter(stacked.base, second) is not None
+    assert sum(not torch.equal(twice[name], tensor) for name, tensor in whole.items()) == 14
+
+
 def test_the_configuration_keeps_the_names_that_the_base_uses(tmp_path: Path) -> None:
     """transformers 4 and the servers built on it know `torch_dtype` and `rope_theta`, not what transformers 5 saves."""
     trained = write_trained(tmp_path, "llama")

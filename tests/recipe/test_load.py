@@ -202,6 +202,7 @@ BREAKS = {
     "merge": "merge: {onto: original}\nexport: [adapter]",
     "export": "export: []",
     "adapter.target_modules": "adapter: {target_modules: []}",
+    "adapter.start adapter.init": "adapter: {start: runs/x, init: gaussian}",
     "adapter.init quantization.type": "adapter: {init: pissa}",
     "adapter.dora quantization.type": "adapter: {dora: true}\nquantization: {type: int8}",
     "adapter.init zero.stage": "adapter: {init: eva}\nzero: {stage: 3}",

@@ -71,9 +71,9 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "launch.processes": (1, 2),
     "export": (["adapter"], ["adapter", "merged"]),
 }
-# Version and name decide nothing but themselves; the base is known by its bytes, which are found before anything is
-# translated (tests/models/test_source.py).
-FIXED = {"recipe", "name", "base.name"}
+# Version and name decide nothing but themselves; the base and an adapter to go on from are known by their bytes, which
+# are found before anything is translated (tests/models/test_source.py, tests/models/test_start.py).
+FIXED = {"recipe", "name", "base.name", "adapter.start"}
 
 
 def method_with(key: str) -> str:
@@ -102,13 +102,15 @@ def test_every_option_changes_something(key: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_option_of_every_method_changes_something(method: str) -> None:
-    for key in (key for key in METHODS[method].model_fields if key != "method"):
+    for key in (key for key in METHODS[method].model_fields if key not in ("method", "start")):
         before, after = (peft_of(f"adapter.{key}", value, method) for value in VALUES[f"adapter.{key}"])
         assert before != after, key
 
 
 def peft_of(key: str, value: Any, method: str | None = None) -> Any:
-    return translate(recipe(key, value, method), FACTS)["adapter"]
+    found = dict(translate(recipe(key, value, method), FACTS)["adapter"] or {})
+    assert found.pop("start") is None
+    return found
 
 
 def test_lora_is_what_peft_calls_it() -> None:

@@ -87,6 +87,7 @@ def inputs(base: Path, folder: Path, **changes: Any) -> TrainInputs:
         "base": spec,
         "tokenizer": str(base),
         "adapter": {"config": "LoraConfig", "arguments": lora},
+        "start": "",
         "sft": sft,
         "optimizer": {"rates": {}, "layer_decay": 1.0, "lora_plus": None, "lora_fa": False}
         | changes.pop("optimizer", {}),

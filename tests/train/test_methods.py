@@ -23,6 +23,7 @@ from llmtune.plan.estimate import shape_of
 from llmtune.recipe.methods import METHODS
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.to_peft import peft_config
+from llmtune.train.checkpoints import ADAPTER
 from llmtune.train.train import train
 from tests.train.setup import NF4, adapter_bytes, inputs, mean_loss
 from tests.trained_models import write_chat_tokenizer
@@ -133,3 +134,21 @@ def merge_and_compare(exact: BaseSpec, adapter: Path, base: Path, tmp_path: Path
     merged = logits(load_base(replace(exact, path=str(out), quantization=None)))
     assert (merged - live).abs().max() < 1e-4
     assert (live - alone).abs().max() > 1e-3
+
+
+def test_a_training_goes_on_from_another_adapter(tiny_base: Path, tmp_path: Path) -> None:
+    """From its very numbers: TRL would round them to bfloat16 on a 4-bit base."""
+    first = inputs(tiny_base, tmp_path / "first", sft={"max_steps": 2, "warmup_steps": 0})
+    train(first, NOBODY)
+    adapter = Path(first.out) / "adapter"
+    sft = {"max_steps": 1, "warmup_steps": 0, "learning_rate": 1e-6, "per_device_train_batch_size": 8}
+    second = inputs(
+        tiny_base, tmp_path / "second", start=str(adapter), sft=sft | {"gradient_accumulation_steps": 3},
+        lora={"lora_dropout": 0.0},
+    )  # fmt: skip
+    result = train(second, NOBODY)
+    before, after = (load_file(run / ADAPTER[0]) for run in (adapter, Path(second.out) / "adapter"))
+    assert all((before[name] - after[name]).abs().max() < 1e-5 for name in before)
+    again, alone = load_with_adapter(second.base, adapter), load_base(second.base)
+    assert result["heldout_loss"] == pytest.approx(mean_loss(again, second.heldout), rel=5e-4)
+    assert result["heldout_loss"] != pytest.approx(mean_loss(alone, second.heldout), rel=2e-3)

@@ -1,0 +1,72 @@
+"""An adapter that a training goes on from: where it is, and whether it is of the kind that the recipe describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmtune.errors import BaseModelError, Problem
+from llmtune.models.adapter import CONFIG, HALVES, Adapter, read_adapter
+from llmtune.models.family import Family
+from llmtune.recipe.methods import Lora
+from llmtune.recipe.to_peft import peft_config
+
+KEY = "adapter.start"
+NEUTRAL: dict[str, Any] = {
+    "use_rslora": False, "use_dora": False, "rank_pattern": {}, "alpha_pattern": {}, "layers_to_transform": None,
+}  # fmt: skip
+"""PEFT's own defaults of what a recipe may leave out."""
+NAMES = {
+    "r": "rank", "lora_alpha": "alpha", "use_rslora": "rslora", "use_dora": "dora", "rank_pattern": "rank_pattern",
+    "alpha_pattern": "alpha_pattern", "layers_to_transform": "layers",
+}  # fmt: skip
+"""The recipe's names for PEFT's."""
+
+
+def start_folder(adapter: object, beside: Path) -> Path | None:
+    """The folder of the adapter to go on from, as seen from the recipe; of a run's folder the adapter it trained."""
+    if not isinstance(adapter, Lora) or adapter.start is None:
+        return None
+    folder = (beside / Path(adapter.start).expanduser()).resolve()
+    trained = folder / "trained" / "adapter"
+    return trained if (trained / CONFIG).is_file() else folder
+
+
+def misfits_of_start(adapter: Lora, folder: Path, family: Family) -> Iterator[Problem]:
+    """Everything in which the adapter is not what the recipe describes, or not one of this base."""
+    try:
+        found = read_adapter(folder)
+    except BaseModelError as error:
+        yield from (Problem(KEY, f"{problem.where}: {problem.what}", problem.do) for problem in error.problems)
+        return
+    if found.kind != "LORA" or found.others:
+        more = f" and {next(iter(found.others))}" if found.others else ""
+        yield Problem(KEY, f"{folder} holds {found.kind}{more}, not LoRA alone", "name a LoRA adapter, or remove it")
+        return
+    wanted = NEUTRAL | peft_config(adapter, family.linear_suffixes)["arguments"]
+    for key, name in NAMES.items():
+        there = found.config.get(key) or NEUTRAL.get(key)
+        if there != wanted[key] and (there or wanted[key]):
+            asked, has = (str(value).lower() for value in (wanted[key], there))
+            yield Problem(f"adapter.{name}", f"is {asked}, and the adapter to go on from has {has}", f"write {has}")
+    yield from _layers(found, wanted["target_modules"], family)
+
+
+def _layers(found: Adapter, targets: str | list[str], family: Family) -> Iterator[Problem]:
+    names = sorted({layer.rpartition(".")[2] for layer in found.layers})
+    if not isinstance(targets, str) and names != sorted({name.rpartition(".")[2] for name in targets}):
+        what = f"{', '.join(sorted(targets))}, and the adapter to go on from has {', '.join(names)}"
+        yield Problem("adapter.target_modules", what, f"write [{', '.join(names)}]")
+    sizes = {(linear.suffix, linear.inputs, linear.outputs) for linear in family.linears}
+    for layer, parts in found.layers.items():
+        if not sizes or not parts.keys() >= HALVES:
+            continue
+        into, out = parts["lora_A.weight"].shape[1], parts["lora_B.weight"].shape[0]
+        name = layer.rpartition(".")[2]
+        if (name, into, out) not in sizes:
+            own = next(((i, o) for suffix, i, o in sizes if suffix == name), None)
+            has = "no such layer" if own is None else f"one of {own[0]} and {own[1]}"
+            what = f"the adapter's {layer} has {into} features in and {out} out, this base {has}"
+            yield Problem(KEY, what, "name an adapter of this base")
+            return
