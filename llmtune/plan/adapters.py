@@ -90,6 +90,8 @@ def kept_features(adapter: Adapter, adapted: Sequence[Linear]) -> int:
             return sum(layer.inputs + adapter.rank for layer in adapted)
         case Ia3():
             return sum(layer.inputs if layer.suffix in FEED_FORWARD else layer.outputs for layer in adapted)
+        case Miss():  # what goes in is added up before the matrix
+            return adapter.rank * len(adapted)
         case _:
             return sum(layer.inputs for layer in adapted)
 
@@ -104,5 +106,5 @@ def kept_weights(adapter: Adapter, adapted: Sequence[Linear]) -> int:
     each = KEPT_OF_A_WEIGHT.get(type(adapter), 0)
     if isinstance(adapter, Lora) and adapter.dora:
         each = 5
-    rotations = 4 * 3 * adapter.block_size * sum(layer.inputs for layer in adapted) if isinstance(adapter, Oft) else 0
+    rotations = 4 * 4 * adapter.block_size * sum(layer.inputs for layer in adapted) if isinstance(adapter, Oft) else 0
     return rotations + each * sum(layer.inputs * layer.outputs for layer in adapted)

@@ -267,6 +267,23 @@ def goes_on(folder: Path, finished: Path) -> None:
     assert list(run.rglob("*.tmp")) == []
 
 
+def test_another_method_goes_the_whole_way_and_is_told_to_be_for_no_server(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    done = llmtune(folder, "run", "shop.yaml", "--set", "adapter={method: miss, rank: 8}", "--set", "zero.stage=0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "base + MiSS r8 on NF4" in done.stdout
+    assert "the adapter is for PEFT alone: no server loads it; serve the merged model" in " ".join(done.stdout.split())
+    found = summary(folder)
+    assert found["finished"] and found["verify"]["adapter"]["passed"] and found["verify"]["merged"]["passed"]
+    card = (folder / "runs" / "shop" / "adapter" / "README.md").read_text()
+    assert "A MiSS adapter of rank 8" in card and "vllm serve" not in card
+    answer = subprocess.run(
+        [sys.executable, "-m", "llmtune.cli", "chat", "runs/shop"], cwd=folder, input="Hello\n/base\nHello\n/quit\n",
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "the untuned base answers from now on" in answer.stdout
+
+
 @pytest.mark.parametrize("stage", ["data", "export"])
 def test_killed_while_a_light_stage_writes_goes_on(stage: str, copy: Path, finished: Path) -> None:
     run = undo(copy, stage)

@@ -60,7 +60,8 @@ def with_adapter(asked: Recipe, base: Path, **changed: Any) -> Any:
         spec(base, quantization=quantization_arguments(asked), dtype=asked.quantization.compute_dtype, **changed)
     )
     found = peft_config(asked.adapter, family.read(base).linear_suffixes)
-    config = vars(peft)[found["config"]](**found["arguments"], fan_in_fan_out="gpt2" in base.name)
+    more = {"fan_in_fan_out": True} if "gpt2" in base.name else {}
+    config = vars(peft)[found["config"]](**found["arguments"], **more)
     model = peft.get_peft_model(loaded, config)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -193,6 +194,27 @@ def test_pain_15_an_int8_base_keeps_the_inputs_of_its_layers_besides(bases: dict
     found = planned(asked, bases["llama"], tokens=tokens).parts["activations"]
     assert len(inputs) == 2 * 4 - 1  # what goes into the first needs no gradient
     assert 0.97 * real < found < 1.2 * real
+
+
+METHODS: list[dict[str, Any]] = [
+    {"dora": True, "rank": 4}, {"method": "vera", "rank": 8}, {"method": "loha", "rank": 4},
+    {"method": "lokr", "rank": 4}, {"method": "oft", "block_size": 8}, {"method": "boft", "block_size": 8},
+    {"method": "ia3"}, {"method": "miss", "rank": 8}, {"method": "hira", "rank": 4},
+    {"method": "gralora", "rank": 4},
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Failed to load the CUDA extension", "ignore:Setting boft_n_butterfly_factor")
+@pytest.mark.parametrize("adapter", METHODS, ids=lambda one: one.get("method", "dora"))
+def test_pain_15_every_method_keeps_what_was_planned(adapter: dict[str, Any], bases: dict[str, Path]) -> None:
+    """Some make the whole update, or a changed weight: that is kept however few tokens there are."""
+    method = adapter.get("method", "lora")
+    quantization = {"type": "none" if method in ("loha", "lokr", "ia3") else "nf4", "compute_dtype": "bfloat16"}
+    asked = recipe(adapter=adapter, quantization=quantization, kernels={"attention": "flattened"})
+    model = with_adapter(asked, bases["llama"])
+    for tokens in (16, 200):
+        real = kept_for_backward(model, tokens)
+        assert 0.97 * real < planned(asked, bases["llama"], tokens=tokens).parts["activations"] < 1.5 * real, tokens
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
