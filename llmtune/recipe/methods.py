@@ -92,6 +92,7 @@ class Vera(OnSomeLayers):
     """Vectors that scale random matrices which all layers share (Kopiczko et al. 2023, arXiv:2310.11454)."""
 
     title: ClassVar[str] = "VeRA"
+    sharded: ClassVar[bool] = True
     transposed: ClassVar[bool] = True
     method: Literal["vera"] = Field("vera", description="The kind of adapter.")
     rank: PositiveInt = Field(256, description="Rank of the random matrices. Adds one trained number a layer.")
@@ -129,6 +130,7 @@ class Oft(OnSomeLayers):
     """Rotations of blocks of what goes into a layer (Qiu et al. 2023, arXiv:2306.07280)."""
 
     title: ClassVar[str] = "OFT"
+    sharded: ClassVar[bool] = True
     method: Literal["oft"] = Field("oft", description="The kind of adapter.")
     block_size: PositiveInt = Field(
         32, ge=2, description="Side of a rotated block. It must divide the features that go into each layer."
@@ -149,6 +151,7 @@ class Ia3(OnLayers):
     """Scales for what each layer gives, or takes in (Liu et al. 2022, arXiv:2205.05638)."""
 
     title: ClassVar[str] = "IA3"
+    sharded: ClassVar[bool] = True
     transposed: ClassVar[bool] = True
     method: Literal["ia3"] = Field("ia3", description="The kind of adapter.")
 
@@ -157,6 +160,7 @@ class Miss(OnSomeLayers):
     """One small matrix a layer, repeated over the features that go into it (Kang et al. 2024, arXiv:2409.15371)."""
 
     title: ClassVar[str] = "MiSS"
+    sharded: ClassVar[bool] = True
     method: Literal["miss"] = Field("miss", description="The kind of adapter.")
     rank: PositiveInt = Field(
         64, description="Rows of the matrix. Features that go into a layer are added up into them."
@@ -186,6 +190,7 @@ class Gralora(OnSomeLayers):
     """LoRA on each of k * k blocks of a weight (Jung et al. 2025, arXiv:2505.20355)."""
 
     title: ClassVar[str] = "GraLoRA"
+    sharded: ClassVar[bool] = True
     transposed: ClassVar[bool] = True
     method: Literal["gralora"] = Field("gralora", description="The kind of adapter.")
     rank: PositiveInt = Field(32, description="Rank of the update; a multiple of `blocks`.")

@@ -212,7 +212,7 @@ BREAKS = {
     "adapter.method quantization.compute_dtype": "adapter: ia3",
     "optimizer.lora_plus adapter.method": "optimizer: {lora_plus: 16}\nadapter: vera",
     "optimizer.name adapter.method": "optimizer: {name: lora_fa}\nadapter: vera\nzero: {stage: 0}",
-    "adapter.method zero.stage": "adapter: vera\nzero: {stage: 3}",
+    "adapter.method zero.stage": "adapter: hira\nzero: {stage: 3}",
     "adapter.rank adapter.blocks": "adapter: {method: gralora, rank: 3}",
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from llmtune.events import Events
@@ -25,7 +26,7 @@ from llmtune.recipe.schema import Recipe
 from llmtune.recipe.to_peft import peft_config
 from llmtune.train.checkpoints import ADAPTER
 from llmtune.train.train import train
-from tests.train.setup import NF4, adapter_bytes, inputs, mean_loss
+from tests.train.setup import NF4, adapter_bytes, inputs, mean_loss, metrics, zero
 from tests.trained_models import write_chat_tokenizer
 
 pytestmark = [
@@ -152,3 +153,24 @@ def test_a_training_goes_on_from_another_adapter(tiny_base: Path, tmp_path: Path
     again, alone = load_with_adapter(second.base, adapter), load_base(second.base)
     assert result["heldout_loss"] == pytest.approx(mean_loss(again, second.heldout), rel=5e-4)
     assert result["heldout_loss"] != pytest.approx(mean_loss(alone, second.heldout), rel=2e-3)
+
+
+@pytest.mark.parametrize("method", ["miss", "oft"])
+def test_pain_22_another_method_under_zero_3_is_whole_and_the_same(
+    method: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    asked, sizes = recipe((method, SMALL[method]), "nf4"), family.read(tiny_base)
+    assert METHODS[method].sharded
+    found, losses = [], []
+    for name, engine in (("plain", None), ("sharded", zero(3))):
+        given = inputs(
+            tiny_base, tmp_path / name, deepspeed=engine, evaluate_every=4, sft={"max_steps": 4, "warmup_steps": 0},
+            adapter=peft_config(asked.adapter, sizes.linear_suffixes),
+        )  # fmt: skip
+        train(given, NOBODY)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        found.append(load_file(Path(given.out) / "adapter" / ADAPTER[0]))
+        losses.append([line["loss"] for line in metrics(given)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    for key, tensor in found[0].items():
+        assert (tensor - found[1][key]).norm() < 0.02 * tensor.norm()
