@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from llmtune.recipe.servers import told
 from llmtune.stages import Record
 
 Result = Mapping[str, Any]
+SAMPLES = 3
+"""Answers that are shown; samples.jsonl has all of them."""
 SPLITS = ("train", "heldout", "unseen", "general")
 
 
@@ -127,6 +130,17 @@ def say_signs(record: Record, console: Console) -> None:
         console.more(f"{counted(result['skipped_steps'], 'step')} skipped: a loss or gradient that was no number")
     for sign in result["signs"]:
         console.more(escape(f"step {sign['step']}: {sign['text']}"))
+
+
+def say_samples(file: Path, console: Console) -> None:
+    """What was answered at the last measurement, beside what it should have been; the first few."""
+    if not file.is_file():
+        return
+    told = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    for sample in [one for one in told if one["step"] == told[-1]["step"]][:SAMPLES]:
+        console.more(escape(f"{sample['question']} → {sample['answer']}"))
+        if sample["answer"].strip() != sample["reference"].strip():
+            console.more(f"[dim]{escape('  should be: ' + sample['reference'])}[/]")
 
 
 def say_evaluate(record: Record, console: Console) -> None:

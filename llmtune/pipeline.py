@@ -31,6 +31,7 @@ from llmtune.narration import (
     say_plan,
     say_quantize,
     say_rows,
+    say_samples,
     say_signs,
     say_title,
     say_train,
@@ -214,6 +215,8 @@ class Run:
         say_train(record, self.console)
         if record.again:
             say_signs(record, self.console)
+        else:
+            say_samples(run.samples, self.console)
         return record
 
     def evaluate(self, data: Record, train: Record) -> Record:

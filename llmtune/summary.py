@@ -174,6 +174,7 @@ def print_stages(run: RunDir, found: Found, console: Console) -> None:
         STAGES[name][2](record, console)
         if name == "train":
             narration.say_signs(record, console)
+            narration.say_samples(run.samples, console)
     if found["stages"]:
         seconds = sum(stage["seconds"] for stage in found["stages"].values())
         most = max(stage["peak_rss_bytes"] for stage in found["stages"].values())

@@ -114,3 +114,17 @@ def test_the_number_type_is_chosen_for_the_machine_told_and_locked(
     again = check(tmp_path / "shop.yaml", tmp_path / "run", ())
     now = {**before, "recipe": again.loaded.recipe.model_dump(mode="json")}
     assert list(changes(before, now)) == ["quantization.compute_dtype was float16, is bfloat16"]
+
+
+def test_a_logger_that_is_not_installed_is_refused_with_its_command(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text(f"base: {tiny_base}\ndata: rows.jsonl\nwatch:\n  loggers: [mlflow]\n")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RecipeError) as raised:
+        check(tmp_path / "shop.yaml", tmp_path / "run", ())
+    (problem,) = raised.value.problems
+    assert problem.where == f"{tmp_path}/shop.yaml:4:3"
+    assert problem.what == "watch.loggers: mlflow is not installed"
+    assert problem.do == "pip install 'llmtune[mlflow]'"

@@ -120,6 +120,26 @@ def test_it_fits_eighty_columns_and_tells_replayed_rows_apart(tiny_base: Path, t
     assert "at most 1.9 GB of memory; 6 min 06 s in all" in text
 
 
+def test_a_look_at_a_run_shows_the_last_answers_and_what_did_not_go_well(
+    tiny_base: Path, tmp_path: Path, printed: Any
+) -> None:
+    run = write_run(tmp_path, tiny_base)
+    told = [
+        {"step": 10, "source": "a:1", "question": "Open?", "reference": "Till six.", "answer": "What?"},
+        {"step": 20, "source": "a:1", "question": "Open?", "reference": "Till six.", "answer": "Till six."},
+        {"step": 20, "source": "a:2", "question": "Where?", "reference": "Here.", "answer": "There."},
+    ]
+    run.samples.write_text("".join(json.dumps(line) + "\n" for line in told))
+    shown = " ".join("\n".join(printed(run)).split())
+    assert "step 300: over-fitting: held-out loss rose" in shown
+    assert "2 steps skipped: a loss or gradient that was no number" in shown
+    assert "Open? → Till six." in shown
+    assert "Where? → There." in shown
+    assert "should be: Here." in shown
+    assert "What?" not in shown
+    assert "should be: Till six." not in shown
+
+
 def test_an_unfinished_run_says_what_is_done_and_how_it_goes_on(tiny_base: Path, tmp_path: Path, printed: Any) -> None:
     text = " ".join("\n".join(printed(write_run(tmp_path, tiny_base, stages=2))).split())
     assert "not finished (stages done: data, train); the same `llmtune run` goes on from there" in text

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
+from collections import deque
 
 import torch
 
+RECENT = 20
+"""Steps whose speed is shown."""
 FORWARD = 1 / 3
 """Share of a training step's time that a forward pass alone takes."""
 
@@ -20,6 +23,7 @@ class Pace:
         self._steps = self._pauses = 0
         self._stepping = self._pausing = 0.0
         self._tokens = 0
+        self._recent: deque[tuple[int, int, float]] = deque(maxlen=RECENT)
         self._resting = 0.0
         self.resume()
         self._looked, self._busy = time.perf_counter(), _cpu_seconds()
@@ -28,14 +32,21 @@ class Pace:
         """A step begins now."""
         self._since = time.perf_counter()
 
-    def step(self, tokens: int) -> float:
+    def step(self, tokens: int, supervised: int) -> float:
         """A step is done; returns its seconds."""
         now = time.perf_counter()
         if self._resting:
             self._pauses, self._pausing = self._pauses + 1, self._pausing + self._since - self._resting
         seconds, self._since, self._resting = now - self._since, now, 0.0
         self._steps, self._stepping, self._tokens = self._steps + 1, self._stepping + seconds, self._tokens + tokens
+        self._recent.append((tokens, supervised, seconds))
         return seconds
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Tokens and supervised tokens a second of the last steps together: of one alone they would flicker."""
+        tokens, supervised, seconds = (sum(of) for of in zip(*self._recent, strict=True))
+        return {"tokens_per_second": tokens / seconds, "supervised_tokens_per_second": supervised / seconds}
 
     def rest(self) -> None:
         """A measurement or a checkpoint follows; the next step begins with `resume`."""

@@ -72,7 +72,7 @@ class Watch(TrainerCallback):
         """Decide what happens after this step: measure, save, stop. All ranks decide alike."""
         counts, self.trainer.counts = self.trainer.counts, Counts()
         rows, tokens, supervised, asked, over, self._worst = self._together(counts)
-        seconds = self._pace.step(tokens)
+        seconds = self._pace.step(tokens, supervised)
         self._numbers = {
             "step": state.global_step,
             "epoch": round(state.epoch, 4),
@@ -236,7 +236,7 @@ class Watch(TrainerCallback):
         if measured or self.progress.finished or now - self._told >= TELL_EVERY:
             self._told = now
             hidden = ("step", "tokens", "supervised_tokens", "peak_rss_bytes", "peak_cuda_bytes", "micro_batch")
-            shown = {name: value for name, value in self._numbers.items() if name not in hidden}
+            shown = {name: value for name, value in self._numbers.items() if name not in hidden} | self._pace.rates
             shown["memory"] = self._numbers.get("peak_cuda_bytes", self._numbers["peak_rss_bytes"])
             shown["seconds_left"] = self._pace.seconds_left(self.progress.step, self.progress.total)
             shown["skipped_steps"] = self.progress.skipped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from llmtune.train.checkpoints import ADAPTER
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.train import train
 from tests.tiny_models import SENTENCES
-from tests.train.setup import adapter_bytes, inputs, mean_loss, metrics, write_split, zero
+from tests.train.setup import adapter_bytes, finish, inputs, mean_loss, metrics, write_split, zero
 from tests.train.test_train import NOBODY, Run, StopAt
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("only_rank", "process_as_before")]
@@ -116,6 +117,19 @@ def test_pain_16_a_step_that_is_no_number_is_skipped_and_its_rows_are_named(
 def _tensors(given: TrainInputs, step: int) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = load_file(Path(given.checkpoints) / f"step-{step:06d}" / ADAPTER[0])
     return found
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_pain_16_a_step_is_skipped_on_all_ranks_alike(stage: int, spoiled_base: Path, tmp_path: Path) -> None:
+    """One of two processes has the row; under DDP and under ZeRO."""
+    given = with_bad_rows(spoiled_base, tmp_path, (7,), deepspeed=zero(stage), watch={"not_finite": "skip"}, heldout="")
+    given = replace(given, sft=given.sft | {"gradient_accumulation_steps": 1, "max_steps": 6})
+    told = finish(given, processes=2)
+    (note,) = [event["text"] for event in told if "skipped" in event.get("text", "")]
+    assert "rows.jsonl:8" in note
+    assert len(note.split("rows: ")[1].split(", ")) < 4  # those of one process
+    assert [line["loss"] is None for line in metrics(given)].count(True) == 1
+    assert next(event["value"] for event in told if event["kind"] == "result")["skipped_steps"] == 1
 
 
 def test_pain_16_skipping_ends_where_every_step_is_no_number(spoiled_base: Path, tmp_path: Path) -> None:
