@@ -124,6 +124,12 @@ RULES = (
         "set `zero.stage: 2`, or remove `average`",
     ),
     Rule(
+        ("watch.not_finite", "optimizer.name"),
+        lambda r: r.watch.not_finite == "skip" and r.optimizer.name == "lora_fa",
+        "LoRA-FA cannot leave a step out",
+        "set `not_finite: stop`, or `optimizer.name: adamw`",
+    ),
+    Rule(
         ("watch.skipped_in_a_row", "watch.not_finite"),
         lambda r: r.watch.not_finite == "stop" and _set(r.watch, "skipped_in_a_row"),
         "the first step that is no number stops the run",

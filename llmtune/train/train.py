@@ -109,6 +109,7 @@ def _trainer(inputs: TrainInputs, checkpoints: Checkpoints, events: Events) -> R
     )
     if inputs.start:  # not before: TRL rounds the adapter of a quantized base to bfloat16
         attach.go_on_from(trainer.model, Path(inputs.start))
+    trainer.skips = inputs.watch["not_finite"] == "skip"
     if inputs.neftune is not None:
         Noise(trainer.model, inputs.neftune)
     return trainer

@@ -100,6 +100,8 @@ class RowTrainer(SavingTrainer):
         self._rows = rows
         self._heldout = heldout
         self.counts = Counts()
+        self.skips = False
+        """Whether a step that is not finite is left out; else it is the last one anyway."""
         numbers = datasets.Dataset.from_dict({"row": range(len(rows))})
         super().__init__(checkpoints, train_dataset=numbers, data_collator=only, **given)
         ranks, args = self.args.world_size, self.args
@@ -270,12 +272,12 @@ class RowTrainer(SavingTrainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm before clipping; checked here, as this is the last step before the optimiser's.
 
-        A step that is not finite is skipped. DeepSpeed does so by itself, on all ranks; torch's optimisers pass over
-        a parameter without a gradient. `watch` decides whether the training goes on.
+        DeepSpeed skips a step that is not finite by itself, on all ranks; torch's optimisers pass over a parameter
+        without a gradient. `watch` decides whether the training goes on.
         """
         norm = super()._get_grad_norm(model, grad_norm)
         self.counts.broken = broken(self.counts.rows, self.counts.losses, norm, self.args)
-        if self.counts.broken is not None and not self.is_deepspeed_enabled:
+        if self.skips and self.counts.broken is not None and not self.is_deepspeed_enabled:
             model.zero_grad()
         return norm
 

@@ -198,6 +198,7 @@ BREAKS = {
     "optimizer.betas": "optimizer: {name: adafactor, betas: [0.9, 0.95]}\nzero: {stage: 0}",
     "optimizer.lora_plus": "optimizer: {name: lora_fa, lora_plus: 16}\nzero: {stage: 0}",
     "training.average": "training: {average: 0.99}\nzero: {stage: 3}",
+    "watch.not_finite": "watch: {not_finite: skip}\noptimizer: {name: lora_fa}\nzero: {stage: 0}",
     "watch.skipped_in_a_row": "watch: {skipped_in_a_row: 2}",
     "merge": "merge: {onto: original}\nexport: [adapter]",
     "export": "export: []",
