@@ -82,7 +82,7 @@ def with_bad_rows(base: Path, folder: Path, bad: tuple[int, ...], **changes: Any
     return inputs(base, folder, train=str(path), **changes)
 
 
-@pytest.mark.parametrize("stage", [0, 2])
+@pytest.mark.parametrize("stage", [0, 2, 3])
 def test_pain_16_a_step_that_is_no_number_is_skipped_and_its_rows_are_named(
     stage: int, spoiled_base: Path, tmp_path: Path
 ) -> None:
