@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,6 +118,7 @@ class RowTrainer(SavingTrainer):
             optimiser.freeze_a(self.model)
         self._gradients = GradientScale(self.model)
         self._base = self.model.get_base_model()
+        self._plain = self._base.config._attn_implementation
         self._evaluated_at_once = EVALUATED_AT_ONCE
         self._picks_positions = (
             self.args.device.type == "cpu"
@@ -132,9 +133,22 @@ class RowTrainer(SavingTrainer):
 
     def train(self, *given: Any, **named: Any) -> Any:
         """Rows are kept apart for the training alone: what generates with the model afterwards finds it as it was."""
+        with self._attention():
+            return super().train(*given, **named)
+
+    @contextmanager
+    def as_outside(self) -> Iterator[None]:
+        """The model attends inside as it does when nothing is trained."""
+        with self._attention():
+            self._base.set_attn_implementation(self._plain)
+            yield
+
+    @contextmanager
+    def _attention(self) -> Iterator[None]:
+        """What attends is afterwards what did before."""
         before = self._base.config._attn_implementation
         try:
-            return super().train(*given, **named)
+            yield
         finally:
             self._base.set_attn_implementation(before)
 

@@ -130,7 +130,8 @@ class Watch(TrainerCallback):
         self._numbers["heldout_loss"] = loss
         self._write()
         if self._samples is not None:
-            self._samples.take(self.trainer.model, state.global_step)
+            with self.trainer.as_outside():
+                self._samples.take(self.trainer.model, state.global_step)
         rule = self._inputs.early_stopping
         best = self.progress.best_loss
         if best is None or loss < best - (rule["min_change"] if rule else 0.0):

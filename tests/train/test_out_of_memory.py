@@ -74,6 +74,7 @@ def test_pain_14_memory_that_runs_out_in_the_middle_halves_the_micro_batch(tiny_
     rows = _with_a_long_step(write_split(tiny_base, tmp_path / "train.parquet", ROWS), step=2)
     plain = inputs(
         tiny_base, tmp_path, train=str(rows), heldout="", evaluate_every=1, watch={"trial_step": False},
+        kernels={"attention": "flattened"},  # its cost is the square of the micro-batch
         lora={"lora_dropout": 0.0}, sft={"max_steps": 4},
     )  # fmt: skip
 
