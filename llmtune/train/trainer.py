@@ -55,7 +55,8 @@ class Counts:
         """Of the micro-batch with the highest loss a supervised token: that loss, up to a factor, and its rows."""
         if self.broken is not None:
             return 0.0, []
-        means = [float(loss) / max(count, 1) for loss, count in zip(self.losses, self.supervised, strict=True)]
+        losses: list[float] = torch.stack(self.losses).tolist()
+        means = [loss / max(count, 1) for loss, count in zip(losses, self.supervised, strict=True)]
         highest = max(range(len(means)), key=means.__getitem__)
         return means[highest], self.rows[highest].tolist()
 
