@@ -20,6 +20,8 @@ QUANTIZING_BYTES = 24
 """Of each number of the tensor that bitsandbytes quantizes (measured on a CPU: 20)."""
 TILE = (4096, 32768)
 """Positions and entries of the vocabulary that TRL's fused head computes at once."""
+HEAD_CHUNK = {"cpu": 1 << 22, "cuda": 1 << 25}
+"""Logits that the training's head computes at once, on a CPU and on a GPU."""
 COMPARED_TOKENS, COMPARED_BYTES = 128 * 64, 512 << 20
 """Most positions, and most bytes, of the logits that are kept of one model while the other is compared with it."""
 
@@ -102,7 +104,7 @@ def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, c
         "optimiser": 0 if recipe.zero.offload_optimizer and device == "cuda" else moments,
         "average": 0 if recipe.training.average is None else trained * 4,
         "activations": kept,
-        "logits": _trained_logits(shape, geometry.micro_batch_supervised, width, device),
+        "logits": _trained_logits(recipe, shape, geometry.micro_batch_supervised, device),
         "process": PROCESS_BYTES[device],
     }
     return Memory(parts)
@@ -172,12 +174,19 @@ def _constants(recipe: Recipe, shape: Shape) -> int:
     return int(shape.quantizable / 64 * (1 + 4 / 256 if recipe.quantization.double else 4))
 
 
-def _trained_logits(shape: Shape, supervised: int, width: int, device: str) -> int:
-    """On a GPU TRL's head makes them a tile at a time, beside the states that they come from and their gradient."""
-    if device == "cuda":
-        tile = min(supervised, TILE[0]) * min(shape.vocabulary, TILE[1]) * width
-        return tile + supervised * shape.hidden * (width + 4)
-    return supervised * shape.vocabulary * (width + 4 + 4)  # as computed, in float32, and the gradient
+def _trained_logits(recipe: Recipe, shape: Shape, supervised: int, device: str) -> int:
+    """As computed, in float32, and its gradient; in chunks beside the gradient of the states that they come from.
+
+    TRL's head scores all positions on a CPU, 4,096 at a time.
+    """
+    width = WIDTH[recipe.quantization.compute_dtype]
+    positions = supervised
+    if recipe.kernels.head == "chunked":
+        positions = min(supervised, max(1, HEAD_CHUNK[device] // shape.vocabulary))
+    elif recipe.kernels.head == "trl":
+        positions = min(supervised, TILE[0]) if device == "cuda" else TILE[0]
+        return positions * min(shape.vocabulary, TILE[1]) * (width + 4) + supervised * shape.hidden * (width + 4)
+    return positions * shape.vocabulary * (width + 4 + 4) + supervised * shape.hidden * 2 * width
 
 
 def _of_a_layer(recipe: Recipe, shape: Shape, rows: int, tokens: int, device: str, *, whole: bool) -> int:

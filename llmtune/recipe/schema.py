@@ -200,6 +200,11 @@ class Kernels(Closed):
         description="rows: each row looks at itself alone. flattened: over all rows of a micro-batch, those of others"
         " masked; so it is also for a base that cannot be shown to do the first.",
     )
+    head: Literal["chunked", "picked", "trl"] = Field(
+        "chunked",
+        description="chunked: logits of the supervised positions, some at a time. picked: all of theirs at once; so it"
+        " is also for a head that is trained or is more than a linear layer. trl: TRL's own head.",
+    )
 
 
 class Zero(Closed):

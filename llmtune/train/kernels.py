@@ -11,3 +11,4 @@ class Kernels:
     """The recipe's `kernels`, by the same names."""
 
     attention: Literal["rows", "flattened"]
+    head: Literal["chunked", "picked", "trl"]

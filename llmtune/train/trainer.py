@@ -29,9 +29,12 @@ from llmtune.train.batches import BLOCK, IGNORED, Batch, MicroBatches, Rows, onl
 from llmtune.train.checkpoints import Checkpoints
 from llmtune.train.finite import Broken, broken
 from llmtune.train.halves import GradientScale
+from llmtune.train.head import Head
 from llmtune.train.kernels import Kernels
 from llmtune.train.saving import SavingTrainer
 
+HEAD_TRIED = 64
+"""Tokens on which the chunked head is compared with the base's own."""
 EVALUATED_AT_ONCE = 512
 """Tokens of a held-out micro-batch; one longer row is a micro-batch of its own. Small, so that an evaluation needs less
 memory than the training around it, and attention, which is computed on all pairs of tokens on a CPU, stays cheap."""
@@ -78,7 +81,8 @@ class Epoch(TrainerCallback):
 class RowTrainer(SavingTrainer):
     """Trains on flattened rows, without padding; see `batches`.
 
-    On a CPU only the supervised positions get logits. On a GPU TRL's own fused head does the same.
+    Only the supervised positions get logits, and a chunk of them at a time. A mixture of experts with a loss for the
+    balance between them is left to TRL's own head.
     """
 
     control: TrainerControl
@@ -109,7 +113,7 @@ class RowTrainer(SavingTrainer):
         batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * ranks
         self._order = Order(len(rows), batch_size, args.data_seed)
         self.remove_callback(PrinterCallback)
-        self.add_callback(Epoch(self._order.steps_per_epoch, self._keep_rows_apart))
+        self.add_callback(Epoch(self._order.steps_per_epoch, self._ready))
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 # TRL casts the adapter of a 4-bit base to bfloat16, where AdamW loses small updates, and resuming makes
@@ -121,8 +125,9 @@ class RowTrainer(SavingTrainer):
         self._base = self.model.get_base_model()
         self._plain = self._base.config._attn_implementation
         self._evaluated_at_once = EVALUATED_AT_ONCE
+        self._head: Head | None = None
         self._picks_positions = (
-            self.args.device.type == "cpu"
+            kernels.head != "trl"
             and "logits_to_keep" in inspect.signature(type(self._base).forward).parameters
             and not self.aux_loss_enabled
         )
@@ -153,10 +158,16 @@ class RowTrainer(SavingTrainer):
         finally:
             self._base.set_attn_implementation(before)
 
-    def _keep_rows_apart(self) -> None:
+    def _ready(self) -> None:
+        """Choose the ways that this base is shown to take, now that it is loaded and wrapped."""
         meet = self.args.per_device_train_batch_size > 1
         if not apart.keep_apart(self._base, self.model_wrapped, self._rows, self._kernels, meet=meet, note=self._note):
             self._evaluated_at_once = 1
+        if self._picks_positions and self._kernels.head == "chunked":
+            head = Head.of(self._base)
+            row = self._rows.row(0)[:HEAD_TRIED].to(self.args.device)
+            if head is not None and head.agrees(self.model_wrapped, row):
+                self._head = head
 
     @property
     def remedy(self) -> str:
@@ -236,13 +247,13 @@ class RowTrainer(SavingTrainer):
         targets = labels[positions + 1]
         fill = (0, -len(positions) % BLOCK)  # as the tokens are: see BLOCK
         positions, targets = functional.pad(positions, fill), functional.pad(targets, fill, value=IGNORED)
-        logits = model(
-            input_ids=inputs["input_ids"],
-            position_ids=inputs["position_ids"],
-            use_cache=False,
-            logits_to_keep=positions,
-        ).logits[0]
-        return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+        given = {name: inputs[name] for name in ("input_ids", "position_ids")}
+        if self._head is None:
+            logits = model(**given, use_cache=False, logits_to_keep=positions).logits[0]
+            return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+        with self._head.states() as states:
+            model(**given, use_cache=False, logits_to_keep=positions)
+        return self._head.summed_loss(states[0][0], targets)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Held-out loss: mean over all supervised tokens of all held-out rows, whatever rank they are on.

@@ -66,6 +66,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "watch.samples": (0, 2),
     "watch.loggers": ([], ["tensorboard"]),
     "kernels.attention": ("rows", "flattened"),
+    "kernels.head": ("chunked", "picked"),
     "zero.stage": (2, 3),
     "zero.offload_optimizer": (False, True),
     "launch.processes": (1, 2),
