@@ -174,32 +174,12 @@ class Run:
 
     def train(self, data: Record) -> Record:
         run, recipe = self.dir, self.recipe
-        training = dict(self.arguments["training"] or {})
         asked = self.asked.train(data.hashes)
-        request = TrainInputs(
-            base=self.base,
-            tokenizer=str(run.tokenizer),
-            train=str(run.split("train")),
-            heldout=str(run.split("heldout")),
-            adapter=self.arguments["adapter"] or {},
+        request = TrainInputs.of(
+            run,
+            self.base,
+            self.arguments,
             start="" if self.start is None else str(self.start),
-            evaluate_every=training.pop("evaluate_every"),
-            keep_checkpoints=training.pop("keep_checkpoints"),
-            early_stopping=training.pop("early_stopping"),
-            average=training.pop("average"),
-            neftune=training.pop("neftune"),
-            stop_after=training.pop("stop_after"),
-            on_full_disk=training.pop("on_full_disk"),
-            sft={key: value for key, value in training.items() if key != "processes"},
-            optimizer=self.arguments["optimizer"] or {},
-            kernels=self.arguments["kernels"] or {},
-            deepspeed=self.arguments["deepspeed"],
-            checkpoints=str(run.checkpoints),
-            out=str(run.trained),
-            metrics=str(run.metrics),
-            samples=str(run.samples),
-            loggers=str(run.loggers),
-            watch=self.arguments["watch"] or {},
             fingerprint=fingerprint(self.asked.going_on(data.hashes)),
             exactly=fingerprint(asked),
             changed="; ".join(self.changed),

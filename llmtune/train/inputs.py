@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from llmtune.models.spec import BaseSpec
+from llmtune.rundir import RunDir
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,31 @@ class TrainInputs:
     """Stands for everything that decides the last bits too; a training that is finished counts only with this one."""
     anew: bool = False
     """Whether an unfinished training with another fingerprint is dropped, rather than refused."""
+
+    @classmethod
+    def of(
+        cls, run: RunDir, base: BaseSpec, arguments: Mapping[str, Any], **asked: Any
+    ) -> TrainInputs:
+        """The training of a run, as `recipe.translate` has made its `arguments`; `asked`: by what it is known."""
+        training = dict(arguments["training"])
+        apart = ("evaluate_every", "keep_checkpoints", "early_stopping", "average", "neftune", "stop_after",
+                 "on_full_disk")
+        own = {key: training.pop(key) for key in apart}
+        return cls(
+            base=base,
+            tokenizer=str(run.tokenizer),
+            train=str(run.split("train")),
+            heldout=str(run.split("heldout")),
+            sft={key: value for key, value in training.items() if key != "processes"},
+            checkpoints=str(run.checkpoints),
+            out=str(run.trained),
+            metrics=str(run.metrics),
+            samples=str(run.samples),
+            loggers=str(run.loggers),
+            **asked,
+            **{part: arguments[part] for part in ("adapter", "optimizer", "kernels", "deepspeed", "watch")},
+            **own,
+        )
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> TrainInputs:
