@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llmtune.models.family import Linear
 from llmtune.plan.adapters import kept_features, kept_weights, trained_parameters
 from llmtune.plan.geometry import Geometry
+from llmtune.recipe.methods import Lora
 from llmtune.recipe.schema import Recipe
 
 # Python, torch, transformers, PEFT, DeepSpeed and the launcher, before any weight is loaded (measured: 0.9 to 1.1 GB
@@ -189,6 +190,14 @@ def _trained_logits(recipe: Recipe, shape: Shape, supervised: int, device: str) 
     return positions * shape.vocabulary * (width + 4 + 4) + supervised * shape.hidden * 2 * width
 
 
+def _is_fused(recipe: Recipe) -> bool:
+    """Whether the adapter computes in the base's number type: see `kernels.adapter` and `train.fused`."""
+    adapter = recipe.adapter
+    plain = isinstance(adapter, Lora) and not adapter.dora and adapter.dropout == 0
+    kind = recipe.quantization.type in ("none", "nf4", "fp4") and recipe.quantization.compute_dtype != "float32"
+    return plain and kind and recipe.kernels.adapter == "fused" and recipe.zero.stage < 3
+
+
 def _of_a_layer(recipe: Recipe, shape: Shape, rows: int, tokens: int, device: str, *, whole: bool) -> int:
     """What one layer keeps for the backward pass, of so many rows of so many tokens each.
 
@@ -203,6 +212,12 @@ def _of_a_layer(recipe: Recipe, shape: Shape, rows: int, tokens: int, device: st
     in_width = 2 * shape.query + 3 * shape.key + 3 * shape.feed_forward
     if recipe.quantization.type == "int8":
         in_width += 2 * shape.hidden + shape.query + shape.feed_forward  # bitsandbytes keeps what goes into each layer
+    if _is_fused(recipe):
+        in_float32 -= (
+            adapters  # instead: what goes into attention, out of it, into the feed-forward layer and out of it
+        )
+        between = adapters - sum(layer.inputs for layer in shape.adapted) // shape.layers
+        in_width += 2 * shape.hidden + shape.query + shape.feed_forward + between
     made = rows * tokens * (4 * in_float32 + width * in_width)
     made += kept_weights(recipe.adapter, shape.adapted) // shape.layers
     eager = recipe.training.attention == "eager" or (recipe.training.attention == "auto" and device == "cpu")

@@ -205,6 +205,11 @@ class Kernels(Closed):
         description="chunked: logits of the supervised positions, some at a time. picked: all of theirs at once; so it"
         " is also for a head that is trained or is more than a linear layer. trl: TRL's own head.",
     )
+    adapter: Literal["fused", "peft"] = Field(
+        "fused",
+        description="fused: LoRA in the base's number type, from float32 weights. peft: in float32; so it is also with"
+        " dropout, with DoRA, for other methods and under ZeRO-3.",
+    )
 
 
 class Zero(Closed):

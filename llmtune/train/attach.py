@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, set_seed
 from llmtune.errors import RecipeError
 from llmtune.models.adapter import WEIGHTS
 from llmtune.train.batches import Batch, Rows
+from llmtune.train.fused import fuse
 from llmtune.train.inputs import TrainInputs
 
 LOOKED_AT_ONCE = 1024
@@ -46,8 +47,10 @@ def attach(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel:
     if "eva_config" in arguments:
         arguments["eva_config"] = EvaConfig(**arguments["eva_config"])
     config = vars(peft)[inputs.adapter["config"]](**arguments)
-    set_seed(inputs.sft["seed"])
     looks = "eva_config" in arguments
+    if inputs.kernels["adapter"] == "fused" and type(config) is peft.LoraConfig and not looks:
+        fuse(config)
+    set_seed(inputs.sft["seed"])
     model = get_peft_model(base, config, low_cpu_mem_usage=looks)
     if looks:
         _look_at_rows(model, Rows.read(Path(inputs.train)))

@@ -70,13 +70,18 @@ class TrainInputs:
     """Whether an unfinished training with another fingerprint is dropped, rather than refused."""
 
     @classmethod
-    def of(
-        cls, run: RunDir, base: BaseSpec, arguments: Mapping[str, Any], **asked: Any
-    ) -> TrainInputs:
+    def of(cls, run: RunDir, base: BaseSpec, arguments: Mapping[str, Any], **asked: Any) -> TrainInputs:
         """The training of a run, as `recipe.translate` has made its `arguments`; `asked`: by what it is known."""
         training = dict(arguments["training"])
-        apart = ("evaluate_every", "keep_checkpoints", "early_stopping", "average", "neftune", "stop_after",
-                 "on_full_disk")
+        apart = (
+            "evaluate_every",
+            "keep_checkpoints",
+            "early_stopping",
+            "average",
+            "neftune",
+            "stop_after",
+            "on_full_disk",
+        )
         own = {key: training.pop(key) for key in apart}
         return cls(
             base=base,

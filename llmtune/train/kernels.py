@@ -12,3 +12,4 @@ class Kernels:
 
     attention: Literal["rows", "flattened"]
     head: Literal["chunked", "picked", "trl"]
+    adapter: Literal["fused", "peft"]

@@ -55,6 +55,7 @@ def with_adapter(asked: Recipe, base: Path, **changed: Any) -> Any:
     import peft
 
     from llmtune.models.loading import load_base
+    from llmtune.train.fused import fuse
 
     loaded = load_base(
         spec(base, quantization=quantization_arguments(asked), dtype=asked.quantization.compute_dtype, **changed)
@@ -62,6 +63,8 @@ def with_adapter(asked: Recipe, base: Path, **changed: Any) -> Any:
     found = peft_config(asked.adapter, family.read(base).linear_suffixes)
     more = {"fan_in_fan_out": True} if "gpt2" in base.name else {}
     config = vars(peft)[found["config"]](**found["arguments"], **more)
+    if asked.kernels.adapter == "fused" and type(config) is peft.LoraConfig:
+        fuse(config)
     model = peft.get_peft_model(loaded, config)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -167,7 +170,7 @@ def kept_for_backward(model: Any, tokens: int) -> int:
 def test_pain_15_the_activations_are_those_that_autograd_keeps(
     architecture: str, attention: str, dtype: str, most: float, tokens: int, bases: dict[str, Path]
 ) -> None:
-    flattened = {"attention": "flattened"}
+    flattened = {"attention": "flattened", "adapter": "peft"}
     asked = recipe(quantization={"compute_dtype": dtype}, training={"attention": attention}, kernels=flattened)
     real = kept_for_backward(with_adapter(asked, bases[architecture], attention=attention), tokens)
     found = planned(asked, bases[architecture], tokens=tokens).parts["activations"]
@@ -176,7 +179,7 @@ def test_pain_15_the_activations_are_those_that_autograd_keeps(
 
 def test_pain_15_an_int8_base_keeps_the_inputs_of_its_layers_besides(bases: dict[str, Path]) -> None:
     """bitsandbytes keeps them outside of what autograd's hooks see."""
-    asked, tokens = recipe(quantization={"type": "int8"}, kernels={"attention": "flattened"}), 200
+    asked, tokens = recipe(quantization={"type": "int8"}, kernels={"attention": "flattened", "adapter": "peft"}), 200
     model = with_adapter(asked, bases["llama"])
     out = model(input_ids=torch.arange(4, 4 + tokens)[None], use_cache=False, logits_to_keep=torch.tensor([0]))
     inputs: dict[int, int] = {}
@@ -217,12 +220,15 @@ def test_pain_15_every_method_keeps_what_was_planned(adapter: dict[str, Any], ba
         assert 0.97 * real < planned(asked, bases["llama"], tokens=tokens).parts["activations"] < 1.5 * real, tokens
 
 
+@pytest.mark.parametrize("adapter", ["fused", "peft"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_attention_of_each_row_by_itself_keeps_no_scores(architecture: str, bases: dict[str, Path]) -> None:
+def test_attention_of_each_row_by_itself_keeps_no_scores(
+    architecture: str, adapter: str, bases: dict[str, Path]
+) -> None:
     """But for GPT-2's, which drops some of them and has to know which."""
     from llmtune.train import attention
 
-    asked = recipe(quantization={"compute_dtype": "bfloat16"})
+    asked = recipe(quantization={"compute_dtype": "bfloat16"}, kernels={"adapter": adapter})
     real = kept_for_backward(with_adapter(asked, bases[architecture], attention=attention.NAME), 200)
     assert 0.97 * real < planned(asked, bases[architecture], tokens=200).parts["activations"] < 1.25 * real
 

@@ -67,6 +67,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "watch.loggers": ([], ["tensorboard"]),
     "kernels.attention": ("rows", "flattened"),
     "kernels.head": ("chunked", "picked"),
+    "kernels.adapter": ("fused", "peft"),
     "zero.stage": (2, 3),
     "zero.offload_optimizer": (False, True),
     "launch.processes": (1, 2),

@@ -91,7 +91,7 @@ def inputs(base: Path, folder: Path, **changes: Any) -> TrainInputs:
         "sft": sft,
         "optimizer": {"rates": {}, "layer_decay": 1.0, "lora_plus": None, "lora_fa": False}
         | changes.pop("optimizer", {}),
-        "kernels": {"attention": "rows", "head": "chunked"} | changes.pop("kernels", {}),
+        "kernels": {"attention": "rows", "head": "chunked", "adapter": "fused"} | changes.pop("kernels", {}),
         "deepspeed": None,
         "early_stopping": None,
         "evaluate_every": 2,
