@@ -34,20 +34,27 @@ NO_MATTER = {
     # where a base lies, which name its bytes have on the hub, and whether its code (hashed with it) may run
     # a stored copy has the same bytes
     "base": {"path", "revision", "trust_remote_code", "stored"},
-    # recomputed activations are the same ones
-    "training": {"keep_checkpoints", "stop_after", "on_full_disk", "activation_checkpointing"},
+    # recomputed activations are the same ones; and how long to wait for another process
+    "training": {"keep_checkpoints", "stop_after", "on_full_disk", "activation_checkpointing", "ddp_timeout"},
     # halved by the evaluation itself when memory runs out
     "evaluation": {"batch_size"},
 }
 
 
-def facts_of(plan: Plan, linear_suffixes: tuple[str, ...] | None, device: Device, threads: int | None) -> Facts:
-    """What the recipe does not say, for `translate`. `threads`: of a process, where the run has begun with a number."""
+def facts_of(
+    plan: Plan, linear_suffixes: tuple[str, ...] | None, device: Device, nvme: Path | None, threads: int
+) -> Facts:
+    """What the recipe does not say, for `translate`.
+
+    `nvme`: folder of this run on the disk for what is offloaded; `threads`: of a process.
+    """
     geometry = plan.geometry
     return Facts(
         linear_suffixes=linear_suffixes,
         device=device.kind,
-        threads=threads or max(1, device.cores // geometry.processes),
+        processes=geometry.processes,
+        nvme=None if nvme is None else str(nvme),
+        threads=threads,
         steps=geometry.steps,
         micro_batch=geometry.micro_batch,
         accumulation=geometry.accumulation,
@@ -58,14 +65,15 @@ def facts_of(plan: Plan, linear_suffixes: tuple[str, ...] | None, device: Device
 
 
 def asked_now(
-    run: RunDir, loaded: Loaded, plan: Plan, family: Family, device: Device, base: Path, *,
+    run: RunDir, loaded: Loaded, plan: Plan, family: Family, device: Device, base: Path, *, nvme: Path | None,
     base_is_local: bool, files: Sequence[str],
 ) -> Asked:  # fmt: skip
     """The questions of the run as the recipe, the files and the machine are now. What the machine alone decided when
     the run began stays. `base` is a local folder, `files` the data files as the recipe names them."""
-    begun = threads_of(read_lock(run), loaded.recipe)
+    threads = threads_of(read_lock(run), loaded.recipe)
+    threads = threads or max(1, device.cores // (plan.geometry.processes // loaded.recipe.launch.nodes))
     start = start_folder(loaded.recipe.adapter, loaded.beside)
-    facts = facts_of(plan, family.linear_suffixes, device, begun)
+    facts = facts_of(plan, family.linear_suffixes, device, nvme, threads)
     facts = replace(facts, start=None if start is None else sha256(start / WEIGHTS))
     arguments = translate(loaded.recipe, facts)
     spec = BaseSpec(path=str(base), **(arguments["base"] or {}))
@@ -96,7 +104,8 @@ class Asked:
 
     def train(self, data: Hashes) -> Question:
         read = {name: digest for name, digest in data.items() if _of_tokenizer(name) or _is(name, "train", "heldout")}
-        arguments = [self._decisive("training"), *(self.arguments[part] for part in (*PARTS, "deepspeed"))]
+        parts = [*(self.arguments[part] for part in PARTS), _anywhere(self.arguments["deepspeed"])]
+        arguments = [self._decisive("training"), *parts]
         loaded = _without(asdict(self.base), NO_MATTER["base"])
         return self._of("train", loaded=loaded, arguments=arguments, data=read)
 
@@ -106,7 +115,7 @@ class Asked:
         Under ZeRO also the number of processes, each of which has a part of the optimiser's state.
         """
         asked = self.train(data)
-        training, deepspeed = self._decisive("training"), self.arguments["deepspeed"]
+        training, deepspeed = self._decisive("training"), _anywhere(self.arguments["deepspeed"])
         size = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"] * training["processes"]
         alike = {
             "batch_size": size,
@@ -154,6 +163,13 @@ class Asked:
 
 def _without(arguments: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
     return {key: value for key, value in arguments.items() if key not in keys}
+
+
+def _anywhere(value: Any) -> Any:
+    """DeepSpeed's configuration without the place of what it offloads."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _anywhere(below) for key, below in value.items() if key != "nvme_path"}
 
 
 def _of_tokenizer(name: str) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from llmtune import spread
 from llmtune.asked import Asked, asked_now
 from llmtune.errors import LlmtuneError, Problem, RecipeError
 from llmtune.plan import device as machine
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from llmtune.models.source import Source, Weights
     from llmtune.models.tokenizer import ChatTokenizer
     from llmtune.recipe.schema import Recipe
+    from llmtune.train.launch import Meeting
 
 T = TypeVar("T")
 
@@ -51,6 +54,7 @@ class Checked:
     plan: Plan
     notes: tuple[str, ...]
     """Choices that were made because nobody had said."""
+    meeting: Meeting
     seconds: float
     """That it took to know all this."""
 
@@ -65,16 +69,42 @@ class Checked:
         return not self.source.on_hub
 
     @property
+    def processes(self) -> int:
+        """On each machine."""
+        return machine.processes(self.loaded.recipe.launch.processes, self.device)
+
+    @property
+    def nvme(self) -> Path | None:
+        """Folder of this run, and of no other, on the disk for what is offloaded."""
+        disk = self.loaded.recipe.zero.nvme
+        mark = hashlib.sha256(str(self.run.root).encode()).hexdigest()[:12]
+        return None if disk is None else (self.loaded.beside / disk / f"llmtune-{mark}").absolute()
+
+    @property
     def files(self) -> list[str]:
         """The data files, as the recipe names them."""
         data = self.loaded.recipe.data
         named = [data.train, data.heldout, data.unseen, data.general, data.replay and data.replay.path]
         return [name for name in named if isinstance(name, str)]
 
+    def data_facts(self) -> dict[str, Any]:
+        """Counts of the data stage; what is on top is of the rows that are trained on, replayed ones among them."""
+        audit = self.prepared.audit
+        train = audit.splits["train"]
+        return {
+            "rows": train.rows,
+            "replayed_rows": audit.replayed,
+            "tokens": train.tokens,
+            "supervised_tokens": train.supervised,
+            "splits": {name: asdict(split) for name, split in audit.splits.items()},
+            "rejected": dict(audit.rejected),
+            "found": dict(audit.found),
+        }
+
     def asked(self) -> Asked:
         """What each stage is asked, by the recipe, the files and the machine as they are now."""
         return asked_now(
-            self.run, self.loaded, self.plan, self.family, self.device, self.base,
+            self.run, self.loaded, self.plan, self.family, self.device, self.base, nvme=self.nvme,
             base_is_local=self.base_is_local, files=self.files,
         )  # fmt: skip
 
@@ -119,14 +149,16 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     loaded = load(file, overrides)
     asked = loaded.recipe.quantization.compute_dtype
     here = machine.device(loaded.recipe.launch.processes)
-    loaded = replace(loaded, recipe=decided(loaded.recipe, here.number_type))
+    loaded = replace(loaded, recipe=spread.decided(decided(loaded.recipe, here.number_type), here))
     recipe, beside = loaded.recipe, loaded.beside
     run = RunDir((out or Path("runs") / loaded.name).absolute())
     problems = Problems(loaded)
     problems.add(loaded.broken)
     problems.add(list(_folder(run, loaded)))
-    problems.add(machine.problems(here, recipe.launch.processes, machine.torch_version()))
-    problems.add(_tools(loaded, here))
+    problems.add(machine.problems(here, machine.processes(recipe.launch.processes, here), machine.torch_version()))
+    problems.add(list(_loggers(loaded)))
+    problems.add(spread.operators(recipe.zero, here))
+    met = problems.of(lambda: spread.meeting(loaded.recipe.launch))
     base = problems.of(lambda: source.find(recipe.base, beside))
     weights = sizes = words = prepared = planned = None
     if base is not None:
@@ -151,13 +183,14 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     if base is not None and weights is not None and sizes is not None:
         parameters = sizes.parameters or source.count_parameters(base, weights)
         problems.add(list(_space(run, recipe, sizes, parameters, base, weights)))
+        problems.add(list(spread.offloaded(recipe, beside, shape_of(recipe, sizes, parameters))))
         if prepared is not None and not loaded.broken:
             planned = problems.of(lambda: plan(recipe, sizes, parameters, prepared.splits, here))
-    if problems.found or not (base and weights and sizes and words and prepared and planned):
+    if problems.found or not (met and base and weights and sizes and words and prepared and planned):
         raise RecipeError(problems.found)
     numbers = note(asked, recipe.quantization.compute_dtype, here.kind, here.number_type, here.name)
     notes = (numbers, *prepared.notes)
-    checked = Checked(loaded, run, base, sizes, words, prepared, here, planned, notes, 0.0)
+    checked = Checked(loaded, run, base, sizes, words, prepared, here, planned, notes, met, 0.0)
     # without its weights a base cannot be compared; the training itself looks again
     if not anew and not weights.missing:
         _unfinished(checked)
@@ -202,16 +235,12 @@ def _folder(run: RunDir, loaded: Loaded) -> Iterator[Problem]:
             yield Problem(where, f"holds the run of another recipe, {other}", "give another folder with --out")
 
 
-def _tools(loaded: Loaded, here: Device) -> Sequence[Problem]:
-    """DeepSpeed builds an operator on its first start on a CPU; loggers are extras."""
-    from llmtune.train.compiler import problems
-
-    found = problems() if here.kind == "cpu" and loaded.recipe.zero.stage > 0 else []
+def _loggers(loaded: Loaded) -> Iterator[Problem]:
+    """They are extras."""
     for name in loaded.recipe.watch.loggers:
         if importlib.util.find_spec(name) is None:
             what = f"watch.loggers: {name} is not installed"
-            found.append(Problem(loaded.where("watch.loggers"), what, f"pip install 'llmtune[{name}]'"))
-    return found
+            yield Problem(loaded.where("watch.loggers"), what, f"pip install 'llmtune[{name}]'")
 
 
 def _base(recipe: Recipe, source: Source, family: Family | None, here: Device) -> Iterator[Problem]:

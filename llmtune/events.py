@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,17 @@ class Events:
     def note(self, text: str) -> None:
         self.tell("note", text=text)
 
-    def error(self, error: LlmtuneError) -> None:
+    def error(self, error: LlmtuneError, rank: int = 0) -> None:
         problems = [{"where": p.where, "what": p.what, "do": p.do} for p in error.problems]
-        self.tell("error", type=type(error).__name__, problems=problems)
+        self.tell("error", rank=rank, type=type(error).__name__, problems=problems)
 
     def result(self, value: object) -> None:
         self.tell("result", value=value)
+
+
+def last_words(error: BaseException) -> str:
+    """Kind and text of an error, as the last line of its traceback has it, on one line."""
+    return " ".join("".join(traceback.format_exception_only(error)).split())[:300]
 
 
 class Follower:

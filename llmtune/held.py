@@ -21,13 +21,15 @@ PATIENCE = 3.0
 
 
 @contextmanager
-def held(run: RunDir) -> Iterator[None]:
-    """Hold the run folder for this process. A process that is killed lets go of it, however it was killed.
+def held(run: RunDir, by: Path | None = None) -> Iterator[None]:
+    """Hold the run folder for this process, or the file `by` in its stead.
+
+    A process that is killed lets go of it, however it was killed.
 
     Raises:
         MachineError: another llmtune is at work in it.
     """
-    with run.held.open("a+") as file:
+    with (by or run.held).open("a+") as file:
         deadline = time.monotonic() + PATIENCE
         while not _lock(file.fileno(), fcntl.LOCK_EX):
             if time.monotonic() > deadline:
@@ -41,10 +43,10 @@ def held(run: RunDir) -> Iterator[None]:
         yield
 
 
-def die_with_holder(run: RunDir) -> None:
-    """End this process and its group, at once, when the pipeline that holds the folder is gone or is another one."""
-    holder = run.held.read_text()
-    threading.Thread(target=_watch, args=(run.held, holder), name="held", daemon=True).start()
+def die_with_holder(file: Path) -> None:
+    """End this process and its group, at once, when the pipeline that holds this file is gone or is another one."""
+    holder = file.read_text()
+    threading.Thread(target=_watch, args=(file, holder), name="held", daemon=True).start()
 
 
 def _watch(path: Path, holder: str) -> None:

@@ -73,7 +73,7 @@ def threads_of(lock: Mapping[str, Any] | None, recipe: Recipe) -> int | None:
     """
     if lock is None or lock["recipe"]["training"]["threads"] is not None:
         return None
-    same = lock["recipe"]["launch"] == recipe.launch.model_dump(mode="json")
+    same = lock["recipe"]["launch"]["processes"] == recipe.launch.processes
     return int(lock["loaded"]["threads"]) if same else None
 
 

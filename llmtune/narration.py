@@ -10,6 +10,7 @@ from typing import Any
 from llmtune.check import Checked
 from llmtune.console import Console, counted, escape, marked, size
 from llmtune.recipe.methods import named
+from llmtune.recipe.schema import Zero
 from llmtune.recipe.servers import told
 from llmtune.stages import Record
 
@@ -67,10 +68,23 @@ def say_plan(checked: Checked, console: Console) -> None:
     )
     for note in geometry.notes:
         console.more(note)
+    console.more(escape(engine(checked.loaded.recipe.zero, geometry.processes)))
     most = plan.memory[plan.largest]
     parts = ", ".join(f"{name} {size(number)}" for name, number in most.parts.items() if number)
     at = f"memory at most about {size(most.total)} (in {plan.largest}) of {size(checked.device.free_bytes)} free"
     console.more(f"{at}: {parts}")
+
+
+def engine(zero: Zero, processes: int) -> str:
+    """How the training is spread over processes and kinds of memory: `2 processes, DeepSpeed ZeRO-1: ...`."""
+    started = "1 process" if processes == 1 else f"{processes} processes"
+    if zero.stage == 0:
+        return f"{started}, without DeepSpeed"
+    sharded = ("optimiser", "optimiser and gradients", "optimiser, gradients and weights")[zero.stage - 1]
+    moved = (("optimiser's state", zero.offload_optimizer), ("weights", zero.offload_parameters))
+    where = {"cpu": "the memory of the CPU", "nvme": zero.nvme}
+    places = [f"{what} in {where[place]}" for what, place in moved if place != "none"]
+    return f"{started}, DeepSpeed ZeRO-{zero.stage}: {'; '.join([f'{sharded} sharded', *places])}"
 
 
 def say_data(record: Record, console: Console) -> None:

@@ -17,6 +17,7 @@ from llmtune.export.inputs import CardFacts, ExportInputs, VerifyInputs
 from llmtune.files import hashes, manifest, remove_left, sha256, told_in_words, write_json
 from llmtune.held import held
 from llmtune.lock import changes, read_lock
+from llmtune.machines import take_part, together
 from llmtune.merge.inputs import MergeInputs
 from llmtune.models import quantized
 from llmtune.models.quantized import QuantizeInputs
@@ -38,12 +39,11 @@ from llmtune.narration import (
     say_verify,
 )
 from llmtune.plan.estimate import smaller
-from llmtune.process import BEGINS_AGAIN, SAVES, Command, Ending, alone, in_worker
+from llmtune.process import BEGINS_AGAIN, SAVES, Ending, How, in_worker
 from llmtune.shortage import Planned, Split
 from llmtune.stages import Record, clear, done, fingerprint, in_process, stoppable
 from llmtune.summary import print_summary, summary
 from llmtune.train.inputs import TrainInputs
-from llmtune.train.launch import command
 
 LOAD_THE_BASE = ("train", "evaluate", "merge")
 """Stages that may load it quantized already. What verifies loads it as a stranger would."""
@@ -60,7 +60,8 @@ def check_only(file: Path, out: Path | None, overrides: Sequence[str], console: 
     say_plan(checked, console)
     console.blank()
     console.print("No problems found; nothing was started.")
-    console.json({"problems": [], "plan": checked.plan.as_json(), "data": data_facts(checked)})
+    config = checked.asked().arguments["deepspeed"]
+    console.json({"problems": [], "plan": planned(checked, config), "data": checked.data_facts()})
 
 
 def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console, *, anew: bool = False) -> None:
@@ -78,6 +79,9 @@ def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console
         told_in_words(checked.run.root),
         stoppable("run", "the same command goes on after the last stage that was done"),
     ):
+        if not checked.meeting.first:
+            _take_part(checked, console)
+            return
         checked.run.create()
         with held(checked.run):
             say_title(checked, console)
@@ -85,19 +89,20 @@ def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console
             print_summary(checked.run, summary(checked.run), console)
 
 
-def data_facts(checked: Checked) -> dict[str, Any]:
-    """Counts of the data stage; what is on top is of the rows that are trained on, replayed ones among them."""
-    audit = checked.prepared.audit
-    train = audit.splits["train"]
-    return {
-        "rows": train.rows,
-        "replayed_rows": audit.replayed,
-        "tokens": train.tokens,
-        "supervised_tokens": train.supervised,
-        "splits": {name: asdict(split) for name, split in audit.splits.items()},
-        "rejected": dict(audit.rejected),
-        "found": dict(audit.found),
-    }
+def _take_part(checked: Checked, console: Console) -> None:
+    """On a machine that is not the first: nothing but the training."""
+    say_title(checked, console)
+    recipe, less = checked.loaded.recipe, smaller(checked.loaded.recipe, checked.plan, "train")
+    with console.progress("train") as watch:
+        watch({"kind": "note", "text": f"waits for the first machine, {checked.meeting.rendezvous}"})
+        said = take_part(checked.run, checked.meeting, recipe.model_dump(mode="json"), watch, less)
+    console.print(said)
+    console.json({"took_part": said})
+
+
+def planned(checked: Checked, deepspeed: dict[str, Any] | None) -> dict[str, Any]:
+    """The plan, and DeepSpeed's whole configuration as it was generated; null where it has nothing to do."""
+    return {**checked.plan.as_json(), "deepspeed": deepspeed}
 
 
 class Run:
@@ -140,7 +145,7 @@ class Run:
         plan = self.checked.plan
         counted = plan.geometry
         first = Split(counted.micro_batch, counted.accumulation, plan.checkpointing)
-        self.planned = Planned(self.dir.plan, plan.as_json(), first)
+        self.planned = Planned(self.dir.plan, planned(self.checked, self.arguments["deepspeed"]), first)
         self.planned.write()
         found = manifest(self.dir.root)
         now = {path.name: sha256(path) for path in (self.dir.lock, self.dir.plan)}
@@ -164,7 +169,7 @@ class Run:
             except OSError:
                 clear(*made)
                 raise
-            return data_facts(self.checked)
+            return self.checked.data_facts()
 
         record = in_process(self.dir, "data", self.asked.data(), made, work)
         say_data(record, self.console)
@@ -173,7 +178,7 @@ class Run:
         return record
 
     def train(self, data: Record) -> Record:
-        run, recipe = self.dir, self.recipe
+        run = self.dir
         asked = self.asked.train(data.hashes)
         request = TrainInputs.of(
             run,
@@ -185,12 +190,13 @@ class Run:
             changed="; ".join(self.changed),
             anew=self.anew,
         )
-        launcher = partial(command, recipe.launch.processes)
 
         def attempt(given: TrainInputs) -> Record:
-            return self.worker("train", asked, [run.trained], asdict(given), command=launcher, ending=SAVES)
+            with together(self.checked, self.base) as how:
+                return self.worker("train", asked, [run.trained], asdict(given), SAVES, how)
 
-        smaller_first = recipe.watch.out_of_memory == "smaller"
+        # on several machines the others have ended, and begin again by the same command
+        smaller_first = self.recipe.watch.out_of_memory == "smaller" and self.recipe.launch.nodes == 1
         record = self.planned.until_it_fits(request, attempt, partial(self.console.stage, "train"), smaller_first)
         say_train(record, self.console)
         if record.again:
@@ -291,8 +297,8 @@ class Run:
         asked: object,
         made: Sequence[Path],
         request: dict[str, Any],
-        command: Command = alone,
         ending: Ending = BEGINS_AGAIN,
+        how: How | None = None,
     ) -> Record:
         """A heavy stage, with its progress on the screen."""
         if stage in LOAD_THE_BASE and done(self.dir, stage, asked) is None:
@@ -302,7 +308,7 @@ class Run:
         with self.console.progress(stage) as watch:
             return in_worker(
                 self.dir, stage, asked, made, request, watch,
-                command=command, ending=ending, environment=environment, smaller=less,
+                ending=ending, environment=environment, smaller=less, how=how,
             )  # fmt: skip
 
     def seal(self) -> None:
@@ -310,6 +316,7 @@ class Run:
         if self.dir.manifest.exists():
             return
         remove_left(self.dir.root)
-        skip = (self.dir.held.name, self.dir.log.name, self.dir.loggers.name, "checkpoints")
+        skip = {path.name for path in (self.dir.held, self.dir.log, self.dir.loggers, self.dir.machines)}
+        skip.add("checkpoints")
         files = {name: digest for name, digest in hashes(self.dir.root).items() if name.split("/")[0] not in skip}
         write_json(self.dir.manifest, {"name": self.lock["name"], "files": files})

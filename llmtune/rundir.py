@@ -13,7 +13,7 @@ class RunDir:
     """Names inside `runs/<name>/`.
 
     recipe.lock        the recipe with every default filled in, versions, hashes of data and base, seed
-    plan.json          steps, tokens, memory by part
+    plan.json          steps, tokens, memory by part, DeepSpeed's configuration
     stages/<s>.json    what stage <s> was asked and what it answered; there only when it is done
     data/              tokenised rows (Parquet), the audit, rejected.jsonl
     tokenizer/         tokenizer and chat template, as trained and as exported
@@ -113,6 +113,16 @@ class RunDir:
     def events(self, name: str) -> Path:
         """What a stage tells while it runs."""
         return self.root / "stages" / f"{name}.events.jsonl"
+
+    @property
+    def machines(self) -> Path:
+        """What the machines of one training tell one another, while it runs."""
+        return self.root / ".machines"
+
+    @property
+    def beats(self) -> Path:
+        """Signs of life of each rank, while a training runs."""
+        return self.root / ".beats"
 
     def split(self, name: str) -> Path:
         """Tokenised rows of train, heldout, unseen or general."""

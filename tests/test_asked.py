@@ -44,6 +44,8 @@ REST: dict[str, tuple[Any, Any]] = {
     "training.warmup": (0.0, 0.5),
     "training.evaluations": (2, 4),
     "training.gradient_checkpointing": (False, True),
+    "launch.processes": ("auto", 2),
+    "launch.nodes": (1, 2),
 }
 # Of each key the stages that it decides by itself. What they make decides the rest: a stage is asked the same when the
 # bytes before it stay the same. The export is asked anew by every key, as its cards tell the recipe.
@@ -64,6 +66,7 @@ DECIDES: dict[str, set[str]] = {
     "kernels": {"train"},
     "zero": {"train"},
     "launch": {"train"},
+    "launch.patience": set(),
     "evaluation": {"evaluate"},
     "evaluation.batch_size": set(),
     "merge": {"merge"},
@@ -100,12 +103,13 @@ def recipe(key: str, value: Any) -> Recipe:
 
 def facts(one: Recipe) -> Facts:
     training = one.training
+    processes = one.launch.nodes * (1 if one.launch.processes == "auto" else one.launch.processes)
     counted = geometry(
         [20] * 64,
         [10] * 64,
         batch_size=training.batch_size,
-        micro_batch=training.micro_batch or training.batch_size // one.launch.processes,
-        processes=one.launch.processes,
+        micro_batch=training.micro_batch or training.batch_size // processes,
+        processes=processes,
         epochs=training.epochs,
         max_steps=training.max_steps,
         evaluations=training.evaluations,
@@ -113,8 +117,9 @@ def facts(one: Recipe) -> Facts:
         seed=training.seed,
     )
     return Facts(
-        linear_suffixes=("q_proj", "v_proj"), device="cpu", threads=2, steps=counted.steps,
-        micro_batch=counted.micro_batch, accumulation=counted.accumulation, warmup_steps=counted.warmup_steps,
+        linear_suffixes=("q_proj", "v_proj"), device="cpu", processes=processes, nvme=one.zero.nvme, threads=2,
+        steps=counted.steps, micro_batch=counted.micro_batch, accumulation=counted.accumulation,
+        warmup_steps=counted.warmup_steps,
         evaluate_every=counted.evaluate_every, checkpointing=bool(training.gradient_checkpointing),
     )  # fmt: skip
 
@@ -182,6 +187,13 @@ READ = {
 def test_other_bytes_redo_what_reads_them(name: str) -> None:
     one = recipe("adapter.rank", 4)
     assert redone(questions(one), questions(one, MADE | {name: "other"})) == READ[name]
+
+
+def test_another_disk_for_what_is_offloaded_redoes_nothing() -> None:
+    here, there = (
+        recipe("zero", {"stage": 3, "offload_optimizer": "nvme", "nvme": disk}) for disk in ("/scratch", "/local")
+    )
+    assert redone(questions(here), questions(there)) == {"export"}
 
 
 def test_other_versions_redo_everything_and_another_place_of_the_base_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from llmtune.pipeline import check_only
 from llmtune.plan import device as machine
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import FLATTENED_TOKENS, shape_of
-from llmtune.plan.memory import checkpoint
+from llmtune.plan.memory import checkpoint, on_disk
 from llmtune.recipe.schema import Training
 from tests.tiny_models import write_rows
 
@@ -128,3 +129,61 @@ def test_a_logger_that_is_not_installed_is_refused_with_its_command(
     assert problem.where == f"{tmp_path}/shop.yaml:4:3"
     assert problem.what == "watch.loggers: mlflow is not installed"
     assert problem.do == "pip install 'llmtune[mlflow]'"
+
+
+ENGINES = {
+    "": "1 process, DeepSpeed ZeRO-2: optimiser and gradients sharded",
+    "zero.stage=0": "1 process, without DeepSpeed",
+    "launch.processes=2": "2 processes, DeepSpeed ZeRO-2: optimiser and gradients sharded",
+    "zero.stage=3 zero.offload_optimizer=cpu zero.offload_parameters=nvme zero.nvme=disk": (
+        "ZeRO-3: optimiser, gradients and weights sharded; optimiser's state in the memory of the CPU; weights in disk"
+    ),
+}
+
+
+@pytest.mark.parametrize("overrides", ENGINES)
+def test_what_deepspeed_is_asked_for_is_said_in_a_line_and_shown_whole(
+    overrides: str, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmtune.train.compiler.problems", lambda builders: [])
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "shop.yaml").write_text(f"base: {tiny_base}\ndata: rows.jsonl\n")
+    check_only(tmp_path / "shop.yaml", tmp_path / "run", overrides.split(), Console())
+    assert ENGINES[overrides] in " ".join(capsys.readouterr().out.split())
+    check_only(tmp_path / "shop.yaml", tmp_path / "run", overrides.split(), Console(as_json=True))
+    config = json.loads(capsys.readouterr().out)["plan"]["deepspeed"]
+    if "stage=0" in overrides:
+        assert config is None
+        return
+    asked = config["zero_optimization"]
+    assert asked["stage"] == (3 if "stage=3" in overrides else 2)
+    if "nvme" in overrides:
+        (folder,) = {Path(asked["offload_param"]["nvme_path"])}
+        assert folder.parent == tmp_path / "disk"  # and in it one of this run's own
+        other = check(tmp_path / "shop.yaml", tmp_path / "other", overrides.split())
+        assert other.nvme not in (None, folder)
+
+
+def test_a_disk_for_what_is_offloaded_must_be_there_and_large_enough(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmtune.train.compiler.problems", lambda builders: [])
+    write_rows(tmp_path / "rows.jsonl")
+    zero = "zero: {stage: 3, offload_optimizer: nvme, offload_parameters: nvme, nvme: disk}\n"
+    (tmp_path / "shop.yaml").write_text(f"base: {tiny_base}\ndata: rows.jsonl\n{zero}")
+    with pytest.raises(RecipeError, match=r"shop.yaml:3:.*there is no folder"):
+        check(tmp_path / "shop.yaml", tmp_path / "run", ())
+    (tmp_path / "disk").mkdir()
+    found = check(tmp_path / "shop.yaml", tmp_path / "run", ())
+    shape = shape_of(found.loaded.recipe, found.family, found.family.parameters or 0)
+    needed = on_disk(found.loaded.recipe, shape)
+    assert needed > 16 * found.plan.trained_parameters
+    usage = shutil.disk_usage(tmp_path)
+
+    def free(path: Path) -> object:
+        return usage._replace(free=needed - 1) if Path(path).name == "disk" else usage
+
+    monkeypatch.setattr(shutil, "disk_usage", free)
+    with pytest.raises(RecipeError, match="are offloaded there"):
+        check(tmp_path / "shop.yaml", tmp_path / "run", ())

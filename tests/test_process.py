@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from llmtune.errors import StageError
-from llmtune.process import BEGINS_AGAIN, in_worker
+from llmtune.process import BEGINS_AGAIN, How, in_worker
 from llmtune.rundir import RunDir
 
 CHATTER = "print('a.py:1: UserWarning: some chatter', flush=True)"
@@ -36,7 +36,7 @@ def death(folder: Path, code: str) -> tuple[str, str]:
     with pytest.raises(StageError) as raised:
         in_worker(
             run, "train", {}, [], {}, lambda _: None,
-            command=command, ending=BEGINS_AGAIN, environment={}, smaller="make it smaller",
+            ending=BEGINS_AGAIN, environment={}, smaller="make it smaller", how=How(command),
         )  # fmt: skip
     assert raised.value.exit_code == 3
     (problem,) = raised.value.problems

@@ -18,6 +18,10 @@ ASKED = "index,uuid,name,memory.free,memory.total,compute_cap"
 QUERY = ["nvidia-smi", f"--query-gpu={ASKED}", "--format=csv,noheader,nounits"]
 
 
+Wanted = Literal["auto"] | int
+"""Processes, as the recipe has them."""
+
+
 @dataclass(frozen=True)
 class Device:
     """Where a training process will run: a GPU, or the processor."""
@@ -46,17 +50,22 @@ class Gpu:
     """Compute capability."""
 
 
-def device(processes: int = 1) -> Device:
-    """The GPUs that so many processes get, as the one with the least memory; else the processor."""
+def device(wanted: Wanted = "auto") -> Device:
+    """The GPUs that the processes get, as the one with the least memory; else the processor."""
     own = _processor()
     found = visible(_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     if not found:
         return own
-    used = found[:processes]
+    used = found[: None if wanted == "auto" else wanted]
     least = min(used, key=lambda gpu: gpu.total_bytes or own.total_bytes)
     free, total = least.free_bytes or own.free_bytes, least.total_bytes or own.total_bytes
     oldest = min((gpu.capability for gpu in used if gpu.capability is not None), default=None)
     return Device("cuda", least.name, free, total, own.cores, len(found), of_gpu(oldest))
+
+
+def processes(wanted: Wanted, here: Device) -> int:
+    """How many train here, one for each GPU where the recipe leaves it open."""
+    return max(1, here.gpus) if wanted == "auto" else wanted
 
 
 def problems(here: Device, processes: int, torch_version: str) -> list[Problem]:

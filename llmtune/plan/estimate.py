@@ -14,6 +14,7 @@ from llmtune.errors import MachineError, Problem
 from llmtune.models.family import Linear
 from llmtune.plan.adapters import trained_parameters
 from llmtune.plan.device import Device
+from llmtune.plan.device import processes as processes_on
 from llmtune.plan.geometry import Geometry, geometry
 from llmtune.plan.memory import Answers, Memory, Shape, evaluating, merging, quantizing, training
 from llmtune.plan.number_type import decided
@@ -105,7 +106,8 @@ def _ways(
     recipe: Recipe, shape: Shape, rows: Sequence[Sample], device: Device
 ) -> Iterator[tuple[Geometry, Memory, bool]]:
     """Geometry, memory and whether activations are recomputed, the fastest first."""
-    options, processes = recipe.training, recipe.launch.processes
+    options, here = recipe.training, processes_on(recipe.launch.processes, device)
+    processes = here * recipe.launch.nodes
     lengths = [len(row.ids) for row in rows]
     share, mean = options.batch_size // processes, sum(lengths) / len(lengths)
     # one row at a time is always tried, and what is too much in the mean need not be counted
@@ -130,7 +132,7 @@ def _ways(
             if size > 1 and options.micro_batch is None and counted.micro_batch_tokens > FLATTENED_TOKENS[device.kind]:
                 continue
             one = training(recipe, shape, counted, device=device.kind, checkpointing=checkpointing)
-            together = processes if device.kind == "cpu" else 1
+            together = here if device.kind == "cpu" else 1
             yield counted, Memory({part: together * held for part, held in one.parts.items()}), checkpointing
 
 

@@ -100,9 +100,9 @@ def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, c
     kept = tokens * width * shape.hidden * shape.layers + a_layer if checkpointing else a_layer * shape.layers
     moments = trained * (4 + 4 + 4) // sharded  # two moments, and ZeRO's own flat copy
     parts = {
-        "weights": _base(recipe, shape),
+        "weights": _held(recipe, shape, geometry.processes, device),
         "adapter": trained * (4 + 4),  # in float32, and its gradient
-        "optimiser": 0 if recipe.zero.offload_optimizer and device == "cuda" else moments,
+        "optimiser": 0 if _elsewhere(recipe.zero.offload_optimizer, device) else moments,
         "average": 0 if recipe.training.average is None else trained * 4,
         "activations": kept,
         "logits": _trained_logits(recipe, shape, geometry.micro_batch_supervised, device),
@@ -151,6 +151,31 @@ def checkpoint(recipe: Recipe, shape: Shape, *, tied: bool) -> int:
         return 12 * trained + averaged
     head = shape.vocabulary * shape.hidden * WIDTH[recipe.quantization.compute_dtype] if tied else 0
     return 20 * trained + averaged + head + _constants(recipe, shape)
+
+
+def on_disk(recipe: Recipe, shape: Shape) -> int:
+    """Bytes that ZeRO-Infinity writes to NVMe (Rajbhandari et al. 2021, arXiv:2104.07857), over all processes.
+
+    Of the optimiser's state that is the adapter in float32, its gradient and AdamW's two moments.
+    """
+    state = 16 * trained_parameters(recipe.adapter, shape.adapted) if recipe.zero.offload_optimizer == "nvme" else 0
+    return state + (_base(recipe, shape) if recipe.zero.offload_parameters == "nvme" else 0)
+
+
+def _elsewhere(place: str, device: str) -> bool:
+    """Whether an optimiser's state that is kept there is out of the memory that the process computes in."""
+    return place == "nvme" or (place == "cpu" and device == "cuda")
+
+
+def _held(recipe: Recipe, shape: Shape, processes: int, device: str) -> int:
+    """The base as a training process holds it: with ZeRO-3 its share, and the layers that are being computed."""
+    whole = _base(recipe, shape)
+    if recipe.zero.stage < 3:
+        return whole
+    layers = 2 * whole // shape.layers  # one is computed, the next is being fetched
+    if device == "cuda" and recipe.zero.offload_parameters != "none":
+        return min(whole, layers)
+    return min(whole, whole // processes + layers)
 
 
 def _base(recipe: Recipe, shape: Shape) -> int:

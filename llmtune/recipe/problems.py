@@ -68,6 +68,8 @@ def _problem(path: KeyPath, error: Any, block: Block | None, positions: Mapping[
             return Problem(where, f"{key}: {value!r} is not true or false", "write true or false")
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             return Problem(where, f"{key}: {value!r} is out of range", str(error["msg"]).replace("Input", "it"))
+        case "string_pattern_mismatch" if path[-1] == "rendezvous":
+            return Problem(where, f"{key}: {value!r} is no host and port", "write for example node1:29500")
         case "string_pattern_mismatch":
             return Problem(where, f"{key}: {value!r} is not a name", "use letters, digits, dot, dash and underscore")
         case "duration":

@@ -26,6 +26,16 @@ def _set(block: BaseModel, *keys: str) -> bool:
     return any(key in block.model_fields_set for key in keys)
 
 
+def _processes(recipe: Recipe) -> int:
+    """Where the machine decides there is at least one on each; `check` looks again when it knows."""
+    launch = recipe.launch
+    return launch.nodes * (1 if launch.processes == "auto" else launch.processes)
+
+
+def _on_nvme(recipe: Recipe) -> bool:
+    return "nvme" in (recipe.zero.offload_optimizer, recipe.zero.offload_parameters)
+
+
 RULES = (
     Rule(
         ("training.max_steps", "training.epochs"),
@@ -35,7 +45,7 @@ RULES = (
     ),
     Rule(
         ("training.batch_size", "training.micro_batch", "launch.processes"),
-        lambda r: r.training.batch_size % (r.launch.processes * (r.training.micro_batch or 1)) != 0,
+        lambda r: r.training.batch_size % (_processes(r) * (r.training.micro_batch or 1)) != 0,
         "the rows of a step cannot be shared out evenly",
         "make batch_size a multiple of micro_batch times processes",
     ),
@@ -71,7 +81,7 @@ RULES = (
     ),
     Rule(
         ("zero.offload_optimizer", "zero.stage"),
-        lambda r: r.zero.offload_optimizer and r.zero.stage == 0,
+        lambda r: r.zero.offload_optimizer != "none" and r.zero.stage == 0,
         "stage 0 shards nothing, so nothing can be offloaded",
         "set `zero.stage: 2`",
     ),
@@ -82,6 +92,30 @@ RULES = (
         "remove one of the two",
     ),
     Rule(
+        ("zero.offload_optimizer", "zero.stage"),
+        lambda r: r.zero.offload_optimizer == "nvme" and r.zero.stage in (1, 2),
+        "DeepSpeed moves the optimiser's state to a disk with stage 3 alone",
+        "set `zero.stage: 3`, or `offload_optimizer: cpu`",
+    ),
+    Rule(
+        ("zero.offload_parameters", "zero.stage"),
+        lambda r: r.zero.offload_parameters != "none" and r.zero.stage != 3,
+        "the weights are sharded, and so can be moved away, with stage 3 alone",
+        "set `zero.stage: 3`, or remove it",
+    ),
+    Rule(
+        ("zero.nvme", "zero.offload_optimizer", "zero.offload_parameters"),
+        lambda r: r.zero.nvme is not None and not _on_nvme(r),
+        "a disk is named, and nothing is offloaded to it",
+        "set one of the two to nvme, or remove `nvme`",
+    ),
+    Rule(
+        ("zero.offload_parameters", "zero.offload_optimizer", "zero.nvme"),
+        lambda r: r.zero.nvme is None and _on_nvme(r),
+        "nvme needs to know the disk",
+        "name a folder on it: `zero: {nvme: /scratch}`",
+    ),
+    Rule(
         ("zero.stage", "optimizer.name"),
         lambda r: r.optimizer.name in ("lora_fa", "adafactor") and r.zero.stage > 0,
         "it looks at whole matrices, and ZeRO lays all parameters out flat",
@@ -89,7 +123,7 @@ RULES = (
     ),
     Rule(
         ("optimizer.name", "zero.offload_optimizer"),
-        lambda r: r.zero.offload_optimizer and r.optimizer.name != "adamw",
+        lambda r: r.zero.offload_optimizer != "none" and r.optimizer.name != "adamw",
         "DeepSpeed offloads AdamW alone",
         "remove one of the two",
     ),
@@ -134,6 +168,18 @@ RULES = (
         lambda r: r.watch.not_finite == "stop" and _set(r.watch, "skipped_in_a_row"),
         "the first step that is no number stops the run",
         "set `not_finite: skip`, or remove `skipped_in_a_row`",
+    ),
+    Rule(
+        ("launch.rendezvous", "launch.nodes"),
+        lambda r: r.launch.nodes == 1 and (r.launch.rendezvous is not None or r.launch.first is not None),
+        "one machine has nobody to meet",
+        "set `launch.nodes`, or remove `rendezvous` and `first`",
+    ),
+    Rule(
+        ("launch.nodes", "launch.rendezvous"),
+        lambda r: r.launch.nodes > 1 and r.launch.rendezvous is None,
+        "several machines need a place to meet",
+        "name host and port of the first: `launch: {rendezvous: node1:29500}`",
     ),
     Rule(
         ("merge", "export"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -212,13 +212,30 @@ class Kernels(Closed):
     )
 
 
+Place = Literal["none", "cpu", "nvme"]
+
+
+def _as_place(value: Any) -> Any:
+    return {True: "cpu", False: "none"}[value] if isinstance(value, bool) else value
+
+
 class Zero(Closed):
     """DeepSpeed ZeRO (Rajbhandari et al. 2019, arXiv:1910.02054)."""
 
     stage: Literal[0, 1, 2, 3] = Field(
         2, description="0: nothing is sharded; 1: optimiser; 2: and gradients; 3: and the weights."
     )
-    offload_optimizer: bool = Field(False, description="Keep optimiser state in CPU memory.")
+    offload_optimizer: Annotated[Place, BeforeValidator(_as_place)] = Field(
+        "none",
+        description="Where the optimiser's state is kept and its step computed, to spare the GPU's memory: `cpu`, or"
+        " with stage 3 `nvme`. (`true` is cpu.)",
+    )
+    offload_parameters: Place = Field(
+        "none", description="Where the weights wait until a layer needs them, with stage 3: `cpu`, or `nvme`."
+    )
+    nvme: str | None = Field(
+        None, description="Folder on a disk of this machine, for what is offloaded to `nvme`; emptied after training."
+    )
 
 
 class Evaluation(Closed):
@@ -243,9 +260,29 @@ class Merge(Closed):
 
 
 class Launch(Closed):
-    """Processes that train together on this machine."""
+    """Processes that train together."""
 
-    processes: PositiveInt = Field(1, description="Data-parallel processes (one a GPU).")
+    processes: Literal["auto"] | PositiveInt = Field(
+        "auto", description="Processes on a machine. `auto`: one for each GPU, and a single one on a CPU."
+    )
+    nodes: PositiveInt = Field(
+        1,
+        le=10**4,
+        description="Machines that train together, with as many processes each. The same command is given on each; they"
+        " share a disk, on which the run's folder has the same path.",
+    )
+    rendezvous: Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")] | None = Field(
+        None, description="host:port on which the first machine waits for the others. It listens on all its networks."
+    )
+    first: bool | None = Field(
+        None, description="Whether this machine is the first. Default: where `rendezvous` is one of its own names."
+    )
+    patience: PositiveFloat = Field(
+        1800.0,
+        le=10**7,
+        description="Seconds in which no process gets further before the run is ended and the one that hangs is named."
+        " Longer than the slowest load of the base, micro-batch or checkpoint.",
+    )
 
 
 class Recipe(Closed):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from llmtune.recipe.closed import seconds
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.to_peft import Arguments, peft_config
+
+COLLECTIVES_LATER = 60
+"""Seconds after which a collective gives up by itself, later than a process that hangs is named."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,10 @@ class Facts:
     linear_suffixes: tuple[str, ...] | None
     """Names of the linear layers of the family; None where it is unknown and PEFT is to find them."""
     device: Literal["cpu", "cuda"]
+    processes: int
+    """Of all machines, where the recipe leaves it to them."""
+    nvme: str | None
+    """Folder of this run on the disk that the recipe names for what is offloaded."""
     threads: int
     """CPU threads of a process, where the recipe does not say."""
     steps: int
@@ -94,6 +102,8 @@ def training_arguments(recipe: Recipe, facts: Facts) -> Arguments:
         "seed": training.seed,
         "data_seed": training.seed,
         "activation_checkpointing": facts.checkpointing,
+        # of the collectives themselves, where nobody looks after the processes
+        "ddp_timeout": math.ceil(recipe.launch.patience) + COLLECTIVES_LATER,
     }
 
 
@@ -123,8 +133,13 @@ def deepspeed_config(recipe: Recipe, facts: Facts) -> Arguments | None:
     if recipe.zero.stage == 0:
         return None
     zero: Arguments = {"stage": recipe.zero.stage}
-    if recipe.zero.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": facts.device == "cuda"}
+    for key, place in (
+        ("offload_optimizer", recipe.zero.offload_optimizer),
+        ("offload_param", recipe.zero.offload_parameters),
+    ):
+        if place != "none":
+            disk = {"nvme_path": facts.nvme} if place == "nvme" else {}
+            zero[key] = {"device": place, "pin_memory": facts.device == "cuda", **disk}
     return {
         "train_micro_batch_size_per_gpu": facts.micro_batch,
         "gradient_accumulation_steps": facts.accumulation,
@@ -149,7 +164,7 @@ def translate(recipe: Recipe, facts: Facts) -> dict[str, Arguments | None]:
         "quantize": kept_bases(recipe),
         "training": training_arguments(recipe, facts)
         | {
-            "processes": recipe.launch.processes,
+            "processes": facts.processes,
             "evaluate_every": facts.evaluate_every,
             "keep_checkpoints": recipe.training.keep_checkpoints,
             "early_stopping": early_stopping(recipe),

@@ -55,6 +55,8 @@ class TrainInputs:
     """Folder of what TensorBoard and others keep."""
     watch: dict[str, Any]
     """The recipe's block `watch`."""
+    beats: str
+    """Folder of the signs of life of each rank."""
     fingerprint: str
     """Stands for everything above that decides the numbers but for their last bits; a checkpoint with another one is
     not gone on from."""
@@ -94,6 +96,7 @@ class TrainInputs:
             metrics=str(run.metrics),
             samples=str(run.samples),
             loggers=str(run.loggers),
+            beats=str(run.beats),
             **asked,
             **{part: arguments[part] for part in ("adapter", "optimizer", "kernels", "deepspeed", "watch")},
             **own,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import sys
 import time
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
@@ -19,46 +20,54 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from llmtune import files
 from llmtune.errors import Stopped
 from llmtune.events import Events
+from llmtune.heartbeat import Beat
 from llmtune.lock import versions
 from llmtune.models import reference
 from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.models.stopping import stop_ids
-from llmtune.train import attach, proof
+from llmtune.train import attach, compiler, proof
 from llmtune.train.attach import Begun
 from llmtune.train.average import Average, put
 from llmtune.train.batches import Rows
 from llmtune.train.checkpoints import ADAPTER, Checkpoint, Checkpoints, Progress, Training
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.kernels import Kernels
-from llmtune.train.launch import processes, rank
+from llmtune.train.launch import LOOPBACK, interface, processes, rank, store_file
 from llmtune.train.metrics import signs
 from llmtune.train.noise import Noise
 from llmtune.train.plain import is_plain, write_plain
+from llmtune.train.pulse import Pulse
 from llmtune.train.settings import settings, stage
 from llmtune.train.stopping import StopRequest
 from llmtune.train.trainer import RowTrainer
 from llmtune.train.watch import Watch
 
 
-def train(inputs: TrainInputs, events: Events) -> dict[str, Any]:
+def train(inputs: TrainInputs, events: Events, beat: Beat | None = None) -> dict[str, Any]:
     """Train an adapter, or go on with it, and write it to `inputs.out`. Called on every rank; rank 0 returns the facts.
 
     Raises Stopped when asked to stop (all is saved), StageError when the loss is no number, MachineError when the
     disk is full, ProofError when what came out is not an adapter.
     """
-    _meet_on_this_machine()
+    _meet(inputs)
+    beat = beat or Beat(None)
+    beat.reached("compiling DeepSpeed's operators")
     stop = StopRequest(inputs.stop_after)
     stop.install()
     began = time.monotonic()
     checkpoints = Checkpoints(Path(inputs.checkpoints), _this(inputs), inputs.keep_checkpoints)
     resumed = checkpoints.newest(events.note, inputs.changed)
+    compiler.build(_operators(inputs))
+    beat.reached("loading the base")
     trainer = _trainer(inputs, checkpoints, events)
+    trainer.add_callback(Pulse(beat))
     begun = attach.begun(trainer.model)
     progress = resumed.progress if resumed else Progress()
     if not progress.finished:
         if resumed:
             events.note(_from_where(resumed, inputs))
         progress = _run(trainer, inputs, Watch(inputs, checkpoints, events, stop, resumed), resumed)
+    beat.reached("handing over")
     best = checkpoints.at(progress.best_step or progress.step)
     made = checkpoints.aside / "adapter"
     model, proved = _made(trainer, inputs, best, begun, made)
@@ -88,6 +97,13 @@ def _this(inputs: TrainInputs) -> Training:
     data = {split: files.sha256(Path(path)) for split, path in splits.items() if path}
     facts = {"data": data, "versions": versions(), "threads": inputs.base.threads}
     return Training(inputs.fingerprint, inputs.exactly, facts, processes(), inputs.anew)
+
+
+def _operators(inputs: TrainInputs) -> list[str]:
+    """What DeepSpeed compiles for this training; here, so that no process waits for what a killed one left."""
+    zero = {} if inputs.deepspeed is None else inputs.deepspeed["zero_optimization"]
+    places = [zero.get(key, {}).get("device", "none") for key in ("offload_optimizer", "offload_param")]
+    return compiler.needed(inputs.base.device, stage(inputs), *places)
 
 
 def _trainer(inputs: TrainInputs, checkpoints: Checkpoints, events: Events) -> RowTrainer:
@@ -198,6 +214,14 @@ def _hand_over(inputs: TrainInputs, model: Any, made: Path, progress: Progress) 
     }
 
 
-def _meet_on_this_machine() -> None:
-    """Ranks talk over the loopback interface; gloo would look up the host's name, which need not have an address."""
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+def _meet(inputs: TrainInputs) -> None:
+    """Let the ranks find one another: on one machine by a file, and nothing listens but on the loopback interface."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", interface(LOOPBACK))
+    file = store_file(Path(inputs.beats))
+    if file is None or dist.is_initialized():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    backend = "gloo" if inputs.base.device == "cpu" else "cuda:nccl,cpu:gloo"
+    patience = timedelta(seconds=inputs.sft.get("ddp_timeout", 1800))
+    store = dist.FileStore(str(file), processes())  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=rank(), world_size=processes(), timeout=patience)

@@ -280,6 +280,7 @@ class RowTrainer(SavingTrainer):
                     total += self._measured(model, inputs)
                 else:
                     self._measured(model, inputs)
+                self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         if ranks > 1:
             dist.all_reduce(total)
         return (total[0] / total[1]).item()

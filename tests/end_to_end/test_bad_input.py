@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -202,6 +203,43 @@ def test_more_processes_than_gpus_are_said_at_check(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     _, said = answer(capsys, monkeypatch, "check", "shop.yaml")
     assert "to give them" not in said
+
+
+def test_a_port_in_use_is_said_at_check_and_by_whom(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        recipe_line(f"launch: {{nodes: 2, rendezvous: 'localhost:{port}'}}")(recipe.parent)
+        code, said = answer(capsys, monkeypatch, "check", "shop.yaml")
+        assert (code, "shop.yaml:4:10" in said or "shop.yaml:4:20" in said) == (2, True), said
+        assert f"port {port} is in use by" in " ".join(said.split()), said
+        assert f"(process {os.getpid()})" in said
+    code, said = answer(capsys, monkeypatch, "check", "shop.yaml")
+    assert code == 0, said
+    for wrong, word in (("no.such.host.invalid:1234", "no machine is known"), ("localhost:99999", "no port 99999")):
+        code, said = answer(capsys, monkeypatch, "check", "shop.yaml", "--set", f"launch.rendezvous={wrong}")
+        assert (code, word in " ".join(said.split())) == (2, True), said
+    code, said = answer(capsys, monkeypatch, "check", "shop.yaml", "--set", "launch.rendezvous=node1")
+    assert (code, "is no host and port" in said) == (2, True), said
+
+
+def test_rows_that_cannot_be_shared_out_to_the_gpus_there_are_are_said_at_check(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = recipe.parent / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    lines = "".join(f"echo '{n}, GPU-{n}, NVIDIA T4, 14000, 15360, 7.5'\n" for n in range(3))
+    program.write_text(f"#!/bin/sh\n{lines}")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    code, said = answer(capsys, monkeypatch, "check", "shop.yaml")
+    assert (code, "the rows of a step cannot be shared out evenly" in " ".join(said.split())) == (2, True)
+    for enough in ("training.batch_size=15", "launch.processes=2"):
+        _, said = answer(capsys, monkeypatch, "check", "shop.yaml", "--set", enough)
+        assert "cannot be shared out" not in said
 
 
 def test_a_full_disk_is_said_at_check(

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from llmtune.errors import Problem
-from llmtune.plan.device import Device, allowed, device, listed, problems, visible
+from llmtune.plan.device import Device, allowed, device, listed, problems, processes, visible
 from llmtune.plan.limits import ROOT, Limits, limits, own_group
 
 THREE = """\
@@ -62,11 +62,11 @@ def test_memory_that_is_the_machines_own_is_not_a_number() -> None:
 
 
 def test_the_first_gpus_count_and_of_these_the_smallest(smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (device().name, device().free_bytes, device().total_bytes, device().gpus) == (
+    assert (device(1).name, device(1).free_bytes, device(1).total_bytes, device(1).gpus) == (
         "NVIDIA H100 80GB HBM3", 80994 << 20, 81559 << 20, 3,
     )  # fmt: skip
     assert (device(2).number_type, device(3).number_type) == ("bfloat16", "float16")
-    assert device(3).total_bytes == 15360 << 20
+    assert device().total_bytes == device(3).total_bytes == 15360 << 20
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,1")
     assert (device().name, device().gpus) == ("NVIDIA T4", 2)
 
@@ -91,6 +91,12 @@ def test_hidden_gpus_leave_the_processor(smi: Path, monkeypatch: pytest.MonkeyPa
 
 def told(found: list[Problem]) -> list[tuple[str, str]]:
     return [(problem.where, problem.what) for problem in found]
+
+
+def test_there_is_a_process_for_each_gpu_and_one_for_a_processor() -> None:
+    two, none = Device("cuda", "NVIDIA T4", 1, 1, 8, gpus=2), Device("cpu", "CPU", 1, 1, 8)
+    assert [processes("auto", here) for here in (two, none)] == [2, 1]
+    assert [processes(3, here) for here in (two, none)] == [3, 3]
 
 
 def test_more_processes_than_gpus_are_refused() -> None:

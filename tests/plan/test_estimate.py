@@ -40,7 +40,7 @@ ROWS = [sample(60 + n % 100) for n in range(200)]
 
 def machine(gigabytes: float, kind: Any = "cuda", free: float | None = None) -> Device:
     has = int((gigabytes if free is None else free) * GB)
-    return Device(kind, "a machine", has, int(gigabytes * GB), 8, gpus=8 if kind == "cuda" else 0)
+    return Device(kind, "a machine", has, int(gigabytes * GB), 8, gpus=1 if kind == "cuda" else 0)
 
 
 def made(device: Device, train: list[Sample] = ROWS, heldout: list[Sample] = ROWS[:20], **blocks: Any) -> Plan:

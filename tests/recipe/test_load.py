@@ -193,6 +193,10 @@ BREAKS = {
     "quantization.type": "zero: {stage: 3}\nquantization: {type: int8}",
     "zero.offload_optimizer": "zero: {stage: 0, offload_optimizer: true}",
     "kernels.attention": "kernels: {attention: rows}\ntraining: {attention: flash_attention_2}",
+    "to a disk with stage 3": "zero: {stage: 2, offload_optimizer: nvme, nvme: /tmp}",
+    "and so can be moved": "zero: {stage: 2, offload_parameters: cpu}",
+    "zero.nvme": "zero: {nvme: /tmp}",
+    "to know the disk": "zero: {stage: 3, offload_parameters: nvme}",
     "zero.stage": "optimizer: {name: lora_fa}",
     "optimizer.name": "optimizer: {name: adamw_8bit}\nzero: {offload_optimizer: true}",
     "optimizer.betas": "optimizer: {name: adafactor, betas: [0.9, 0.95]}\nzero: {stage: 0}",
@@ -201,7 +205,10 @@ BREAKS = {
     "watch.not_finite": "watch: {not_finite: skip}\noptimizer: {name: lora_fa}\nzero: {stage: 0}",
     "watch.skipped_in_a_row": "watch: {skipped_in_a_row: 2}",
     "merge": "merge: {onto: original}\nexport: [adapter]",
+    "launch.rendezvous": "launch: {rendezvous: 'node1:29500'}",
+    "launch.nodes": "launch: {nodes: 2}",
     "export": "export: []",
+    "names one thing twice": "export: [adapter, adapter]",
     "adapter.target_modules": "adapter: {target_modules: []}",
     "adapter.start adapter.init": "adapter: {start: runs/x, init: gaussian}",
     "adapter.init quantization.type": "adapter: {init: pissa}",
@@ -223,8 +230,8 @@ def test_every_rule_is_broken_by_a_recipe_that_breaks_it(tmp_path: Path, rule: o
     from llmtune.recipe.rules import Rule
 
     assert isinstance(rule, Rule)
-    broken = "export: [adapter, adapter]" if "twice" in rule.says else BREAKS.get(" ".join(rule.keys))
-    broken = broken or BREAKS[rule.keys[0]]
+    broken = next((text for words, text in BREAKS.items() if words in rule.says), None)
+    broken = broken or BREAKS.get(" ".join(rule.keys)) or BREAKS[rule.keys[0]]
     text = broken if broken.startswith("data:") else f"data: x\n{broken}"
     (problem,) = read(tmp_path, f"base: a/b\n{text}\n").broken
     assert rule.says in problem.what

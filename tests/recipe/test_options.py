@@ -54,6 +54,8 @@ PLAN: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "training.warmup": ({}, 0.0, 0.5),
     "training.evaluations": ({"training.epochs": 9.0}, 2, 4),
     "training.gradient_checkpointing": ({}, False, True),
+    "launch.processes": ({}, "auto", 2),
+    "launch.nodes": ({}, 1, 2),
 }
 STAGES: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "evaluation.max_rows": ({}, 2, 4),

@@ -11,8 +11,8 @@ from llmtune.recipe.schema import Recipe
 from llmtune.recipe.translate import Facts, translate
 
 FACTS = Facts(
-    linear_suffixes=("q_proj", "v_proj"), device="cpu", threads=2, steps=100, micro_batch=4, accumulation=2,
-    warmup_steps=3, evaluate_every=10, checkpointing=False,
+    linear_suffixes=("q_proj", "v_proj"), device="cpu", processes=1, nvme="/disk/run", threads=2, steps=100,
+    micro_batch=4, accumulation=2, warmup_steps=3, evaluate_every=10, checkpointing=False,
 )  # fmt: skip
 
 # For each option two values that differ; the rest of a recipe that the option needs beside it.
@@ -70,12 +70,14 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "kernels.adapter": ("fused", "peft"),
     "zero.stage": (2, 3),
     "zero.offload_optimizer": (False, True),
-    "launch.processes": (1, 2),
+    "zero.offload_parameters": ("none", "cpu"),
+    "launch.patience": (60.0, 1800.0),
     "export": (["adapter"], ["adapter", "merged"]),
 }
 # Version and name decide nothing but themselves; the base and an adapter to go on from are known by their bytes, which
-# are found before anything is translated (tests/models/test_source.py, tests/models/test_start.py).
-FIXED = {"recipe", "name", "base.name", "adapter.start"}
+# are found before anything is translated (tests/models/test_source.py, tests/models/test_start.py); and where a disk is
+# mounted or machines meet decides no number (tests/test_check.py, tests/end_to_end/test_machines.py).
+FIXED = {"recipe", "name", "base.name", "adapter.start", "zero.nvme", "launch.rendezvous", "launch.first"}
 
 
 def method_with(key: str) -> str:
@@ -153,3 +155,16 @@ def test_stage_zero_needs_no_deepspeed() -> None:
 def test_a_translated_recipe_is_pure() -> None:
     one = recipe("adapter.rank", 8)
     assert translate(one, FACTS) == translate(one, FACTS)
+
+
+def test_what_is_offloaded_is_what_deepspeed_calls_it() -> None:
+    """Checked by DeepSpeed's own model of its configuration."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    one = recipe("zero", {"stage": 3, "offload_optimizer": "nvme", "offload_parameters": "cpu", "nvme": "/disk"})
+    zero = DeepSpeedZeroConfig(**(translate(one, FACTS)["deepspeed"] or {})["zero_optimization"])
+    assert (zero.stage, zero.offload_optimizer.device, zero.offload_param.device) == (3, "nvme", "cpu")
+    assert str(zero.offload_optimizer.nvme_path) == FACTS.nvme
+    assert (zero.offload_optimizer.pin_memory, zero.offload_param.nvme_path) == (False, None)
+    for old, new in ((True, "cpu"), (False, "none")):  # as recipes were written before there were three places
+        assert recipe("zero.offload_optimizer", old) == recipe("zero.offload_optimizer", new)

@@ -104,6 +104,7 @@ def inputs(base: Path, folder: Path, **changes: Any) -> TrainInputs:
         "average": None,
         "neftune": None,
         "watch": Watch().model_dump() | changes.pop("watch", {}),
+        "beats": str(folder / "beats"),
         "fingerprint": "a",
         "changed": "",
     } | changes
@@ -135,7 +136,7 @@ def started(given: TrainInputs, processes: int = 1) -> Iterator[subprocess.Popen
     run.request("train").write_text(json.dumps(dataclasses.asdict(given)))
     run.events("train").unlink(missing_ok=True)
     command = launch.command(processes, ["train", str(run.request("train")), str(run.events("train"))])
-    environment = {**os.environ, **quiet.environment(given.base.device, given.base.threads)}
+    environment = {**os.environ, **quiet.environment(given.base.device, given.base.threads), **launch.environment()}
     with held(run), run.log.open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         try:

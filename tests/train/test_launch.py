@@ -17,42 +17,42 @@ from llmtune.plan.estimate import shape_of
 from llmtune.plan.memory import checkpoint
 from llmtune.plan.number_type import decided
 from llmtune.recipe.schema import Recipe
-from llmtune.train import compiler, launch
+from llmtune.train import launch
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.train import train
 from tests.train.setup import adapter_bytes, events, finish, inputs, log, metrics, ranks, started, zero
 
 
-def test_the_command_meets_on_a_free_port_of_this_machine_alone() -> None:
-    command = launch.command(2, ["train", "request.json", "events.jsonl"])
+def test_one_machine_meets_by_a_file_beside_the_request_and_listens_nowhere() -> None:
+    command = launch.command(2, ["train", "/run/stages/request.json", "events.jsonl"])
     assert command[command.index("--nproc-per-node") + 1] == "2"
-    assert command[command.index("--master-addr") + 1] == "127.0.0.1"
-    assert command[-5:] == ["-m", "llmtune.worker", "train", "request.json", "events.jsonl"]
+    assert command[command.index("--rdzv-endpoint") + 1].startswith("/run/stages/.meeting.")
+    assert command[command.index("--rdzv-conf") + 1] == "store_type=file"
+    assert command[command.index("--local-addr") + 1] == "127.0.0.1"
+    assert launch.environment()["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
+    assert launch.environment()["GLOO_SOCKET_IFNAME"] in ("lo", "lo0")
+    assert command[-5:] == ["-m", "llmtune.worker", "train", "/run/stages/request.json", "events.jsonl"]
 
 
-def test_nothing_is_missing_where_ninja_and_a_compiler_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ninja", "c++"):
-        (tmp_path / name).write_text("#!/bin/sh\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    assert compiler.problems() == []
+def test_several_machines_meet_where_the_recipe_says_and_the_first_one_waits_there() -> None:
+    first, other = (
+        launch.command(8, ["train", "request.json"], launch.Meeting(2, "127.0.0.1:29500", here, "x"))
+        for here in (True, False)
+    )
+    for command, conf in ((first, "is_host=1,join_timeout=600"), (other, "is_host=0,join_timeout=600")):
+        assert command[command.index("--nnodes") + 1] == "2"
+        assert command[command.index("--rdzv-endpoint") + 1] == "127.0.0.1:29500"
+        assert command[command.index("--rdzv-id") + 1] == "x"
+        assert command[command.index("--rdzv-conf") + 1] == conf
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" not in launch.environment(launch.Meeting(2, "127.0.0.1:29500"))
 
 
-def test_a_missing_compiler_is_said_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
-    what = [problem.what for problem in compiler.problems()]
-    assert len(what) == 2
-    assert "ninja" in what[0]
-    assert "no-such-compiler" in what[1]
-
-
-def test_a_space_in_the_place_of_the_environment_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch 2.13 links with `-L` and its own path, unquoted."""
-    monkeypatch.setattr("sys.prefix", "/home/me/my models/.venv")
-    assert ["my models" in problem.what for problem in compiler.problems()] == [True]
+def test_a_machine_knows_its_own_names() -> None:
+    assert launch.is_here("localhost:1")
+    assert not launch.is_here("192.0.2.1:29500")  # kept for documents, RFC 5737
+    assert launch.split("[::1]:29500") == ("::1", 29500)
+    with pytest.raises(OSError, match=r"."):
+        launch.is_here("no.such.host.invalid:29500")
 
 
 def _until(true: Callable[[], bool], process: subprocess.Popen[bytes], given: TrainInputs) -> None:
