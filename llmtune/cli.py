@@ -85,6 +85,28 @@ def check(recipe: Path, out: Path | None, overrides: Sequence[str], console: Con
     check_only(recipe, out, overrides, console)
 
 
+@app.command(epilog="Example: llmtune launch shop.yaml --slurm --set launch.nodes=2 --set launch.processes=8 >shop.sh")
+def launch(
+    recipe: RecipeFile,
+    slurm: Annotated[bool, typer.Option("--slurm", help="A script for sbatch.")] = False,
+    hostfile: Annotated[bool, typer.Option("--hostfile", help="A hostfile for DeepSpeed or MPI.")] = False,
+    hosts: Annotated[
+        list[str] | None, typer.Option("--host", metavar="HOST", help="A machine of the hostfile; once for each.")
+    ] = None,
+    out: Out = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Print what a cluster wants to run a recipe on several machines: a SLURM script, or a hostfile."""
+    from llmtune.cluster import launch as print_launch
+
+    if slurm == hostfile:
+        raise typer.BadParameter("give one of --slurm and --hostfile")
+    with _told(as_json, debug) as console:
+        print_launch(recipe, out, overrides or [], slurm, hosts or [], console)
+
+
 @app.command(epilog="Example: llmtune show runs/quickstart --json")
 def show(folder: RunFolder, as_json: AsJson = False, debug: Debug = False) -> None:
     """Print what a run made, with its figures and where it lies."""

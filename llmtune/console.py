@@ -64,6 +64,11 @@ class Console:
     def print(self, text: RenderableType) -> None:
         self.rich.print(text)
 
+    def plain(self, text: str) -> None:
+        """Text for another program, as it is."""
+        if not self.as_json:
+            sys.stdout.write(text)
+
     def to_copy(self, purpose: str, command: str) -> None:
         """A command in one line, however long: a broken one could not be pasted."""
         self.rich.print(f"  {purpose:<13} [bold]{escape(command)}[/]", soft_wrap=True)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from llmtune import __version__, cli
 
-COMMANDS = ("run", "check", "show", "runs", "chat")
+COMMANDS = ("run", "check", "launch", "show", "runs", "chat")
 
 
 def told(*arguments: str) -> str:

@@ -16,7 +16,7 @@ STAGES = {"train", "evaluate", "merge", "export", "serve"}
 ROWS = (
     {"cli", "worker"},
     {"pipeline"},
-    {"narration", "summary"},
+    {"narration", "summary", "cluster"},
     {"asked", "check", "stages", "process", "held", "death", "machines", "spread", "shortage", "unfinished"},
     STAGES,
     {"lock"},
@@ -29,7 +29,7 @@ ROWS = (
 )
 HEAVY = {"torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "deepspeed", "accelerate"}
 LIGHT = ("llmtune.cli", "llmtune.recipe.load", "llmtune.recipe.translate", "llmtune.plan.estimate", "llmtune.errors",
-         "llmtune.rundir", "llmtune.check", "llmtune.pipeline", "llmtune.summary")  # fmt: skip
+         "llmtune.rundir", "llmtune.check", "llmtune.cluster", "llmtune.pipeline", "llmtune.summary")  # fmt: skip
 
 
 def room(module: str) -> str:
