@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmtune import spread
-from llmtune.asked import Asked, asked_now
+from llmtune.asked import Asked, asked_now, facts_of
 from llmtune.errors import LlmtuneError, Problem, RecipeError
 from llmtune.plan import device as machine
 from llmtune.plan.adapters import misfits, trained_parameters
@@ -24,6 +24,7 @@ from llmtune.plan.number_type import decided, note
 from llmtune.recipe.load import Loaded, load
 from llmtune.recipe.methods import Lora, OnSomeLayers
 from llmtune.recipe.problems import leaves
+from llmtune.recipe.translate import deepspeed_config
 from llmtune.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ class Checked:
         disk = self.loaded.recipe.zero.nvme
         mark = hashlib.sha256(str(self.run.root).encode()).hexdigest()[:12]
         return None if disk is None else (self.loaded.beside / disk / f"llmtune-{mark}").absolute()
+
+    def planned(self) -> dict[str, object]:
+        """The plan, and DeepSpeed's whole configuration as it was generated; null where it has nothing to do."""
+        facts = facts_of(self.plan, self.family.linear_suffixes, self.device, self.nvme, threads=1)
+        return {**self.plan.as_json(), "deepspeed": deepspeed_config(self.loaded.recipe, facts)}
 
     @property
     def files(self) -> list[str]:

@@ -60,8 +60,7 @@ def check_only(file: Path, out: Path | None, overrides: Sequence[str], console: 
     say_plan(checked, console)
     console.blank()
     console.print("No problems found; nothing was started.")
-    config = checked.asked().arguments["deepspeed"]
-    console.json({"problems": [], "plan": planned(checked, config), "data": checked.data_facts()})
+    console.json({"problems": [], "plan": checked.planned(), "data": checked.data_facts()})
 
 
 def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console, *, anew: bool = False) -> None:
@@ -98,11 +97,6 @@ def _take_part(checked: Checked, console: Console) -> None:
         said = take_part(checked.run, checked.meeting, recipe.model_dump(mode="json"), watch, less)
     console.print(said)
     console.json({"took_part": said})
-
-
-def planned(checked: Checked, deepspeed: dict[str, Any] | None) -> dict[str, Any]:
-    """The plan, and DeepSpeed's whole configuration as it was generated; null where it has nothing to do."""
-    return {**checked.plan.as_json(), "deepspeed": deepspeed}
 
 
 class Run:
@@ -145,7 +139,7 @@ class Run:
         plan = self.checked.plan
         counted = plan.geometry
         first = Split(counted.micro_batch, counted.accumulation, plan.checkpointing)
-        self.planned = Planned(self.dir.plan, planned(self.checked, self.arguments["deepspeed"]), first)
+        self.planned = Planned(self.dir.plan, self.checked.planned(), first)
         self.planned.write()
         found = manifest(self.dir.root)
         now = {path.name: sha256(path) for path in (self.dir.lock, self.dir.plan)}

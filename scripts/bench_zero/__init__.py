@@ -1,0 +1,1 @@
+"""`scripts/bench zero`: the same losses, however a training is spread."""
