@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from llmtune.events import Events
@@ -24,9 +25,10 @@ from llmtune.plan.estimate import shape_of
 from llmtune.recipe.methods import METHODS
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.to_peft import peft_config
+from llmtune.train.attach import attach
 from llmtune.train.checkpoints import ADAPTER
 from llmtune.train.train import train
-from tests.train.setup import NF4, adapter_bytes, inputs, mean_loss, metrics, zero
+from tests.train.setup import NF4, adapter_bytes, inputs, mean_loss, metrics, write_split, zero
 from tests.trained_models import write_chat_tokenizer
 
 pytestmark = [
@@ -135,6 +137,17 @@ def merge_and_compare(exact: BaseSpec, adapter: Path, base: Path, tmp_path: Path
     merged = logits(load_base(replace(exact, path=str(out), quantization=None)))
     assert (merged - live).abs().max() < 1e-4
     assert (live - alone).abs().max() > 1e-3
+
+
+def test_pain_39_eva_has_looked_at_the_rows(tiny_base: Path, tmp_path: Path) -> None:
+    """Its A is made of directions of the layers' inputs: orthonormal, and others for other rows."""
+    given = inputs(tiny_base, tmp_path, lora={"init_lora_weights": "eva", "eva_config": {"rho": 1.0}})
+    other = replace(given, train=str(write_split(tiny_base, tmp_path / "other.parquet", 12, 500)))
+    key = "base_model.model.model.layers.1.mlp.down_proj.lora_A.weight"
+    models = (attach(load_base(given.base), one) for one in (given, other))
+    first, second = (get_peft_model_state_dict(model)[key].float() for model in models)
+    assert torch.allclose(first @ first.T, torch.eye(len(first)), atol=1e-2)
+    assert not torch.allclose(first, second, atol=1e-2)
 
 
 def test_a_training_goes_on_from_another_adapter(tiny_base: Path, tmp_path: Path) -> None:
