@@ -230,6 +230,11 @@ def _folder(run: RunDir, loaded: Loaded) -> Iterator[Problem]:
         yield Problem(
             str(existing), "cannot be written to", "give another folder with --out, or change its permissions"
         )
+    elif kept := [path for path in (run.checkpoints, run.data, run.trained) if _is_locked(path)]:
+        for path in kept:
+            yield Problem(
+                str(path), "cannot be written to", "change its permissions, or give another folder with --out"
+            )
     elif run.root.exists() and any(
         not path.name.startswith(".") and path.name != "log.txt" for path in run.root.iterdir()
     ):
@@ -239,6 +244,10 @@ def _folder(run: RunDir, loaded: Loaded) -> Iterator[Problem]:
         elif lock["name"] != loaded.name or lock["recipe_file"] != seen_from(run, loaded):
             other = f"{lock['name']} ({lock['recipe_file']})"
             yield Problem(where, f"holds the run of another recipe, {other}", "give another folder with --out")
+
+
+def _is_locked(path: Path) -> bool:
+    return path.exists() and not os.access(path, os.W_OK | os.X_OK)
 
 
 def _loggers(loaded: Loaded) -> Iterator[Problem]:

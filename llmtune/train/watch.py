@@ -195,7 +195,7 @@ class Watch(TrainerCallback):
         wanted, most = self._inputs.watch["not_finite"], self._inputs.watch["skipped_in_a_row"]
         what = f"the {found.what} is not finite; rows: {rows}"
         do = f"{self.trainer.remedy}lower training.learning_rate, and look at these rows"
-        do += "; checkpoints from before this step are whole"
+        do += "; checkpoints from before this step are whole, and another rate begins anew, with --anew"
         left_out = not self.trainer.is_deepspeed_enabled or self.trainer.accelerator.optimizer_step_was_skipped
         if wanted == "stop" or not left_out:
             raise StageError.one(f"step {step}", what, do)

@@ -290,6 +290,9 @@ def test_a_folder_that_may_not_be_written_to_is_said_at_check(
     code, said = answer(capsys, monkeypatch, "check", "shop.yaml", "--out", "closed/run")
     assert (code, "cannot be written to" in said, "--out" in said) == (2, True, True), said
     assert listing(closed) == []
+    (recipe.parent / "run" / "checkpoints").mkdir(parents=True, mode=0o500)
+    code, said = answer(capsys, monkeypatch, "check", "shop.yaml", "--out", "run")
+    assert (code, "checkpoints" in said, "cannot be written to" in said) == (2, True, True), said
 
 
 @pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder in which nobody makes files")

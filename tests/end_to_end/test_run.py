@@ -365,6 +365,25 @@ def test_a_stopped_run_says_how_to_go_on_and_goes_on(tmp_path: Path) -> None:
     assert "the same command goes on" in said
     assert "Traceback" not in said
 
+    # in the middle of a training its recipe may not change without a word
+    before = hashes(folder / "runs" / "shop")
+    changed = llmtune(folder, "run", "shop.yaml", "--set", "training.epochs=4")
+    assert changed.returncode == 2, changed.stdout + changed.stderr
+    assert "training.epochs was 40, is 4" in changed.stderr
+    assert "--anew" in changed.stderr
+    assert hashes(folder / "runs" / "shop") == before
+    checked = llmtune(folder, "check", "shop.yaml", "--set", "training.epochs=40", "--set", "training.stop_after=1s")
+    assert checked.returncode == 0, checked.stderr
+
+    # one step each time, then on: the limit is over while the libraries load
+    for _ in range(2):
+        limited = llmtune(
+            folder, "run", "shop.yaml", "--anew", "--set", "training.epochs=4", "--set", "training.stop_after=1s"
+        )
+        assert limited.returncode == 75, limited.stdout + limited.stderr
+        assert "its time was over (training.stop_after), and saved" in limited.stderr
+    assert re.search(r"goes on from step 1 of \d+", limited.stdout)
+
 
 def test_a_learning_rate_that_explodes_is_named_with_its_step_and_as_what_changed(copy: Path) -> None:
     failed = llmtune(copy, "run", "shop.yaml", "--set", "training.learning_rate=1e30")
