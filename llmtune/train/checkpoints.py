@@ -23,7 +23,7 @@ STATE = "trainer_state.json"
 FREE = (
     "name", "evaluation", "merge", "export", "watch", "base.name", "base.revision", "base.trust_remote_code",
     "quantization.cache", "data.unseen", "data.general", "training.keep_checkpoints", "training.stop_after",
-    "training.on_full_disk", "training.gradient_checkpointing",
+    "training.on_full_disk", "training.gradient_checkpointing", "launch.patience",
 )  # fmt: skip
 """Keys that decide nothing of what is trained: they may change between a stop and going on."""
 SHARED_OUT = ("training.micro_batch", "training.threads", "launch.processes")
