@@ -1,0 +1,40 @@
+"""Compares what a training costs: each way runs in a process of its own, on one base and one data set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from bench_train import compare
+from bench_train.setting import Setting
+from bench_train.ways import OURS, TRL
+
+
+def main() -> int:
+    """Parse, measure, print the table."""
+    parser = argparse.ArgumentParser("scripts/bench train", description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process (%(default)s)")
+    for name in ("hidden", "feed_forward", "layers", "heads", "kv_heads", "vocabulary", "batch_size", "steps",
+                 "shortest", "longest"):  # fmt: skip
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Setting, name), help="%(default)s")
+    parser.add_argument("--ways", nargs="+", choices=[*TRL, *OURS], default=[*TRL, *OURS], help="default: all")
+    parser.add_argument("--quantization", choices=["none", "nf4"], default=Setting.quantization, help="%(default)s")
+    given = vars(parser.parse_args())
+    file, threads, ways = given.pop("json"), given.pop("threads"), given.pop("ways")
+    missing = {compare.DEFAULT, compare.OWN} - set(ways)
+    if missing or not set(compare.TUNED) & set(ways):
+        parser.error(f"ratios need {compare.DEFAULT}, {compare.OWN} and one of {', '.join(compare.TUNED)}")
+    with tempfile.TemporaryDirectory() as folder:
+        found = compare.compare(Setting(**given), Path(folder), threads, ways)
+    print(compare.table(found))
+    if file is not None:
+        file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
