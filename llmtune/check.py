@@ -16,13 +16,13 @@ from llmtune import spread
 from llmtune.asked import Asked, asked_now, facts_of
 from llmtune.errors import LlmtuneError, Problem, RecipeError
 from llmtune.plan import device as machine
-from llmtune.plan.adapters import misfits, trained_parameters
+from llmtune.plan.adapters import misfits, unknown_modules
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan, adapted, plan, shape_of
-from llmtune.plan.memory import checkpoint
+from llmtune.plan.memory import checkpoint, trained_numbers
 from llmtune.plan.number_type import decided, note
 from llmtune.recipe.load import Loaded, load
-from llmtune.recipe.methods import Lora, OnSomeLayers
+from llmtune.recipe.methods import Lora, OnLayers, OnSomeLayers, OwnWeights, Partial
 from llmtune.recipe.problems import leaves
 from llmtune.recipe.translate import deepspeed_config
 from llmtune.rundir import RunDir
@@ -190,6 +190,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
         parameters = sizes.parameters or source.count_parameters(base, weights)
         problems.add(list(_space(run, recipe, sizes, parameters, base, weights)))
         problems.add(list(spread.offloaded(recipe, beside, shape_of(recipe, sizes, parameters))))
+        problems.add([] if weights.missing else list(unknown_modules(recipe.adapter, sizes, base.folder)))
         if prepared is not None and not loaded.broken:
             planned = problems.of(lambda: plan(recipe, sizes, parameters, prepared.splits, here))
     if problems.found or not (met and base and weights and sizes and words and prepared and planned):
@@ -285,6 +286,14 @@ def _family(recipe: Recipe, family: Family) -> Iterator[Problem]:
 def _adapter(recipe: Recipe, family: Family) -> Iterator[Problem]:
     """Layers that the base does not have, and sizes that do not fit them."""
     adapter = recipe.adapter
+    if isinstance(adapter, Partial) and adapter.last_layers > family.layers:
+        what = f"the base has {family.layers} layers"
+        yield Problem("adapter.last_layers", what, f"write at most {family.layers}")
+    if isinstance(adapter, OwnWeights) and family.quantized is not None:
+        what = "the base is stored quantized, and such weights cannot be trained themselves"
+        yield Problem("adapter.method", what, "name the same model in full precision, or choose another method")
+    if not isinstance(adapter, OnLayers):
+        return
     if family.transposed and not adapter.transposed and "merged" in recipe.export:
         what = f"PEFT merges no {adapter.title} into layers that are stored transposed, as this base's are"
         yield Problem("adapter.method", what, "set export: [adapter], or adapter.method: lora")
@@ -324,7 +333,7 @@ def _space(
     # those that are kept, the best one, and the one that is being written
     checkpoints = (recipe.training.keep_checkpoints + 2) * checkpoint(recipe, shape, tied=family.tied)
     there = sum(file.stat().st_size for file in run.checkpoints.rglob("*") if file.is_file())
-    adapters = 2 * 4 * trained_parameters(recipe.adapter, shape.adapted)  # as it was trained, and as it is handed on
+    adapters = 2 * 4 * trained_numbers(recipe, shape)  # as it was trained, and as it is handed on
     needed = merged + max(0, checkpoints - there) + adapters + OTHER_BYTES
     free = shutil.disk_usage(existing).free
     if free < needed:

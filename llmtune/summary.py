@@ -49,7 +49,8 @@ def _of_data(record: Record) -> Found:
 
 
 def _of_train(record: Record) -> Found:
-    adapter = record.outputs["trained/adapter/adapter_model.safetensors"]["sha256"]
+    trained = [name for name in record.outputs if name.startswith("trained/adapter/") and name.endswith(".safetensors")]
+    adapter = record.outputs[min(trained, default="trained/adapter")]["sha256"]
     keys = (
         "steps",
         "total_steps",

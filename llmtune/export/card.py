@@ -12,7 +12,7 @@ from typing import Any
 from llmtune.console import counted
 from llmtune.export.inputs import CardFacts
 from llmtune.models.adapter import Adapter
-from llmtune.recipe.methods import METHODS, block
+from llmtune.recipe.methods import METHODS, OwnWeights, block
 from llmtune.recipe.servers import max_lora_rank, refusals, told
 
 SPLITS = {"heldout": "held-out", "unseen": "unseen", "general": "general skills"}
@@ -48,7 +48,7 @@ def merged_card(facts: CardFacts) -> str:
     parts = [
         front_matter(facts, "transformers", "finetune"),
         f"# {facts.name}\n",
-        f"{_base_link(facts)} with {_kind(facts)[0].lower()}{_kind(facts)[1:]} merged into it, made with llmtune.\n",
+        f"{_made_of(facts)}, made with llmtune.\n",
         _measured(facts),
         _distance(facts.merge),
         f"## Serve it\n\nIn this folder:\n\n```sh\nvllm serve . --served-model-name {shlex.quote(facts.name)}\n```\n",
@@ -59,6 +59,13 @@ def merged_card(facts: CardFacts) -> str:
         _origin(facts),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _made_of(facts: CardFacts) -> str:
+    method = METHODS[facts.recipe["adapter"]["method"]]
+    if issubclass(method, OwnWeights):
+        return f"{_base_link(facts)} after {method.title}: weights of its own were trained, no adapter"
+    return f"{_base_link(facts)} with {_kind(facts)[0].lower()}{_kind(facts)[1:]} merged into it"
 
 
 def _kind(facts: CardFacts) -> str:

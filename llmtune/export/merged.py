@@ -16,6 +16,7 @@ WANTED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_
 def check_merged(folder: Path, base: Path) -> dict[str, Any]:
     """Bytes and tensors of the merged model. Raises ProofError naming everything that is missing or wrong."""
     what = [f"has no {name}" for name in WANTED if not (folder / name).is_file()]
+    config: dict[str, Any] = {}
     if (folder / "config.json").is_file():
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if "quantization_config" in config:
@@ -26,7 +27,8 @@ def check_merged(folder: Path, base: Path) -> dict[str, Any]:
             what.append(f"lacks the tensor {name}")
         elif ours[name].shape != span.shape:
             what.append(f"{name} has the shape {list(ours[name].shape)}, in the base {list(span.shape)}")
-    what += [f"has a tensor {name} that the base has not" for name in ours if name not in theirs]
+    untied = set() if config.get("tie_word_embeddings", True) else {"lm_head.weight", "embed_out.weight"}
+    what += [f"has a tensor {name} that the base has not" for name in ours if name not in theirs.keys() | untied]
     if what:
         raise ProofError([Problem(str(folder), one, "do not hand it on; run the merge again") for one in what])
     return {"tensors": len(ours), "bytes": sum(span.size for span in ours.values())}

@@ -29,6 +29,8 @@ class Layout:
     """By full name: `model.layers.0.self_attn.q_proj`."""
     tied: frozenset[str]
     """Weights that are one with another, by full name: `lm_head.weight`."""
+    one_with: dict[str, str]
+    """Of a weight that is another's, such as a head's: `{"lm_head.weight": "model.embed_tokens.weight"}`."""
     parameters: frozenset[str]
     prefix: str
     """Of all but the head, `model` or `transformer`; some files leave it out."""
@@ -67,7 +69,7 @@ def layout(base: BaseSpec) -> Layout:
     tied = frozenset(model.all_tied_weights_keys) | frozenset(model.all_tied_weights_keys.values())
     quantized = _quantized(model, base)
     layers = {name: Layer(name in quantized, transposed) for name, transposed in linear.items()}
-    return Layout(layers, tied, parameters, model.base_model_prefix)
+    return Layout(layers, tied, dict(model.all_tied_weights_keys), parameters, model.base_model_prefix)
 
 
 def _quantized(model: Any, base: BaseSpec) -> frozenset[str]:

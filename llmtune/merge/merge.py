@@ -33,22 +33,28 @@ def merge(inputs: MergeInputs, events: Events) -> dict[str, Any]:
 def write_merged(inputs: MergeInputs, folder: Path, events: Events) -> None:
     """The files of the merged model."""
     from llmtune.merge.layout import layout
+    from llmtune.merge.own import Replaced
     from llmtune.merge.skeleton import Skeleton
     from llmtune.merge.weights import Held, Merged, write
     from llmtune.models.adapter import read_adapter
+    from llmtune.models.checkpoint import checkpoint, spans
+    from llmtune.models.own import FILE, is_in
     from llmtune.models.packed import tensors as stored
 
     held = Held(inputs.base, as_trained=inputs.onto == "trained")
-    tensors = stored(Path(inputs.base.path))
     found = layout(inputs.base)
-    skeleton = Skeleton(inputs.base, found, read_adapter(Path(inputs.adapter)))
-    merged = Merged(tensors, found, skeleton, held, inputs.dtype)
+    base, trained = Path(inputs.base.path), Path(inputs.adapter)
+    if is_in(trained):
+        merged: Merged | Replaced = Replaced(checkpoint(base), spans(trained / FILE), found, held, inputs.dtype)
+    else:
+        skeleton = Skeleton(inputs.base, found, read_adapter(trained))
+        merged = Merged(stored(base), found, skeleton, held, inputs.dtype)
     merged.check()
     write(merged, folder, lambda done, total: events.progress(done, total, unit="bytes"))
-    _write_beside(inputs, folder)
+    _write_beside(inputs, folder, untied=isinstance(merged, Replaced) and bool(merged.untied))
 
 
-def _write_beside(inputs: MergeInputs, folder: Path) -> None:
+def _write_beside(inputs: MergeInputs, folder: Path, untied: bool) -> None:
     """Configuration, generation configuration, tokenizer and chat template."""
     import shutil
 
@@ -57,7 +63,7 @@ def _write_beside(inputs: MergeInputs, folder: Path) -> None:
     from llmtune.models.stopping import stop_ids
 
     base, trusted = Path(inputs.base.path), inputs.base.trust_remote_code
-    write_json(folder / "config.json", _config(base, inputs.dtype))
+    write_json(folder / "config.json", _config(base, inputs.dtype) | ({"tie_word_embeddings": False} if untied else {}))
     if (base / "generation_config.json").is_file():
         generation = GenerationConfig.from_pretrained(base)
     else:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import torch
 
@@ -154,7 +154,16 @@ class Merged:
         return bias
 
 
-def write(merged: Merged, folder: Path, tell: Callable[[int, int], None], largest: int = SHARD) -> None:
+class Tensors(Protocol):
+    """A model that is made one tensor at a time, by the names of its file."""
+
+    @property
+    def tensors(self) -> Mapping[str, Stored]: ...
+    def saved(self, key: str) -> str: ...
+    def tensor(self, key: str) -> torch.Tensor: ...
+
+
+def write(merged: Tensors, folder: Path, tell: Callable[[int, int], None], largest: int = SHARD) -> None:
     """Write all tensors as `model.safetensors`, or as shards of at most `largest` bytes with their index."""
     sizes = {key: prod(span.shape) * BYTES[merged.saved(key)] for key, span in merged.tensors.items()}
     shards: list[list[str]] = [[]]
@@ -186,7 +195,7 @@ def write(merged: Merged, folder: Path, tell: Callable[[int, int], None], larges
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_header(file: BinaryIO, merged: Merged, keys: Iterable[str], sizes: dict[str, int]) -> None:
+def _write_header(file: BinaryIO, merged: Tensors, keys: Iterable[str], sizes: dict[str, int]) -> None:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
     for key in keys:

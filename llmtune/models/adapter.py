@@ -13,6 +13,8 @@ from llmtune.models.checkpoint import Span, spans
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+OWN_WEIGHTS = "own_weights.safetensors"
+"""In the place of both where weights of the base itself were trained: these alone, in float32."""
 PREFIX = "base_model.model."
 HALVES = {"lora_A.weight", "lora_B.weight"}
 """What LoRA has for each layer: A of shape (rank, in) and B of shape (out, rank)."""

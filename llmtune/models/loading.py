@@ -10,12 +10,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llmtune.errors import BaseModelError
+from llmtune.models import own
 from llmtune.models.quantized import Kept
 from llmtune.models.spec import BaseSpec
 
@@ -58,9 +60,9 @@ def _from_stored(spec: BaseSpec, folder: str) -> PreTrainedModel | None:
 def _load(spec: BaseSpec, path: str, **arguments: Any) -> PreTrainedModel:
     """Quantized as `spec` says, unless the files are: these are loaded as they are, to compute in its type."""
     config = AutoConfig.from_pretrained(path, trust_remote_code=spec.trust_remote_code, **arguments)
-    own = config.to_dict().get("quantization_config")
-    if own is not None:
-        config.quantization_config = {**own, "bnb_4bit_compute_dtype": spec.dtype}
+    stored = config.to_dict().get("quantization_config")
+    if stored is not None:
+        config.quantization_config = {**stored, "bnb_4bit_compute_dtype": spec.dtype}
     elif spec.quantization is not None:
         arguments["quantization_config"] = BitsAndBytesConfig(**spec.quantization)
     if not is_deepspeed_zero3_enabled():  # ZeRO-3 places the weights itself and refuses a device map
@@ -76,12 +78,17 @@ def _load(spec: BaseSpec, path: str, **arguments: Any) -> PreTrainedModel:
     )
 
 
-def load_with_adapter(spec: BaseSpec, adapter: Path) -> PeftModel:
+def load_with_adapter(spec: BaseSpec, adapter: Path) -> Any:
     """The base with the adapter of the folder `adapter` switched on, in evaluation mode; adapter weights in float32.
 
-    Raises BaseModelError when the base cannot be loaded, or is of another size than that of the adapter.
+    Where the base's own weights were trained, these are in their place. Either model answers as the base inside
+    `model.disable_adapter()`. Raises BaseModelError when the base cannot be loaded, or is of another size than that of
+    the adapter.
     """
     base = load_base(spec)
+    if own.is_in(adapter):
+        own.put_in_place(base, adapter / own.FILE, getattr(torch, spec.dtype))
+        return base
     try:
         model = PeftModel.from_pretrained(base, str(adapter), is_trainable=False)
     except (RuntimeError, ValueError) as error:
@@ -111,6 +118,4 @@ def disarm_repacking(model: Any) -> int:
 def _device(spec: BaseSpec) -> str | int:
     if spec.device == "cpu":
         return "cpu"
-    import torch
-
     return torch.cuda.current_device()

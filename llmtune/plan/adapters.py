@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import assert_never
 
 from llmtune.errors import Problem
-from llmtune.models.family import Linear
-from llmtune.recipe.methods import Adapter, Boft, Gralora, Hira, Ia3, Loha, Lokr, Lora, Miss, Oft, Shira, Vera
+from llmtune.models.checkpoint import checkpoint
+from llmtune.models.family import Family, Linear
+from llmtune.recipe.methods import (
+    Adapter,
+    Boft,
+    Full,
+    Gralora,
+    Head,
+    Hira,
+    Ia3,
+    Loha,
+    Lokr,
+    Lora,
+    Miss,
+    Oft,
+    Partial,
+    Shira,
+    Vera,
+)  # fmt: skip
 from llmtune.recipe.to_peft import FEED_FORWARD
 
 
@@ -38,6 +56,8 @@ def _of_a_layer(adapter: Adapter, layer: Linear) -> int:
             return into if layer.suffix in FEED_FORWARD else out
         case Miss():
             return adapter.rank * out
+        case Full() | Partial() | Head():  # see `own_parameters`
+            return 0
         case _:
             assert_never(adapter)
 
@@ -92,6 +112,8 @@ def kept_features(adapter: Adapter, adapted: Sequence[Linear]) -> int:
             return sum(layer.inputs if layer.suffix in FEED_FORWARD else layer.outputs for layer in adapted)
         case Miss():  # what goes in is added up before the matrix
             return adapter.rank * len(adapted)
+        case Full() | Partial() | Head():  # see `own_parameters`
+            return 0
         case _:
             return sum(layer.inputs for layer in adapted)
 
@@ -108,3 +130,39 @@ def kept_weights(adapter: Adapter, adapted: Sequence[Linear]) -> int:
         each = 5
     rotations = 4 * 4 * adapter.block_size * sum(layer.inputs for layer in adapted) if isinstance(adapter, Oft) else 0
     return rotations + each * sum(layer.inputs * layer.outputs for layer in adapted)
+
+
+def own_parameters(adapter: Adapter, family: Family, parameters: int) -> int:
+    """Numbers of the base itself that are trained: counted from its sizes, but for biases and unusual norms."""
+    head = family.vocab * family.hidden
+    of_a_layer = sum(linear.inputs * linear.outputs for linear in family.linears) + 2 * family.hidden
+    match adapter:
+        case Full():
+            return parameters
+        case Head():
+            return head
+        case Partial():
+            rest = family.layers - adapter.last_layers
+            by_name = {linear.suffix: linear.inputs * linear.outputs for linear in family.linears}
+            each = sum(by_name.get(name.rpartition(".")[2], 0) for name in adapter.modules)
+            whole = sum(head for name in adapter.modules if name.rpartition(".")[2] in VOCABULARY)
+            norms = 2 * family.hidden if adapter.norms else 0
+            return min(parameters, adapter.last_layers * of_a_layer + rest * (each + norms) + whole + norms // 2)
+        case _:
+            return 0
+
+
+VOCABULARY = ("embed_tokens", "wte", "embed_in", "lm_head", "embed_out")
+"""Modules with a row for each token."""
+
+
+def unknown_modules(adapter: Adapter, family: Family, folder: Path) -> Iterator[Problem]:
+    """Modules that are to be trained themselves are looked for among the names of the base's tensors."""
+    if not isinstance(adapter, Partial) or not adapter.modules:
+        return
+    names = [f".{name.rpartition('.')[0]}." for name in checkpoint(folder)]
+    names += [".lm_head."] if family.tied else []  # which is no tensor of its own then
+    for wanted in adapter.modules:
+        if not any(f".{wanted}." in name for name in names):
+            parts = sorted({part for name in names for part in name.split(".") if part and not part.isdecimal()})
+            yield Problem("adapter.modules", f"the base has no module {wanted}", f"its modules are {', '.join(parts)}")

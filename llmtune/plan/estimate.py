@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from llmtune.errors import MachineError, Problem
 from llmtune.models.family import Linear
-from llmtune.plan.adapters import trained_parameters
+from llmtune.plan.adapters import own_parameters
 from llmtune.plan.device import Device
 from llmtune.plan.device import processes as processes_on
 from llmtune.plan.geometry import Geometry, geometry
-from llmtune.plan.memory import Answers, Memory, Shape, evaluating, merging, quantizing, training
+from llmtune.plan.memory import Answers, Memory, Shape, evaluating, merging, quantizing, trained_numbers, training
 from llmtune.plan.number_type import decided
-from llmtune.recipe.methods import OnSomeLayers
+from llmtune.recipe.methods import OnLayers, OnSomeLayers
 from llmtune.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def plan(recipe: Recipe, family: Family, parameters: int, splits: Splits, device
         memory["quantize"] = quantizing(recipe, shape, device=device.kind)
     if "merged" in recipe.export:
         memory["merge"] = merging(recipe, shape, device=device.kind)
-    found = Plan(counted, memory, checkpointing, trained_parameters(recipe.adapter, shape.adapted))
+    found = Plan(counted, memory, checkpointing, trained_numbers(recipe, shape))
     problems = [
         _too_little(stage, one, device, _remedy(recipe, stage))
         for stage, one in memory.items()
@@ -189,11 +189,14 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
         largest=max(linear.inputs * linear.outputs for linear in linears),
         quantizable_rows=family.layers * sum(linear.outputs for linear in linears),
         adapted=adapted(recipe, linears) * blocks,
+        own=own_parameters(recipe.adapter, family, parameters),
     )
 
 
 def adapted(recipe: Recipe, linears: list[Linear]) -> list[Linear]:
     """Those of one block that get an adapter."""
+    if not isinstance(recipe.adapter, OnLayers):
+        return []
     wanted = recipe.adapter.target_modules
     if wanted == "all-linear":
         return linears

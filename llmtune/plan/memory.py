@@ -51,6 +51,8 @@ class Shape:
     """Features out of all those layers: an int8 base has a constant for each."""
     adapted: Sequence[Linear]
     """Every layer that gets an adapter."""
+    own: int
+    """Parameters of the base itself that are trained."""
 
 
 @dataclass(frozen=True)
@@ -90,21 +92,40 @@ def quantizing(recipe: Recipe, shape: Shape, *, device: str) -> Memory:
     return Memory(parts)
 
 
+def trained_numbers(recipe: Recipe, shape: Shape) -> int:
+    """Of an adapter, or of the base itself."""
+    return shape.own or trained_parameters(recipe.adapter, shape.adapted)
+
+
+def _state(recipe: Recipe, trained: int) -> int:
+    """Bytes of the optimiser's own numbers: AdamW's two moments, or what stands for them."""
+    match recipe.optimizer.name:
+        case "adamw":
+            return 8 * trained
+        case "adamw_8bit":  # and one number of 32 bits for each 256 of both
+            return 2 * trained + trained // 32
+        case "lora_fa":  # of B alone, which is about half
+            return 4 * trained
+        case "adafactor":  # rows and columns
+            return trained // 16
+
+
 def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, checkpointing: bool) -> Memory:
     """One training process at its largest micro-batch."""
     width = WIDTH[recipe.quantization.compute_dtype]
-    trained = trained_parameters(recipe.adapter, shape.adapted)
+    trained = trained_numbers(recipe, shape)
     sharded = geometry.processes if recipe.zero.stage >= 1 else 1
     tokens = geometry.micro_batch_tokens
     a_layer = _of_a_layer(recipe, shape, 1, tokens, device, whole=recipe.kernels.attention == "flattened")
     kept = tokens * width * shape.hidden * shape.layers + a_layer if checkpointing else a_layer * shape.layers
-    moments = trained * (4 + 4 + 4) // sharded  # two moments, and ZeRO's own flat copy
+    moments = (_state(recipe, trained) + 4 * trained) // sharded  # and ZeRO's own flat copy
     parts = {
-        "weights": _held(recipe, shape, geometry.processes, device),
+        "weights": _held(recipe, shape, geometry.processes, device) - width * shape.own,
         "adapter": trained * (4 + 4),  # in float32, and its gradient
         "optimiser": 0 if _elsewhere(recipe.zero.offload_optimizer, device) else moments,
         "average": 0 if recipe.training.average is None else trained * 4,
-        "activations": kept,
+        # weights that are trained themselves are rounded anew for each pass, and kept for the one back
+        "activations": kept + width * shape.own // (shape.layers if checkpointing else 1),
         "logits": _trained_logits(recipe, shape, geometry.micro_batch_supervised, device),
         "process": PROCESS_BYTES[device],
     }
@@ -118,7 +139,7 @@ def evaluating(recipe: Recipe, shape: Shape, answers: Answers, *, device: str) -
     passes = ((answers.rows, answers.prompt), (1, answers.tokens))
     parts = {
         "weights": _base(recipe, shape),
-        "adapter": trained_parameters(recipe.adapter, shape.adapted) * 4,
+        "adapter": width * shape.own or 4 * trained_numbers(recipe, shape),  # or the base's own beside them
         "cache": cached,
         "activations": max(_of_a_layer(recipe, shape, rows, tokens, device, whole=True) for rows, tokens in passes),
         "logits": max(answers.rows, answers.supervised) * shape.vocabulary * (width + 4 + 4),
@@ -145,12 +166,14 @@ def checkpoint(recipe: Recipe, shape: Shape, *, tied: bool) -> int:
     more. It leaves the frozen parameters out, but for a head that shares the embedding's weights (`tied`), and keeps
     the constants of a 4-bit base.
     """
-    trained = trained_parameters(recipe.adapter, shape.adapted)
-    averaged = 0 if recipe.training.average is None else 4 * trained
+    trained = trained_numbers(recipe, shape)
+    state = _state(recipe, trained) + (0 if recipe.training.average is None else 4 * trained)
     if recipe.zero.stage == 0:
-        return 12 * trained + averaged
+        return 4 * trained + state
+    if shape.own:  # here DeepSpeed writes what is frozen too
+        return 12 * trained + state + (shape.parameters - shape.own) * WIDTH[recipe.quantization.compute_dtype]
     head = shape.vocabulary * shape.hidden * WIDTH[recipe.quantization.compute_dtype] if tied else 0
-    return 20 * trained + averaged + head + _constants(recipe, shape)
+    return 12 * trained + state + head + _constants(recipe, shape)
 
 
 def on_disk(recipe: Recipe, shape: Shape) -> int:
@@ -158,7 +181,7 @@ def on_disk(recipe: Recipe, shape: Shape) -> int:
 
     Of the optimiser's state that is the adapter in float32, its gradient and AdamW's two moments.
     """
-    state = 16 * trained_parameters(recipe.adapter, shape.adapted) if recipe.zero.offload_optimizer == "nvme" else 0
+    state = 16 * trained_numbers(recipe, shape) if recipe.zero.offload_optimizer == "nvme" else 0
     return state + (_base(recipe, shape) if recipe.zero.offload_parameters == "nvme" else 0)
 
 

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, Posi
 
 from llmtune.recipe.closed import Closed, Names, Share, as_tuple
 
+Export = Literal["adapter", "merged"]
 DEFAULT = "lora"
 """The method of a recipe that names none."""
 FOUR_BITS = frozenset({"nf4", "fp4"})
@@ -28,6 +29,8 @@ class Method(Closed):
     """It can be merged into layers that store their weight transposed, as GPT-2's do."""
     sharded: ClassVar[bool] = False
     """It trains under ZeRO-3, where no process has a whole weight to read."""
+    exports: ClassVar[tuple[Export, ...]] = ("adapter", "merged")
+    """What can be made of it for others."""
 
 
 class OnLayers(Method):
@@ -203,6 +206,39 @@ class Gralora(OnSomeLayers):
     dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
 
 
+class OwnWeights(Method):
+    """A method that trains weights of the base itself: what comes out is a model, and no adapter."""
+
+    quantized: ClassVar[frozenset[str]] = frozenset()
+    transposed: ClassVar[bool] = True
+    exports: ClassVar[tuple[Export, ...]] = ("merged",)
+
+
+class Full(OwnWeights):
+    """All weights of the base."""
+
+    title: ClassVar[str] = "full fine-tuning"
+    method: Literal["full"] = Field("full", description="The kind of adapter.")
+
+
+class Partial(OwnWeights):
+    """Some weights of the base; the others stay as they are."""
+
+    title: ClassVar[str] = "partial fine-tuning"
+    method: Literal["partial"] = Field("partial", description="The kind of adapter.")
+    last_layers: NonNegativeInt = Field(0, description="The last so many layers are trained.")
+    modules: Names = Field((), description="Modules that are trained, by names like embed_tokens or mlp.up_proj.")
+    norms: bool = Field(False, description="Train all norms.")
+    biases: bool = Field(False, description="Train all biases (BitFit, Ben Zaken et al. 2021, arXiv:2106.10199).")
+
+
+class Head(OwnWeights):
+    """The output head, on a frozen base; one that is one with the embeddings gets weights of its own."""
+
+    title: ClassVar[str] = "training its head"
+    method: Literal["head"] = Field("head", description="The kind of adapter.")
+
+
 def _tag(value: Any) -> Any:
     """Which of the blocks is meant. What is no mapping is left to the default's own refusal."""
     if isinstance(value, Method):
@@ -221,12 +257,15 @@ Adapter = Annotated[
     | Annotated[Miss, Tag("miss")]
     | Annotated[Hira, Tag("hira")]
     | Annotated[Shira, Tag("shira")]
-    | Annotated[Gralora, Tag("gralora")],
+    | Annotated[Gralora, Tag("gralora")]
+    | Annotated[Full, Tag("full")]
+    | Annotated[Partial, Tag("partial")]
+    | Annotated[Head, Tag("head")],
     Discriminator(_tag),
 ]
 METHODS: Mapping[str, type[Method]] = {
     kind.model_fields["method"].default: kind
-    for kind in (Lora, Vera, Loha, Lokr, Oft, Boft, Ia3, Miss, Hira, Shira, Gralora)
+    for kind in (Lora, Vera, Loha, Lokr, Oft, Boft, Ia3, Miss, Hira, Shira, Gralora, Full, Partial, Head)
 }
 """Every method with its block."""
 

@@ -26,6 +26,8 @@ def problems_of(error: ValidationError, positions: Mapping[KeyPath, str], file: 
     """One problem for each place that is wrong, in the order of the file."""
     told: dict[KeyPath, tuple[Any, Block | None]] = {}
     for each in error.errors():
+        if each["type"] == "default_factory_not_called":  # a default that follows from what is wrong
+            continue
         path, block = _written(each["loc"])
         if path not in told or each["type"] in TELLING:
             told[path] = each, block

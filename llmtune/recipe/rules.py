@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from llmtune.recipe.methods import Gralora, Ia3, Lora, OnLayers, OnSomeLayers
+from llmtune.recipe.methods import Gralora, Ia3, Lora, OnLayers, OnSomeLayers, OwnWeights, Partial
 from llmtune.recipe.schema import Recipe
 
 
@@ -180,6 +180,42 @@ RULES = (
         lambda r: r.launch.nodes > 1 and r.launch.rendezvous is None,
         "several machines need a place to meet",
         "name host and port of the first: `launch: {rendezvous: node1:29500}`",
+    ),
+    Rule(
+        ("adapter.last_layers", "adapter.modules", "adapter.norms", "adapter.biases"),
+        lambda r: r.adapter == Partial(),
+        "nothing would be trained",
+        "give one of them, for example `last_layers: 2`",
+    ),
+    Rule(
+        ("kernels.head", "adapter.method"),
+        lambda r: r.kernels.head == "trl" and isinstance(r.adapter, OwnWeights),
+        "TRL's head reads its weights as they are held, which is not as they are computed with",
+        "remove one of the two",
+    ),
+    Rule(
+        ("export", "adapter.method"),
+        lambda r: not set(r.export) <= set(r.adapter.exports),
+        "the method makes no adapter that could be handed on",
+        "set `export: [merged]`",
+    ),
+    Rule(
+        ("optimizer.rates.head", "adapter.method"),
+        lambda r: r.optimizer.rates.head is not None and not isinstance(r.adapter, OwnWeights),
+        "the head is not trained",
+        "remove it, or train weights of the base: `adapter.method: partial`",
+    ),
+    Rule(
+        ("optimizer.rates.embeddings", "adapter.method"),
+        lambda r: r.optimizer.rates.embeddings is not None and not isinstance(r.adapter, OwnWeights),
+        "the embeddings are not trained",
+        "remove it, or train weights of the base: `adapter.method: partial`",
+    ),
+    Rule(
+        ("optimizer.rates.norms", "adapter.method"),
+        lambda r: r.optimizer.rates.norms is not None and not isinstance(r.adapter, OwnWeights),
+        "the norms are not trained",
+        "remove it, or train weights of the base: `adapter.method: partial`",
     ),
     Rule(
         ("merge", "export"),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from llmtune.recipe.closed import Closed, Duration, Share, as_tuple, short
-from llmtune.recipe.methods import Adapter, Lora
+from llmtune.recipe.methods import Adapter, Export, Lora, Method
 from llmtune.recipe.watching import Watch
 
 
@@ -285,6 +285,12 @@ class Launch(Closed):
     )
 
 
+def _exports(read: dict[str, Any]) -> tuple[Export, ...]:
+    """Of a recipe that names none; `read` lacks an adapter that was refused."""
+    method: Method = read.get("adapter", Lora())
+    return method.exports
+
+
 class Recipe(Closed):
     """A base model, data, and how the one is tuned on the other."""
 
@@ -306,6 +312,7 @@ class Recipe(Closed):
     launch: Launch = Field(default_factory=Launch, description="How many processes train.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="How it is measured.")
     merge: Merge = Field(default_factory=Merge, description="How base and adapter become one model.")
-    export: Annotated[tuple[Literal["adapter", "merged"], ...], BeforeValidator(as_tuple)] = Field(
-        ("adapter", "merged"), description="What is made for others: the adapter folder, the merged model."
+    export: Annotated[tuple[Export, ...], BeforeValidator(as_tuple)] = Field(
+        default_factory=_exports,
+        description="What is made for others: the adapter folder, the merged model. Default: all that the method has.",
     )

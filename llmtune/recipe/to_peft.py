@@ -7,7 +7,9 @@ from typing import Any, assert_never
 from llmtune.recipe.methods import (
     Adapter,
     Boft,
+    Full,
     Gralora,
+    Head,
     Hira,
     Ia3,
     Loha,
@@ -17,9 +19,10 @@ from llmtune.recipe.methods import (
     Oft,
     OnLayers,
     OnSomeLayers,
+    Partial,
     Shira,
     Vera,
-)
+)  # fmt: skip
 
 Arguments = dict[str, Any]
 
@@ -28,12 +31,21 @@ FEED_FORWARD = ("down_proj", "dense_4h_to_h", "fc2", "c_proj")
 
 
 def peft_config(adapter: Adapter, linear_suffixes: tuple[str, ...] | None) -> Arguments:
-    """`{"config": name of PEFT's class, "arguments": its keyword arguments}`."""
+    """`{"config": name of PEFT's class, "arguments": its keyword arguments}`; no class for the base's own weights."""
+    if isinstance(adapter, Full | Partial | Head):
+        return {"config": None, "arguments": own_arguments(adapter)}
     targets = _targets(adapter, linear_suffixes)
     config, own = _own(adapter, targets)
     if isinstance(adapter, OnSomeLayers) and adapter.layers is not None:
         own["layers_to_transform"] = list(adapter.layers)
     return {"config": config, "arguments": {**own, "target_modules": targets, "task_type": "CAUSAL_LM"}}
+
+
+def own_arguments(adapter: Full | Partial | Head) -> Arguments:
+    """What `models.own.choose` reads."""
+    some = adapter if isinstance(adapter, Partial) else Partial()
+    chosen = {"layers": some.last_layers, "modules": list(some.modules), "norms": some.norms, "biases": some.biases}
+    return {"everything": isinstance(adapter, Full), "head": isinstance(adapter, Head), **chosen}
 
 
 def _own(adapter: Adapter, targets: str | list[str]) -> tuple[str, Arguments]:
@@ -63,6 +75,8 @@ def _own(adapter: Adapter, targets: str | list[str]) -> tuple[str, Arguments]:
         case Gralora(rank=rank, blocks=blocks, dropout=dropout):
             own = {"r": rank, "alpha": _alpha(adapter), "gralora_k": blocks, "gralora_dropout": dropout}
             return "GraloraConfig", own
+        case Full() | Partial() | Head():  # not PEFT's
+            raise AssertionError
         case _:
             assert_never(adapter)
 

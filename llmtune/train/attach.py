@@ -18,12 +18,14 @@ from peft import (
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from llmtune.errors import RecipeError
+from llmtune.models import own
 from llmtune.models.adapter import WEIGHTS
 from llmtune.train.batches import Batch, Rows
+from llmtune.train.checkpoints import ADAPTER
 from llmtune.train.fused import fuse
 from llmtune.train.inputs import TrainInputs
 
@@ -31,11 +33,14 @@ LOOKED_AT_ONCE = 1024
 """Tokens of a batch that EVA sees; more than the rank, or it has nothing to choose from."""
 
 
-def attach(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel:
-    """The base with a fresh adapter; the same first values for the same seed.
+def attach(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel | PreTrainedModel:
+    """The base with a fresh adapter; the same first values for the same seed. Or with weights of its own to train.
 
     Raises RecipeError for a name that no layer has: PEFT trains without it when another name matches.
     """
+    if inputs.adapter["config"] is None:
+        own.train_in_float32(base, own.choose(base, inputs.adapter["arguments"]))
+        return base
     wanted = inputs.adapter["arguments"]["target_modules"]
     names = {name for name, _ in base.named_modules() if name}
     missing = [] if isinstance(wanted, str) else [one for one in wanted if not any(ends(name, one) for name in names)]
@@ -109,20 +114,43 @@ class Begun:
     """Of each LoRA layer, by its name in the file, the factor of B A."""
     first: dict[str, Tensor]
     """The tensors themselves, where they were taken out of the base."""
+    frozen: dict[str, tuple[tuple[int, ...], float, float]]
+    """The sums of the weights beside those that are trained, where they are the base's own."""
 
 
-def begun(model: PeftModel) -> Begun:
+def begun(model: PeftModel | PreTrainedModel) -> Begun:
     """What the trained adapter is compared with; to be asked before ZeRO-3 takes the tensors apart."""
-    layers = sum(isinstance(module, BaseTunerLayer) for module in model.modules())
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    tensors = get_peft_model_state_dict(model)
+    tensors = saved_tensors(model)
+    known = {name: sums(tensor) for name, tensor in tensors.items()}
+    if not isinstance(model, PeftModel):
+        return Begun(len({name.rpartition(".")[0] for name in tensors}), parameters, known, {}, {}, frozen(model))
+    layers = sum(isinstance(module, BaseTunerLayer) for module in model.modules())
     scales = {
         name: module.scaling["default"] for name, module in model.named_modules() if isinstance(module, LoraLayer)
     }
     first = {}
     if scales and model.peft_config["default"].init_lora_weights in ("pissa", "olora"):
         first = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-    return Begun(layers, parameters, {name: sums(tensor) for name, tensor in tensors.items()}, scales, first)
+    return Begun(layers, parameters, known, scales, first, {})
+
+
+def frozen(model: nn.Module) -> dict[str, tuple[tuple[int, ...], float, float]]:
+    """Of the weights that are not trained."""
+    return {name: sums(p) for name, p in model.named_parameters() if not p.requires_grad}
+
+
+def saved_tensors(model: PeftModel | PreTrainedModel) -> dict[str, Tensor]:
+    """What a checkpoint's file has, by its keys there."""
+    if isinstance(model, PeftModel):
+        tensors: dict[str, Tensor] = get_peft_model_state_dict(model)
+        return tensors
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def file_of(folder: Path) -> Path:
+    """The file with the trained tensors in a checkpoint's folder."""
+    return folder / (own.FILE if own.is_in(folder) else ADAPTER[0])
 
 
 def sums(tensor: Tensor) -> tuple[tuple[int, ...], float, float]:

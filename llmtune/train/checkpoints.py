@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from llmtune import files
 from llmtune.errors import MachineError, Problem, ProofError, RecipeError
+from llmtune.models.adapter import OWN_WEIGHTS
 from llmtune.train.room import full, is_full, short
 
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
@@ -260,7 +261,8 @@ def _refuse_incomplete(folder: Path, processes: int) -> None:
     """
     sharded = any(folder.glob("global_step*"))  # DeepSpeed's, of optimiser and schedule
     random = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
-    needed = [*ADAPTER, STATE, PROGRESS, METRICS, "scheduler.pt", *random, *([] if sharded else ["optimizer.pt"])]
+    trained = [OWN_WEIGHTS] if (folder / OWN_WEIGHTS).is_file() else ADAPTER
+    needed = [*trained, STATE, PROGRESS, METRICS, "scheduler.pt", *random, *([] if sharded else ["optimizer.pt"])]
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         what = f"the checkpoint has no {', '.join(missing)}"

@@ -15,13 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmtune.models.own import InFloat32
+
 
 class GradientScale:
     """Of one model; does nothing but where the base is float16."""
 
     def __init__(self, model: nn.Module) -> None:
         self._factor = 1.0
-        self.active = any(p.dtype == torch.float16 for p in model.parameters())
+        held = any(isinstance(one, InFloat32) and one.computes_in == torch.float16 for one in model.modules())
+        self.active = held or any(p.dtype == torch.float16 for p in model.parameters())
         if self.active:
             for parameter in model.parameters():
                 if parameter.requires_grad:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from llmtune.console import counted
 from llmtune.errors import Problem, ProofError
-from llmtune.train.attach import Begun, sums
-from llmtune.train.checkpoints import ADAPTER
+from llmtune.train.attach import Begun, file_of, frozen, saved_tensors, sums
 from llmtune.train.launch import rank
 
 
@@ -34,7 +34,7 @@ def prove(adapter: Path, begun: Begun) -> AdapterProof:
 
     Raises ProofError when a tensor is missing, of another shape or not finite, or when nothing was learnt.
     """
-    tensors = load_file(adapter / ADAPTER[0])
+    tensors = load_file(file_of(adapter))
     if tensors.keys() != begun.sums.keys():
         missing, more = sorted(begun.sums.keys() - tensors.keys()), sorted(tensors.keys() - begun.sums.keys())
         told = [f"{counted(len(names), 'tensor')} {how}, {names[0]} first" for names, how in
@@ -51,10 +51,19 @@ def prove(adapter: Path, begun: Begun) -> AdapterProof:
     zero = {name for name, (_, _, squares) in begun.sums.items() if squares == 0.0}
     if not (moved & zero if zero else moved):
         raise _failed(adapter, "nothing was learnt: it changes no more than before the training")
+    if begun.frozen and (still := begun.sums.keys() - moved):
+        raise _failed(adapter, f"{min(still)} was to be trained and is as it was")
     return AdapterProof(begun.layers, begun.parameters, len(moved))
 
 
-def check_saved(model: PeftModel, folder: str) -> None:
+def untouched(model: nn.Module, begun: Begun) -> None:
+    """Raises ProofError when a weight changed that was not to be trained."""
+    after = frozen(model) if begun.frozen else {}
+    if changed := [name for name, was in begun.frozen.items() if after[name] != was]:
+        raise ProofError.one(changed[0], "changed, and was not to be trained", "report this: the training is wrong")
+
+
+def check_saved(model: PeftModel | PreTrainedModel, folder: str) -> None:
     """Compare the adapter in memory with its file, bit by bit; every rank calls it, as ZeRO-3 holds a part on each.
 
     Raises ProofError. Under ZeRO-3 some ways of saving write every tensor empty without a word.
@@ -65,8 +74,8 @@ def check_saved(model: PeftModel, folder: str) -> None:
         if not rank_looks:
             return
         path = Path(folder)
-        saved = load_file(path / ADAPTER[0])
-        memory: dict[str, Tensor] = {name: t.detach().cpu() for name, t in get_peft_model_state_dict(model).items()}
+        saved = load_file(file_of(path))
+        memory: dict[str, Tensor] = {name: t.detach().cpu() for name, t in saved_tensors(model).items()}
         if saved.keys() != memory.keys():
             raise _failed(path, f"{counted(len(saved), 'tensor')} in the file, {len(memory)} in memory")
         for name, tensor in memory.items():

@@ -1,6 +1,7 @@
 """TRL's SFTTrainer, whose checkpoints go through `Checkpoints`, and which goes on with other processes than wrote them.
 
-Written for transformers 5.23: `_save_checkpoint` and `_load_rng_state` are steps of its loop that have no hook.
+Written for transformers 5.23: `_save_checkpoint`, `_load_from_checkpoint` and `_load_rng_state` are steps of its loop
+that have no hook.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from transformers import set_seed
 from trl import SFTTrainer
 
 from llmtune.errors import MachineError
+from llmtune.models import own
 from llmtune.train import proof
 from llmtune.train.average import Average
 from llmtune.train.checkpoints import Checkpoints
@@ -28,6 +30,8 @@ class SavingTrainer(SFTTrainer):
         self.full: MachineError | None = None
         self.average: Average | None = None
         """Of the trained parameters, where that is what is measured and handed over."""
+        self.own: dict[str, nn.Parameter] = {}
+        """The trained weights of the base itself, where there is no adapter."""
         super().__init__(**given)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -47,6 +51,20 @@ class SavingTrainer(SFTTrainer):
                 raise  # in the middle of what the ranks write together
             self.full = error
         self.full = self.agreed(self.full)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Of weights of the base's own the trained ones alone; an adapter as PEFT saves it."""
+        if not self.own:
+            super().save_model(output_dir, _internal_call)
+        elif self.args.should_save and output_dir is not None:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            own.save(self.own, Path(output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.own:
+            own.load(self.own, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def agreed(self, error: MachineError | None) -> MachineError | None:
         """The error of the first rank that has one, on all ranks."""

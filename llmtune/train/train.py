@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
@@ -22,12 +23,12 @@ from llmtune.errors import Stopped
 from llmtune.events import Events
 from llmtune.heartbeat import Beat
 from llmtune.lock import versions
-from llmtune.models import reference
+from llmtune.models import own, reference
 from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.models.stopping import stop_ids
 from llmtune.train import attach, compiler, proof
 from llmtune.train.attach import Begun
-from llmtune.train.average import Average, put
+from llmtune.train.average import AVERAGE, Average, put
 from llmtune.train.batches import Rows
 from llmtune.train.checkpoints import ADAPTER, Checkpoint, Checkpoints, Progress, Training
 from llmtune.train.inputs import TrainInputs
@@ -67,6 +68,7 @@ def train(inputs: TrainInputs, events: Events, beat: Beat | None = None) -> dict
         if resumed:
             events.note(_from_where(resumed, inputs))
         progress = _run(trainer, inputs, Watch(inputs, checkpoints, events, stop, resumed), resumed)
+        proof.untouched(trainer.model, begun)
     beat.reached("handing over")
     best = checkpoints.at(progress.best_step or progress.step)
     made = checkpoints.aside / "adapter"
@@ -150,6 +152,9 @@ def _with_best(trainer: RowTrainer, inputs: TrainInputs, best: Path) -> Any:
 
     Under ZeRO-3 no rank has a whole model to answer with, so rank 0 loads one.
     """
+    if own.is_in(best):
+        own.put_in_place(trainer.model, _own_weights(inputs, best), getattr(torch, inputs.base.dtype))
+        return trainer.model
     if stage(inputs) < 3:
         result = set_peft_model_state_dict(trainer.model, load_file(best / ADAPTER[0]))
         assert not result.unexpected_keys  # noqa: S101
@@ -167,6 +172,11 @@ def _let_go(trainer: RowTrainer) -> None:
     unset_hf_deepspeed_config()
 
 
+def _own_weights(inputs: TrainInputs, best: Path) -> Path:
+    """Trained weights of the base's own, or their average: both have the same names."""
+    return best / (own.FILE if inputs.average is None else AVERAGE)
+
+
 def _made(trainer: RowTrainer, inputs: TrainInputs, best: Path, begun: Begun, made: Path) -> tuple[Any, dict[str, Any]]:
     """Write the trained adapter into the folder `made` and prove it; gives the model that answers with it.
 
@@ -176,13 +186,15 @@ def _made(trainer: RowTrainer, inputs: TrainInputs, best: Path, begun: Begun, ma
     if rank() != 0:
         return None, {}
     made.mkdir(parents=True)
-    if inputs.average is None:
+    if own.is_in(best):
+        shutil.copyfile(_own_weights(inputs, best), made / own.FILE)
+    elif inputs.average is None:
         for name in ADAPTER:
             shutil.copyfile(best / name, made / name)
     else:
         model.save_pretrained(made)
     proved = asdict(proof.prove(made, begun))
-    if not is_plain(made):
+    if not own.is_in(made) and not is_plain(made):
         del model
         _let_go(trainer)
         write_plain(made, begun.first, begun.scales)
@@ -195,7 +207,7 @@ def _hand_over(inputs: TrainInputs, model: Any, made: Path, progress: Progress) 
     with files.atomic_folder(Path(inputs.out), fingerprint=inputs.fingerprint, step=progress.best_step) as folder:
         adapter = folder / "adapter"
         adapter.mkdir()
-        for name in ADAPTER:
+        for name in (own.FILE,) if own.is_in(made) else ADAPTER:
             shutil.copyfile(made / name, adapter / name)
         asked = Path(inputs.heldout or inputs.train)
         tokenizer = AutoTokenizer.from_pretrained(inputs.tokenizer)

@@ -16,6 +16,7 @@ from typing import Any
 import datasets
 import torch
 import torch.distributed as dist
+from peft import PeftModel
 from peft.optimizers.lorafa import LoraFAOptimizer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -121,8 +122,10 @@ class RowTrainer(SavingTrainer):
                 parameter.data = parameter.data.float()
         if optimizer["lora_fa"]:
             optimiser.freeze_a(self.model)
+        adapted = isinstance(self.model, PeftModel)
+        self.own = {} if adapted else {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._gradients = GradientScale(self.model)
-        self._base = self.model.get_base_model()
+        self._base = self.model.get_base_model() if adapted else self.model
         self._plain = self._base.config._attn_implementation
         self._evaluated_at_once = EVALUATED_AT_ONCE
         self._head: Head | None = None

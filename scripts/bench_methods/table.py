@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.models import family
-from llmtune.plan.adapters import trained_parameters
 from llmtune.plan.estimate import shape_of
-from llmtune.recipe.methods import METHODS, Lora, Method, block
+from llmtune.plan.memory import trained_numbers
+from llmtune.recipe.methods import METHODS, Lora, Method, OwnWeights, Partial, block
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.servers import refusals
 
@@ -16,7 +16,10 @@ BASE = Path(__file__).parents[2] / "data" / "tiny-base"
 Row = tuple[str, ...]
 Keys = dict[str, Any]
 OPTIONS: tuple[Keys, ...] = ({"dora": True}, {"init": "pissa"})
-SHOWN: tuple[Keys, ...] = (*({"method": name} for name in METHODS), *({"method": "lora"} | keys for keys in OPTIONS))
+SHOWN: tuple[Keys, ...] = (
+    *({"method": name} | ({"last_layers": 2} if name == "partial" else {}) for name in METHODS),
+    *({"method": "lora"} | keys for keys in OPTIONS),
+)
 """What has a row: every method, and LoRA where an option changes what is said of it."""
 
 
@@ -29,7 +32,11 @@ def rows() -> list[Row]:
         keys = ", ".join(f"{key}: {str(value).lower()}" for key, value in plain.items() if key != "method")
         name = adapter.title if not keys else f"{adapter.title}, `{keys}`"
         key = f"`{plain['method']}`" if not keys else f"`{{{keys}}}`"
+        if isinstance(adapter, Partial):
+            key = f"`{{method: partial, {keys}}}`"
         servers = [server for server, why in refusals(adapter).items() if why is None]
+        if isinstance(adapter, OwnWeights):
+            servers = ["it is a model of its own"]
         found.append(
             (name, key, f"{trained(plain):,}", _quantized(adapter), _sharded(adapter), ", ".join(servers) or "none")
         )
@@ -40,7 +47,7 @@ def trained(plain: Keys) -> int:
     """Numbers that are trained with the method's own defaults on the embedded base."""
     recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": plain})
     sizes = family.read(BASE)
-    return trained_parameters(recipe.adapter, shape_of(recipe, sizes, sizes.parameters or 0).adapted)
+    return trained_numbers(recipe, shape_of(recipe, sizes, sizes.parameters or 0))
 
 
 def _quantized(adapter: Method) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmtune.recipe.methods import METHODS
+from llmtune.recipe.methods import METHODS, OwnWeights
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.translate import Facts, translate
 
@@ -33,6 +33,10 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "adapter.block_size": (8, 16),
     "adapter.blocks": (2, 4),
     "adapter.target_modules": ("all-linear", ["q_proj"]),
+    "adapter.last_layers": (1, 2),
+    "adapter.modules": (["embed_tokens"], ["lm_head"]),
+    "adapter.norms": (False, True),
+    "adapter.biases": (False, True),
     "quantization.type": ("nf4", "int8"),
     "quantization.double": (True, False),
     "quantization.cache": (True, 40.0),
@@ -130,7 +134,7 @@ def test_lora_is_what_peft_calls_it() -> None:
     }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name, kind in METHODS.items() if not issubclass(kind, OwnWeights)])
 def test_every_method_is_a_configuration_of_peft(method: str) -> None:
     import peft
 

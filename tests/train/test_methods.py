@@ -22,7 +22,7 @@ from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.models.spec import BaseSpec
 from llmtune.plan.adapters import trained_parameters
 from llmtune.plan.estimate import shape_of
-from llmtune.recipe.methods import METHODS
+from llmtune.recipe.methods import METHODS, OwnWeights
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.to_peft import peft_config
 from llmtune.train.attach import attach
@@ -45,7 +45,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "gralora": {"rank": 4}, "shira": {"rank": 4}, "lora": {"rank": 4}, "hira": {"rank": 4},
 }  # fmt: skip
 """Sizes for the tiny base."""
-CASES: list[tuple[str, dict[str, Any]]] = [(method, SMALL.get(method, {})) for method in METHODS]
+CASES: list[tuple[str, dict[str, Any]]] = [
+    (method, SMALL.get(method, {})) for method, kind in METHODS.items() if not issubclass(kind, OwnWeights)
+]
 CASES += [
     ("lora", {"rank": 4, **keys})
     for keys in (

@@ -1,0 +1,64 @@
+"""The base with the weights that were trained in the place of its own, one tensor at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from llmtune.errors import BaseModelError, Problem
+from llmtune.merge.layout import Layout
+from llmtune.merge.weights import FLOATS, SAVED, TORCH, Held, load
+from llmtune.models.checkpoint import Span
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """What `merge.weights.Merged` is for an adapter."""
+
+    base: dict[str, Span]
+    """By the names of the base's file."""
+    trained: dict[str, Span]
+    """By the model's own names."""
+    layout: Layout
+    held: Held
+    dtype: str
+
+    @property
+    def untied(self) -> list[str]:
+        """Trained weights that the base's file need not have: a head that was one with the embeddings."""
+        return [name for name in self.trained if name in self.layout.one_with]
+
+    @property
+    def tensors(self) -> dict[str, Span]:
+        """Those of the base's file, and an untied head."""
+        there = {self.layout.name_of(key) for key in self.base}
+        return self.base | {name: self.trained[name] for name in self.untied if name not in there}
+
+    def check(self) -> None:
+        """Raises BaseModelError naming every trained tensor that the base has not, or has in another shape."""
+        there = {self.layout.name_of(key): span for key, span in self.tensors.items()}
+        problems = []
+        for name, span in self.trained.items():
+            if name not in there:
+                what = f"{name} is no tensor of the base"
+            elif there[name].shape != span.shape:
+                what = f"{name} is {list(span.shape)}, in the base {list(there[name].shape)}"
+            else:
+                continue
+            problems.append(Problem(str(span.file), what, "merge into the base that it was trained on"))
+        if problems:
+            raise BaseModelError(problems)
+
+    def saved(self, key: str) -> str:
+        """Type in which a tensor is written: `dtype`, but what is no plain float stays as it is."""
+        kind = self.tensors[key].dtype
+        return SAVED[self.dtype] if kind in FLOATS else kind
+
+    @torch.inference_mode()
+    def tensor(self, key: str) -> torch.Tensor:
+        name = self.layout.name_of(key)
+        if not self.untied:  # then a head that is one with the embeddings is trained as these are
+            name = self.layout.one_with.get(name, name)
+        found = load(self.trained[name]) if name in self.trained else self.held(load(self.tensors[key]), None)
+        return found.to("cpu", TORCH[self.saved(key)]).contiguous()
