@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.tiny_models import write_base, write_rows
 
@@ -23,6 +24,9 @@ def rows(tmp_path: Path) -> Path:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A busy machine is slow, not wrong.
+    settings.register_profile("patient", deadline=None)
+    settings.load_profile("patient")
     # Begun in the background of a script, or under nohup, the tests would ignore the signals that they send.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -49,7 +49,7 @@ def chat() -> ChatTokenizer:
         return load(Path(folder))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(questions=st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3), system=st.none() | WORDS)
 def test_trained_tokens_decode_to_exactly_the_answers(questions: list[tuple[str, str]], system: str | None) -> None:
     messages = [] if system is None else [Message("system", system)]
@@ -65,7 +65,7 @@ def test_trained_tokens_decode_to_exactly_the_answers(questions: list[tuple[str,
     assert sample.ids[: len(sample.prompt_ids)] == sample.prompt_ids
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rows=st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=5))
 def test_csv_and_json_lines_keep_every_sign(rows: list[tuple[str, str]]) -> None:
     table = io.StringIO(newline="")

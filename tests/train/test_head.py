@@ -18,7 +18,7 @@ from llmtune.train.head import Head
 from tests.train.test_attention import FAMILIES, model_of, rows
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     positions=some.integers(0, 20),
     chunk=some.integers(1, 12),
