@@ -35,12 +35,12 @@ export: [adapter]
 def llmtune(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """`llmtune run shop.yaml ...` in this folder; ended at the latest after the block."""
     command = [sys.executable, "-m", "llmtune.cli", "run", "shop.yaml", *arguments]
-    child = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.wait()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=subprocess.STDOUT, text=True) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 def machines(out: str, port: int, *more: str) -> list[list[str]]:

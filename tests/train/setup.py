@@ -33,6 +33,8 @@ NF4: dict[str, str | bool] = {
     "bnb_4bit_compute_dtype": "bfloat16",
 }
 END = 2
+BY_THE_LIBRARIES = {"attention": "flattened", "head": "picked", "adapter": "peft"}
+"""Kernels that round as transformers and PEFT do, to be compared with these."""
 
 
 def write_split(base: Path, path: Path, count: int, first: int = 0) -> Path:

@@ -28,7 +28,7 @@ from llmtune.recipe.to_peft import peft_config
 from llmtune.train.attach import attach
 from llmtune.train.checkpoints import ADAPTER
 from llmtune.train.train import train
-from tests.train.setup import NF4, adapter_bytes, inputs, mean_loss, metrics, write_split, zero
+from tests.train.setup import BY_THE_LIBRARIES, NF4, adapter_bytes, inputs, mean_loss, metrics, write_split, zero
 from tests.trained_models import write_chat_tokenizer
 
 pytestmark = [
@@ -180,7 +180,7 @@ def test_pain_22_another_method_under_zero_3_is_whole_and_the_same(
     for name, engine in (("plain", None), ("sharded", zero(3))):
         given = inputs(
             tiny_base, tmp_path / name, deepspeed=engine, evaluate_every=4, sft={"max_steps": 4, "warmup_steps": 0},
-            adapter=peft_config(asked.adapter, sizes.linear_suffixes),
+            adapter=peft_config(asked.adapter, sizes.linear_suffixes), kernels=BY_THE_LIBRARIES,
         )  # fmt: skip
         train(given, NOBODY)
         AcceleratorState._reset_state(reset_partial_state=True)

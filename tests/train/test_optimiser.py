@@ -21,7 +21,7 @@ from llmtune.train.batches import IGNORED, Rows
 from llmtune.train.checkpoints import ADAPTER, Checkpoints, Training
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.train import _trainer, train
-from tests.train.setup import adapter_bytes, inputs, zero
+from tests.train.setup import BY_THE_LIBRARIES, adapter_bytes, inputs, zero
 from tests.train.test_train import StopAt
 
 NOBODY = Events(None)
@@ -108,7 +108,7 @@ def one_step(base: Path, folder: Path, **changes: Any) -> tuple[TrainInputs, dic
     """A training of one step over all rows: its inputs, the adapter before it, and its gradients."""
     sft = {"max_steps": 1, "warmup_steps": 0, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 3}
     changes["sft"] = sft | changes.get("sft", {})
-    given = inputs(base, folder, heldout="", lora={"lora_dropout": 0.0}, **changes)
+    given = inputs(base, folder, heldout="", lora={"lora_dropout": 0.0}, kernels=BY_THE_LIBRARIES, **changes)
     trainer = _trainer(given, Checkpoints(Path(given.checkpoints), Training("a"), 1), NOBODY)
     named = dict(trainer.model.named_parameters())
     before = {name: p.detach().clone() for name, p in named.items() if ".lora_" in name}

@@ -187,7 +187,7 @@ def spoiled(tiny_base: Path, tmp_path: Path) -> Run:
     """A learning rate that spoils the adapter again: the best is an early one, and is what is handed over."""
     given = inputs(
         tiny_base, tmp_path, evaluate_every=1, keep_checkpoints=1, lora={"lora_dropout": 0.0},
-        sft={"learning_rate": 50.0, "lr_scheduler_type": "constant", "warmup_steps": 0},
+        sft={"learning_rate": 1000.0, "lr_scheduler_type": "constant", "warmup_steps": 0},
     )  # fmt: skip
     return given, train(given, NOBODY)
 
