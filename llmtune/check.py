@@ -19,7 +19,7 @@ from llmtune.plan import device as machine
 from llmtune.plan.adapters import misfits, unknown_modules
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan, adapted, plan, shape_of
-from llmtune.plan.memory import checkpoint, trained_numbers
+from llmtune.plan.memory import WIDTH, checkpoint, trained_numbers
 from llmtune.plan.number_type import decided, note
 from llmtune.recipe.load import Loaded, load
 from llmtune.recipe.methods import Lora, OnLayers, OnSomeLayers, OwnWeights, Partial
@@ -328,8 +328,8 @@ def _space(
     """Of the merged model, which is there twice while it is made anew, of the checkpoints and of the adapters."""
     shape = shape_of(recipe, family, parameters)
     existing = _existing(run)
-    width = {"bfloat16": 2, "float16": 2, "float32": 4}[recipe.merge.dtype]
-    merged = parameters * width * (2 if run.merged.exists() else 1) if "merged" in recipe.export else 0
+    times = 0 if "merged" not in recipe.export else 2 if run.merged.exists() else 1
+    merged = times * parameters * WIDTH[recipe.merge.dtype]
     # those that are kept, the best one, and the one that is being written
     checkpoints = (recipe.training.keep_checkpoints + 2) * checkpoint(recipe, shape, tied=family.tied)
     there = sum(file.stat().st_size for file in run.checkpoints.rglob("*") if file.is_file())

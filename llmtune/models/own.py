@@ -21,7 +21,8 @@ from llmtune.models.adapter import OWN_WEIGHTS
 
 FILE = OWN_WEIGHTS
 NORM = re.compile(r"norm|(^|\.)ln_\w+\.[^.]+$")
-_LAYER = re.compile(r"\.(\d+)\.")
+LAYER = re.compile(r"\.(\d+)\.")
+"""The number of its layer in a parameter's name."""
 
 
 def choose(model: Any, wanted: Mapping[str, Any]) -> dict[str, nn.Parameter]:
@@ -38,15 +39,15 @@ def choose(model: Any, wanted: Mapping[str, Any]) -> dict[str, nn.Parameter]:
     if wanted["layers"] > count:
         raise RecipeError.one("adapter.last_layers", f"the base has {count} layers", f"write at most {count}")
     names = {name for name, _ in model.named_modules() if name}
-    if missing := [one for one in wanted["modules"] if not any(_ends(name, one) for name in names)]:
+    if missing := [one for one in wanted["modules"] if not any(ends(name, one) for name in names)]:
         last = ", ".join(sorted({name.rpartition(".")[2] for name in names} - set(map(str, range(count)))))
         what = f"the base has no module named {', '.join(missing)}"
         raise RecipeError.one("adapter.modules", what, f"its modules are named {last}")
-    inside = [name for name in names if any(_ends(name, one) for one in wanted["modules"])]
+    inside = [name for name in names if any(ends(name, one) for one in wanted["modules"])]
     head = {id(p) for p in model.get_output_embeddings().parameters()} if wanted["head"] else set()
     chosen = set()
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        layer = _LAYER.search(name)
+        layer = LAYER.search(name)
         if (
             wanted["everything"]
             or (layer is not None and int(layer[1]) >= count - wanted["layers"])
@@ -62,7 +63,8 @@ def choose(model: Any, wanted: Mapping[str, Any]) -> dict[str, nn.Parameter]:
     return found
 
 
-def _ends(name: str, suffix: str) -> bool:
+def ends(name: str, suffix: str) -> bool:
+    """Whether a module's full name is the one, or ends with it."""
     return name == suffix or name.endswith("." + suffix)
 
 

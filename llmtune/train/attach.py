@@ -43,7 +43,8 @@ def attach(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel | PreTrained
         return base
     wanted = inputs.adapter["arguments"]["target_modules"]
     names = {name for name, _ in base.named_modules() if name}
-    missing = [] if isinstance(wanted, str) else [one for one in wanted if not any(ends(name, one) for name in names)]
+    listed = [] if isinstance(wanted, str) else wanted
+    missing = [one for one in listed if not any(own.ends(name, one) for name in names)]
     if missing:
         last = sorted({name.rpartition(".")[2] for name in names})
         what = f"the base has no layer named {', '.join(missing)}"
@@ -87,17 +88,11 @@ def go_on_from(model: PeftModel, folder: Path) -> None:
     Raises RecipeError where that is not an adapter of the same layers.
     """
     tensors = load_file(folder / WEIGHTS)
-    own = get_peft_model_state_dict(model)
-    strange = sorted(own.keys() ^ tensors.keys())
+    strange = sorted(get_peft_model_state_dict(model).keys() ^ tensors.keys())
     if strange:
         what = f"is no adapter of the layers that the recipe names: {strange[0]} is in one of the two alone"
         raise RecipeError.one("adapter.start", what, "name an adapter of this base, or other target_modules")
     set_peft_model_state_dict(model, tensors)
-
-
-def ends(name: str, suffix: str) -> bool:
-    """Whether a layer's full name is the one, or ends with it."""
-    return name == suffix or name.endswith("." + suffix)
 
 
 @dataclass(frozen=True)

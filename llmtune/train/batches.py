@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from llmtune.errors import DataError, Problem
-from llmtune.plan.order import VISITED, Order, packed
+from llmtune.plan.order import VISITED, Group, Order, packed
 
 IGNORED = -100
 """Label of a token that is no target."""
@@ -124,21 +124,27 @@ class MicroBatches(Dataset[Batch]):
         self._lengths = [rows.length(row) for row in range(len(rows))]
         self._steps, self._accumulation = steps, accumulation
         self._processes, self._process = processes, process
+        self._packed: tuple[int, list[Group]] = (-1, [])
+        """The step that was packed last: its micro-batches follow one another."""
 
     def __len__(self) -> int:
         return self._steps * self._accumulation
 
     def __getitem__(self, number: int) -> Batch:
         step, turn = divmod(number, self._accumulation)
-        groups = packed(self._order.step(step), self._lengths, self._accumulation * self._processes)
-        return self._rows.batch(groups[turn * self._processes + self._process])
+        return self._rows.batch(self._groups(step)[turn * self._processes + self._process])
 
     def largest(self) -> Batch:
         """The one with most tokens of all steps and processes; of a very long training, of its first steps."""
-        groups = self._accumulation * self._processes
         steps = min(self._steps, max(1, VISITED // self._order.batch_size))
-        first = (packed(self._order.step(step), self._lengths, groups)[0] for step in range(steps))
+        first = (self._groups(step)[0] for step in range(steps))
         return self._rows.batch(max(first, key=lambda rows: sum(self._lengths[row] for row in rows)))
+
+    def _groups(self, step: int) -> list[Group]:
+        if self._packed[0] != step:
+            groups = self._accumulation * self._processes
+            self._packed = step, packed(self._order.step(step), self._lengths, groups)
+        return self._packed[1]
 
 
 def only(batches: Sequence[Batch]) -> Batch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,9 +9,9 @@ from typing import Any, Literal
 from torch import nn
 
 from llmtune.errors import RecipeError
+from llmtune.models.own import LAYER
 
 Part = Literal["head", "embeddings", "norms", "body"]
-_LAYER = re.compile(r"\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def places(model: Any) -> Iterator[Place]:
         if not parameter.requires_grad:
             continue
         part: Part = next((part for part, held in parts if id(parameter) in held), "body")
-        number = _LAYER.search(name)
+        number = LAYER.search(name)
         yield Place(name, parameter, part, int(number[1]) if number else None)
 
 

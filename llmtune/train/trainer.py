@@ -38,7 +38,7 @@ HEAD_TRIED = 64
 """Tokens on which the chunked head is compared with the base's own."""
 EVALUATED_AT_ONCE = 512
 """Tokens of a held-out micro-batch; one longer row is a micro-batch of its own. Small, so that an evaluation needs less
-memory than the training around it, and attention, which is computed on all pairs of tokens on a CPU, stays cheap."""
+memory than the training around it, and stays cheap where attention is computed on all pairs of its tokens."""
 
 
 @dataclass

@@ -14,6 +14,7 @@ import numpy
 import torch
 from torch import nn
 
+from llmtune.train.batches import IGNORED
 from llmtune.train.trainer import Counts, RowTrainer
 
 MOMENTS = 2
@@ -31,7 +32,7 @@ def try_largest(trainer: RowTrainer) -> None:
         trainer.model.train()
         inputs = trainer._prepare_inputs(trainer.micro_batches.largest())
         state = _held(trainer, trained)
-        supervised = (inputs["labels"] != -100).sum().clamp(min=1)
+        supervised = (inputs["labels"] != IGNORED).sum().clamp(min=1)
         loss = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=supervised)
         gradients = torch.autograd.grad(loss, trained, allow_unused=True)
         del state, gradients
