@@ -22,7 +22,9 @@ from llmtune.plan.estimate import Plan, adapted, plan, shape_of
 from llmtune.plan.memory import WIDTH, checkpoint, trained_numbers
 from llmtune.plan.number_type import decided, note
 from llmtune.recipe.load import Loaded, load
-from llmtune.recipe.methods import Lora, OnLayers, OnSomeLayers, OwnWeights, Partial
+from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.method import OnLayers, OnSomeLayers
+from llmtune.recipe.own_weights import OwnWeights, Partial
 from llmtune.recipe.problems import leaves
 from llmtune.recipe.translate import deepspeed_config
 from llmtune.rundir import RunDir

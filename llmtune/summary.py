@@ -16,7 +16,8 @@ from llmtune.errors import Problem, RecipeError
 from llmtune.evaluate.report import cautions, exact_change
 from llmtune.files import manifest
 from llmtune.lock import base_of, read_lock
-from llmtune.recipe.methods import Lora, block
+from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.methods import block
 from llmtune.recipe.servers import handed_rank, max_lora_rank, refusals, told
 from llmtune.rundir import RunDir
 from llmtune.stages import Record, read_record

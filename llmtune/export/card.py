@@ -12,7 +12,8 @@ from typing import Any
 from llmtune.console import counted
 from llmtune.export.inputs import CardFacts
 from llmtune.models.adapter import Adapter
-from llmtune.recipe.methods import METHODS, OwnWeights, block
+from llmtune.recipe.methods import METHODS, block
+from llmtune.recipe.own_weights import OwnWeights
 from llmtune.recipe.servers import max_lora_rank, refusals, told
 
 SPLITS = {"heldout": "held-out", "unseen": "unseen", "general": "general skills"}

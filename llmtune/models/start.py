@@ -9,7 +9,7 @@ from typing import Any
 from llmtune.errors import BaseModelError, Problem
 from llmtune.models.adapter import CONFIG, HALVES, Adapter, read_adapter
 from llmtune.models.family import Family
-from llmtune.recipe.methods import Lora
+from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.to_peft import peft_config
 
 KEY = "adapter.start"

@@ -9,23 +9,9 @@ from typing import assert_never
 from llmtune.errors import Problem
 from llmtune.models.checkpoint import checkpoint
 from llmtune.models.family import Family, Linear
-from llmtune.recipe.methods import (
-    Adapter,
-    Boft,
-    Full,
-    Gralora,
-    Head,
-    Hira,
-    Ia3,
-    Loha,
-    Lokr,
-    Lora,
-    Miss,
-    Oft,
-    Partial,
-    Shira,
-    Vera,
-)  # fmt: skip
+from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.methods import Adapter, Boft, Gralora, Hira, Ia3, Loha, Lokr, Miss, Oft, Shira, Vera
+from llmtune.recipe.own_weights import Full, Head, Partial
 from llmtune.recipe.to_peft import FEED_FORWARD
 
 

@@ -18,7 +18,7 @@ from llmtune.plan.device import processes as processes_on
 from llmtune.plan.geometry import Geometry, geometry
 from llmtune.plan.memory import Answers, Memory, Shape, evaluating, merging, quantizing, trained_numbers, training
 from llmtune.plan.number_type import decided
-from llmtune.recipe.methods import OnLayers, OnSomeLayers
+from llmtune.recipe.method import OnLayers, OnSomeLayers
 from llmtune.recipe.schema import Recipe
 
 if TYPE_CHECKING:

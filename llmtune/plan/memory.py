@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llmtune.models.family import Linear
 from llmtune.plan.adapters import kept_features, kept_weights, trained_parameters
 from llmtune.plan.geometry import Geometry
-from llmtune.recipe.methods import Lora
+from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.schema import Recipe
 
 # Python, torch, transformers, PEFT, DeepSpeed and the launcher, before any weight is loaded (measured: 0.9 to 1.1 GB

@@ -8,87 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
 
-from llmtune.recipe.closed import Closed, Names, Share, as_tuple
+from llmtune.recipe.closed import Share
+from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.method import Method, OnLayers, OnSomeLayers
+from llmtune.recipe.own_weights import Full, Head, Partial
 
-Export = Literal["adapter", "merged"]
 DEFAULT = "lora"
 """The method of a recipe that names none."""
-FOUR_BITS = frozenset({"nf4", "fp4"})
-
-
-class Method(Closed):
-    """One way of tuning, with the keys that are its own."""
-
-    title: ClassVar[str]
-    """How people call it."""
-    quantized: ClassVar[frozenset[str]] = FOUR_BITS
-    """Kinds of quantized base that it trains on, and is merged onto as it was trained."""
-    transposed: ClassVar[bool] = False
-    """It can be merged into layers that store their weight transposed, as GPT-2's do."""
-    sharded: ClassVar[bool] = False
-    """It trains under ZeRO-3, where no process has a whole weight to read."""
-    exports: ClassVar[tuple[Export, ...]] = ("adapter", "merged")
-    """What can be made of it for others."""
-
-
-class OnLayers(Method):
-    """A method that changes linear layers, each by itself."""
-
-    target_modules: Literal["all-linear"] | Names = Field(
-        "all-linear", description="Layers that get an adapter: every linear layer but the head, or names like q_proj."
-    )
-
-
-class OnSomeLayers(OnLayers):
-    """Such a method that PEFT can keep to some of the blocks."""
-
-    layers: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(as_tuple)] | None = Field(
-        None, description="Blocks of the base, counted from 0, that get an adapter. Default: all."
-    )
-
-
-class Lora(OnSomeLayers):
-    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685)."""
-
-    title: ClassVar[str] = "LoRA"
-    quantized: ClassVar[frozenset[str]] = FOUR_BITS | {"int8"}
-    transposed: ClassVar[bool] = True
-    sharded: ClassVar[bool] = True
-    method: Literal["lora"] = Field("lora", description="The kind of adapter.")
-    rank: PositiveInt = Field(16, description="Rank of the update. More learns more and costs memory in proportion.")
-    alpha: PositiveFloat | None = Field(
-        None, description="Scale numerator: the update is alpha / rank * B A. Default: 2 * rank, with rslora the rank."
-    )
-    dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
-    rslora: bool = Field(
-        False, description="Scale by alpha / sqrt(rank), for high ranks (Kalajdzievski 2023, arXiv:2312.03732)."
-    )
-    dora: bool = Field(
-        False,
-        description="Train the length of each weight apart from its direction (Liu et al. 2024, arXiv:2402.09353).",
-    )
-    init: Literal["default", "gaussian", "pissa", "olora", "eva"] = Field(
-        "default",
-        description="First values: random A and B = 0 (default, gaussian); the base's own largest directions (pissa,"
-        " arXiv:2404.02948; olora, arXiv:2406.01775); those of what the rows make of the layers' inputs (eva,"
-        " arXiv:2410.07170).",
-    )
-    rank_pattern: dict[str, PositiveInt] = Field(
-        default_factory=dict, description="Other ranks for layers of these names: {q_proj: 32}."
-    )
-    alpha_pattern: dict[str, PositiveFloat] = Field(
-        default_factory=dict, description="Other alphas for layers of these names: {q_proj: 64}."
-    )
-    start: str | None = Field(
-        None, description="Adapter to go on from: a run's folder, or one that PEFT has saved. Default: a new one."
-    )
-
-    @property
-    def moves_the_base(self) -> bool:
-        """Its first values are taken out of the base, which is another one while it trains."""
-        return self.init in ("pissa", "olora")
 
 
 class Vera(OnSomeLayers):
@@ -204,39 +132,6 @@ class Gralora(OnSomeLayers):
         2, description="Parts that each side of a weight is cut into. It must divide the features in and out."
     )
     dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
-
-
-class OwnWeights(Method):
-    """A method that trains weights of the base itself: what comes out is a model, and no adapter."""
-
-    quantized: ClassVar[frozenset[str]] = frozenset()
-    transposed: ClassVar[bool] = True
-    exports: ClassVar[tuple[Export, ...]] = ("merged",)
-
-
-class Full(OwnWeights):
-    """All weights of the base."""
-
-    title: ClassVar[str] = "full fine-tuning"
-    method: Literal["full"] = Field("full", description="The kind of adapter.")
-
-
-class Partial(OwnWeights):
-    """Some weights of the base; the others stay as they are."""
-
-    title: ClassVar[str] = "partial fine-tuning"
-    method: Literal["partial"] = Field("partial", description="The kind of adapter.")
-    last_layers: NonNegativeInt = Field(0, description="The last so many layers are trained.")
-    modules: Names = Field((), description="Modules that are trained, by names like embed_tokens or mlp.up_proj.")
-    norms: bool = Field(False, description="Train all norms.")
-    biases: bool = Field(False, description="Train all biases (BitFit, Ben Zaken et al. 2021, arXiv:2106.10199).")
-
-
-class Head(OwnWeights):
-    """The output head, on a frozen base; one that is one with the embeddings gets weights of its own."""
-
-    title: ClassVar[str] = "training its head"
-    method: Literal["head"] = Field("head", description="The kind of adapter.")
 
 
 def _tag(value: Any) -> Any:

@@ -10,7 +10,8 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from llmtune.errors import Problem
-from llmtune.recipe.methods import METHODS, Method
+from llmtune.recipe.method import Method
+from llmtune.recipe.methods import METHODS
 from llmtune.recipe.schema import Recipe
 
 KeyPath = tuple[str | int, ...]

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from llmtune.recipe.methods import Gralora, Ia3, Lora, OnLayers, OnSomeLayers, OwnWeights, Partial
+from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.method import OnLayers, OnSomeLayers
+from llmtune.recipe.methods import Gralora, Ia3
+from llmtune.recipe.own_weights import OwnWeights, Partial
 from llmtune.recipe.schema import Recipe
 
 

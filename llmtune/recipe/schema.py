@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from llmtune.recipe.closed import Closed, Duration, Share, as_tuple, short
-from llmtune.recipe.methods import Adapter, Export, Lora, Method
+from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.method import Export, Method
+from llmtune.recipe.methods import Adapter
 from llmtune.recipe.watching import Watch
 
 

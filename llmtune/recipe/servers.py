@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from llmtune.recipe.methods import Lora, Method
+from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.method import Method
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM (0.32, 0.33) takes for --max-lora-rank; an adapter may have any rank up to it."""

@@ -4,25 +4,10 @@ from __future__ import annotations
 
 from typing import Any, assert_never
 
-from llmtune.recipe.methods import (
-    Adapter,
-    Boft,
-    Full,
-    Gralora,
-    Head,
-    Hira,
-    Ia3,
-    Loha,
-    Lokr,
-    Lora,
-    Miss,
-    Oft,
-    OnLayers,
-    OnSomeLayers,
-    Partial,
-    Shira,
-    Vera,
-)  # fmt: skip
+from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.method import OnLayers, OnSomeLayers
+from llmtune.recipe.methods import Adapter, Boft, Gralora, Hira, Ia3, Loha, Lokr, Miss, Oft, Shira, Vera
+from llmtune.recipe.own_weights import Full, Head, Partial
 
 Arguments = dict[str, Any]
 

@@ -8,7 +8,10 @@ from typing import Any
 from llmtune.models import family
 from llmtune.plan.estimate import shape_of
 from llmtune.plan.memory import trained_numbers
-from llmtune.recipe.methods import METHODS, Lora, Method, OwnWeights, Partial, block
+from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.method import Method
+from llmtune.recipe.methods import METHODS, block
+from llmtune.recipe.own_weights import OwnWeights, Partial
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.servers import refusals
 

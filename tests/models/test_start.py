@@ -11,7 +11,7 @@ import pytest
 from llmtune.errors import Problem
 from llmtune.models import family
 from llmtune.models.start import misfits_of_start, start_folder
-from llmtune.recipe.methods import Lora
+from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.translate import translate
 from tests.recipe.test_translate import FACTS

@@ -8,7 +8,8 @@ import pytest
 
 from llmtune.errors import Problem, RecipeError
 from llmtune.recipe.load import Loaded, load
-from llmtune.recipe.methods import Ia3, Lora
+from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.methods import Ia3
 from llmtune.recipe.problems import leaves, meaning
 from llmtune.recipe.rules import RULES
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from llmtune.recipe.methods import METHODS, Lora, block
+from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.methods import METHODS, block
 from llmtune.recipe.servers import SERVERS, handed_rank, refusals, told
 
 

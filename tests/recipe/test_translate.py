@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from llmtune.recipe.methods import METHODS, OwnWeights
+from llmtune.recipe.methods import METHODS
+from llmtune.recipe.own_weights import OwnWeights
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.translate import Facts, translate
 

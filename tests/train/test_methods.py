@@ -22,7 +22,8 @@ from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.models.spec import BaseSpec
 from llmtune.plan.adapters import trained_parameters
 from llmtune.plan.estimate import shape_of
-from llmtune.recipe.methods import METHODS, OwnWeights
+from llmtune.recipe.methods import METHODS
+from llmtune.recipe.own_weights import OwnWeights
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.to_peft import peft_config
 from llmtune.train.attach import attach

@@ -1,0 +1,52 @@
+"""LoRA: the low-rank update of linear layers, and what belongs to it alone."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from llmtune.recipe.closed import Share
+from llmtune.recipe.method import FOUR_BITS, OnSomeLayers
+
+
+class Lora(OnSomeLayers):
+    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685)."""
+
+    title: ClassVar[str] = "LoRA"
+    quantized: ClassVar[frozenset[str]] = FOUR_BITS | {"int8"}
+    transposed: ClassVar[bool] = True
+    sharded: ClassVar[bool] = True
+    method: Literal["lora"] = Field("lora", description="The kind of adapter.")
+    rank: PositiveInt = Field(16, description="Rank of the update. More learns more and costs memory in proportion.")
+    alpha: PositiveFloat | None = Field(
+        None, description="Scale numerator: the update is alpha / rank * B A. Default: 2 * rank, with rslora the rank."
+    )
+    dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
+    rslora: bool = Field(
+        False, description="Scale by alpha / sqrt(rank), for high ranks (Kalajdzievski 2023, arXiv:2312.03732)."
+    )
+    dora: bool = Field(
+        False,
+        description="Train the length of each weight apart from its direction (Liu et al. 2024, arXiv:2402.09353).",
+    )
+    init: Literal["default", "gaussian", "pissa", "olora", "eva"] = Field(
+        "default",
+        description="First values: random A and B = 0 (default, gaussian); the base's own largest directions (pissa,"
+        " arXiv:2404.02948; olora, arXiv:2406.01775); those of what the rows make of the layers' inputs (eva,"
+        " arXiv:2410.07170).",
+    )
+    rank_pattern: dict[str, PositiveInt] = Field(
+        default_factory=dict, description="Other ranks for layers of these names: {q_proj: 32}."
+    )
+    alpha_pattern: dict[str, PositiveFloat] = Field(
+        default_factory=dict, description="Other alphas for layers of these names: {q_proj: 64}."
+    )
+    start: str | None = Field(
+        None, description="Adapter to go on from: a run's folder, or one that PEFT has saved. Default: a new one."
+    )
+
+    @property
+    def moves_the_base(self) -> bool:
+        """Its first values are taken out of the base, which is another one while it trains."""
+        return self.init in ("pissa", "olora")
