@@ -1,0 +1,55 @@
+"""What of an adapter does not fit its base, as far as the base's configuration tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from llmtune.errors import Problem
+from llmtune.models.family import Family
+from llmtune.plan.adapters import misfits
+from llmtune.plan.estimate import adapted
+from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.method import OnLayers, OnSomeLayers
+from llmtune.recipe.own_weights import OwnWeights, Partial
+from llmtune.recipe.schema import Recipe
+
+
+def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
+    """Layers that the base does not have, and sizes that do not fit them."""
+    adapter = recipe.adapter
+    if isinstance(adapter, Partial) and adapter.last_layers > family.layers:
+        what = f"the base has {family.layers} layers"
+        yield Problem("adapter.last_layers", what, f"write at most {family.layers}")
+    if isinstance(adapter, OwnWeights) and family.quantized is not None:
+        what = "the base is stored quantized, and such weights cannot be trained themselves"
+        yield Problem("adapter.method", what, "name the same model in full precision, or choose another method")
+    if not isinstance(adapter, OnLayers):
+        return
+    if family.transposed and not adapter.transposed and "merged" in recipe.export:
+        what = f"PEFT merges no {adapter.title} into layers that are stored transposed, as this base's are"
+        yield Problem("adapter.method", what, "set export: [adapter], or adapter.method: lora")
+    if isinstance(adapter, OnSomeLayers) and max(adapter.layers or (0,)) >= family.layers:
+        what = f"the base has no block {max(adapter.layers or (0,))}"
+        yield Problem("adapter.layers", what, f"its blocks are 0 to {family.layers - 1}")
+    if family.linear_suffixes is None:
+        if isinstance(adapter, OnSomeLayers) and adapter.layers and adapter.target_modules == "all-linear":
+            what = "PEFT finds the linear layers of this base by itself, and then in every block"
+            yield Problem("adapter.layers", what, "name adapter.target_modules")
+        return
+    yield from misfits(adapter, adapted(recipe, list(family.linears)))
+    wanted = family.linear_suffixes if adapter.target_modules == "all-linear" else adapter.target_modules
+    for name in wanted:
+        if name.rsplit(".", 1)[-1] not in family.linear_suffixes:
+            there = ", ".join(family.linear_suffixes)
+            yield Problem("adapter.target_modules", f"the base has no layer {name}", f"its layers are {there}")
+    if isinstance(adapter, Lora):
+        yield from _patterns(adapter, wanted)
+
+
+def _patterns(adapter: Lora, wanted: Sequence[str]) -> Iterator[Problem]:
+    """Ranks and alphas of their own for layers that get no adapter."""
+    names = {name.rsplit(".", 1)[-1] for name in wanted}
+    patterns = {"adapter.rank_pattern": set(adapter.rank_pattern), "adapter.alpha_pattern": set(adapter.alpha_pattern)}
+    for key, pattern in patterns.items():
+        for name in sorted(pattern - names):
+            yield Problem(key, f"no layer {name} gets an adapter", f"those that do are {', '.join(sorted(names))}")
