@@ -234,7 +234,7 @@ BREAKS = {
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.says)
 def test_every_rule_is_broken_by_a_recipe_that_breaks_it(tmp_path: Path, rule: object) -> None:
-    from llmtune.recipe.rules import Rule
+    from llmtune.recipe.rule import Rule
 
     assert isinstance(rule, Rule)
     broken = next((text for words, text in BREAKS.items() if words in rule.says), None)

@@ -1,0 +1,122 @@
+"""What does not fit a way of tuning, or its keys among themselves: the rules of `adapter`."""
+
+from __future__ import annotations
+
+from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.method import OnLayers, OnSomeLayers
+from llmtune.recipe.methods import Gralora, Ia3
+from llmtune.recipe.own_weights import OwnWeights, Partial
+from llmtune.recipe.rule import Rule
+
+RULES = (
+    Rule(
+        ("optimizer.lora_plus", "adapter.method"),
+        lambda r: r.optimizer.lora_plus is not None and not isinstance(r.adapter, Lora),
+        "only LoRA has a matrix B with a rate of its own",
+        "remove lora_plus, or set `adapter.method: lora`",
+    ),
+    Rule(
+        ("optimizer.name", "adapter.method"),
+        lambda r: r.optimizer.name == "lora_fa" and not isinstance(r.adapter, Lora),
+        "LoRA-FA trains the B of LoRA alone",
+        "set `optimizer.name: adamw`, or `adapter.method: lora`",
+    ),
+    Rule(
+        ("adapter.last_layers", "adapter.modules", "adapter.norms", "adapter.biases"),
+        lambda r: r.adapter == Partial(),
+        "nothing would be trained",
+        "give one of them, for example `last_layers: 2`",
+    ),
+    Rule(
+        ("export", "adapter.method"),
+        lambda r: not set(r.export) <= set(r.adapter.exports),
+        "the method makes no adapter that could be handed on",
+        "set `export: [merged]`",
+    ),
+    Rule(
+        ("optimizer.rates.head", "adapter.method"),
+        lambda r: r.optimizer.rates.head is not None and not isinstance(r.adapter, OwnWeights),
+        "the head is not trained",
+        "remove it, or train weights of the base: `adapter.method: partial`",
+    ),
+    Rule(
+        ("optimizer.rates.embeddings", "adapter.method"),
+        lambda r: r.optimizer.rates.embeddings is not None and not isinstance(r.adapter, OwnWeights),
+        "the embeddings are not trained",
+        "remove it, or train weights of the base: `adapter.method: partial`",
+    ),
+    Rule(
+        ("optimizer.rates.norms", "adapter.method"),
+        lambda r: r.optimizer.rates.norms is not None and not isinstance(r.adapter, OwnWeights),
+        "the norms are not trained",
+        "remove it, or train weights of the base: `adapter.method: partial`",
+    ),
+    Rule(
+        ("adapter.method", "quantization.type"),
+        lambda r: r.quantization.type not in ("none", *r.adapter.quantized),
+        "this method cannot work on weights that are stored so (the README's table says which can)",
+        "set `quantization.type: none`, or choose another method",
+    ),
+    Rule(
+        ("adapter.init", "quantization.type"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.moves_the_base and r.quantization.type != "none",
+        "these first values are taken out of the base's weights, which a quantized base does not have",
+        "set `quantization.type: none`, or `adapter.init: eva`, which looks at the rows",
+    ),
+    Rule(
+        ("adapter.start", "adapter.init"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.start is not None and r.adapter.init != "default",
+        "an adapter to go on from has its values already",
+        "remove one of the two",
+    ),
+    Rule(
+        ("adapter.dora", "quantization.type"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.dora and r.quantization.type == "int8",
+        "PEFT cannot measure the length of int8 weights before the first step",
+        "set `quantization.type: nf4`, or `adapter.dora: false`",
+    ),
+    Rule(
+        ("adapter.init", "zero.stage"),
+        lambda r: isinstance(r.adapter, Lora) and r.zero.stage == 3 and r.adapter.init in ("pissa", "olora", "eva"),
+        "these first values need the whole base before it is shared out",
+        "set `zero.stage: 2`, or `adapter.init: default`",
+    ),
+    Rule(
+        ("adapter.dora", "zero.stage"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.dora and r.zero.stage == 3,
+        "DoRA measures whole weights, which no process holds",
+        "set `zero.stage: 2`, or `adapter.dora: false`",
+    ),
+    Rule(
+        ("adapter.layers",),
+        lambda r: isinstance(r.adapter, OnSomeLayers) and r.adapter.layers == (),
+        "no layer would get an adapter",
+        "name blocks, counted from 0, or remove it",
+    ),
+    Rule(
+        ("adapter.method", "quantization.compute_dtype"),
+        lambda r: (
+            isinstance(r.adapter, Ia3) and r.quantization.type != "none" and r.quantization.compute_dtype != "float32"
+        ),
+        "a 4-bit layer that computes in 16 bits does not take what IA3 has scaled in float32",
+        "set `quantization.compute_dtype: float32`, or `quantization.type: none`",
+    ),
+    Rule(
+        ("adapter.method", "zero.stage"),
+        lambda r: r.zero.stage == 3 and not r.adapter.sharded,
+        "this method is not known to train where no process holds a whole weight",
+        "set `zero.stage: 2`, or `adapter.method: lora`",
+    ),
+    Rule(
+        ("adapter.rank", "adapter.blocks"),
+        lambda r: isinstance(r.adapter, Gralora) and r.adapter.rank % r.adapter.blocks != 0,
+        "the rank is shared out over the blocks",
+        "make the rank a multiple of the blocks",
+    ),
+    Rule(
+        ("adapter.target_modules",),
+        lambda r: isinstance(r.adapter, OnLayers) and r.adapter.target_modules == (),
+        "no layer would get an adapter",
+        "name layers, or write all-linear",
+    ),
+)
