@@ -10,6 +10,7 @@ from llmtune.recipe.closed import Closed, Duration, Share, as_tuple, short
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.method import Export, Method
 from llmtune.recipe.methods import Adapter
+from llmtune.recipe.optimizing import Optimizer
 from llmtune.recipe.watching import Watch
 
 
@@ -155,42 +156,6 @@ class Training(Closed):
         None,
         description="CPU threads of a process. Results are bit-equal only for equal threads. Default: all cores, shared"
         " by the processes; a run keeps the number that it began with.",
-    )
-
-
-class Rates(Closed):
-    """Peak learning rates of parts that are not to train at `training.learning_rate`."""
-
-    head: PositiveFloat | None = Field(None, description="Peak learning rate of the output head.")
-    embeddings: PositiveFloat | None = Field(
-        None, description="Peak learning rate of the embeddings, and of a head that is one with them."
-    )
-    norms: PositiveFloat | None = Field(None, description="Peak learning rate of the norms.")
-
-
-class Optimizer(Closed):
-    """What makes steps of the gradients. Norms, biases and other vectors are never decayed."""
-
-    name: Literal["adamw", "adamw_8bit", "adafactor", "lora_fa"] = Field(
-        "adamw",
-        description="AdamW; with its state in 8 bits (bitsandbytes); Adafactor, whose state is hardly any; or LoRA-FA,"
-        " which trains B alone, by gradients that make up for the frozen A.",
-    )
-    betas: Annotated[tuple[Share, Share], BeforeValidator(as_tuple)] = Field(
-        (0.9, 0.999), description="What stays of the means of the gradient and of its square, at each step."
-    )
-    epsilon: PositiveFloat = Field(1e-8, description="Keeps a step finite where the gradient is near zero.")
-    rates: Rates = Field(default_factory=Rates, description="Learning rates of their own.")
-    layer_decay: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Each layer trains at this times the rate of the one after it; the last one at the full rate.",
-    )
-    lora_plus: float | None = Field(
-        None,
-        ge=1,
-        description="LoRA+ (Hayou et al. 2024, arXiv:2402.12354): B trains at this times A's rate, for example 16.",
     )
 
 
