@@ -23,6 +23,9 @@ def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
     if isinstance(adapter, OwnWeights) and family.quantized is not None:
         what = "the base is stored quantized, and such weights cannot be trained themselves"
         yield Problem("adapter.method", what, "name the same model in full precision, or choose another method")
+    if isinstance(adapter, Lora) and adapter.init == "loftq" and family.quantized is not None:
+        what = "the base is stored quantized, so nothing tells what that took from it, which LoftQ makes up for"
+        yield Problem("adapter.init", what, "name the same model in full precision, or set adapter.init: default")
     if not isinstance(adapter, OnLayers):
         return
     if family.transposed and not adapter.transposed and "merged" in recipe.export:

@@ -30,11 +30,11 @@ class Lora(OnSomeLayers):
         False,
         description="Train the length of each weight apart from its direction (Liu et al. 2024, arXiv:2402.09353).",
     )
-    init: Literal["default", "gaussian", "pissa", "olora", "eva"] = Field(
+    init: Literal["default", "gaussian", "pissa", "olora", "eva", "loftq"] = Field(
         "default",
         description="First values: random A and B = 0 (default, gaussian); the base's own largest directions (pissa,"
         " arXiv:2404.02948; olora, arXiv:2406.01775); those of what the rows make of the layers' inputs (eva,"
-        " arXiv:2410.07170).",
+        " arXiv:2410.07170); those of what quantizing the base to 4 bits took from it (loftq, arXiv:2310.08659).",
     )
     rank_pattern: dict[str, PositiveInt] = Field(
         default_factory=dict, description="Other ranks for layers of these names: {q_proj: 32}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmtune.recipe.low_rank import Lora
-from llmtune.recipe.method import OnLayers, OnSomeLayers
+from llmtune.recipe.method import FOUR_BITS, OnLayers, OnSomeLayers
 from llmtune.recipe.methods import Gralora, Ia3
 from llmtune.recipe.own_weights import OwnWeights, Partial
 from llmtune.recipe.rule import Rule
@@ -64,6 +64,18 @@ RULES = (
         "set `quantization.type: none`, or `adapter.init: eva`, which looks at the rows",
     ),
     Rule(
+        ("adapter.init", "quantization.type"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.init == "loftq" and r.quantization.type not in FOUR_BITS,
+        "LoftQ makes up for what 4 bits take from a base, and this one has more",
+        "set `quantization.type: nf4`, or `adapter.init: default`",
+    ),
+    Rule(
+        ("adapter.init", "adapter.dora"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.init == "loftq" and r.adapter.dora,
+        "DoRA measures the weights before LoftQ has changed them",
+        "remove one of the two",
+    ),
+    Rule(
         ("adapter.start", "adapter.init"),
         lambda r: isinstance(r.adapter, Lora) and r.adapter.start is not None and r.adapter.init != "default",
         "an adapter to go on from has its values already",
@@ -77,7 +89,7 @@ RULES = (
     ),
     Rule(
         ("adapter.init", "zero.stage"),
-        lambda r: isinstance(r.adapter, Lora) and r.zero.stage == 3 and r.adapter.init in ("pissa", "olora", "eva"),
+        lambda r: isinstance(r.adapter, Lora) and r.zero.stage == 3 and r.adapter.init not in ("default", "gaussian"),
         "these first values need the whole base before it is shared out",
         "set `zero.stage: 2`, or `adapter.init: default`",
     ),

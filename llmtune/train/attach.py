@@ -28,7 +28,10 @@ from llmtune.train.batches import Batch, Rows
 from llmtune.train.checkpoints import ADAPTER
 from llmtune.train.fused import fuse
 from llmtune.train.inputs import TrainInputs
+from llmtune.train.loftq import make_up_for_rounding
 
+LOFTQ = "loftq"
+"""The value of `init_lora_weights` that PEFT itself would take for a base that it quantizes anew."""
 LOOKED_AT_ONCE = 1024
 """Tokens of a batch that EVA sees; more than the rank, or it has nothing to choose from."""
 
@@ -52,12 +55,17 @@ def attach(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel | PreTrained
     arguments = dict(inputs.adapter["arguments"])
     if "eva_config" in arguments:
         arguments["eva_config"] = EvaConfig(**arguments["eva_config"])
+    makes_up = arguments.get("init_lora_weights") == LOFTQ
+    if makes_up:
+        arguments["init_lora_weights"] = True  # until they are replaced; what is saved is plain LoRA
     config = vars(peft)[inputs.adapter["config"]](**arguments)
     looks = "eva_config" in arguments
     if inputs.kernels["adapter"] == "fused" and type(config) is peft.LoraConfig and not looks:
         fuse(config)
     set_seed(inputs.sft["seed"])
     model = get_peft_model(base, config, low_cpu_mem_usage=looks)
+    if makes_up:
+        make_up_for_rounding(model, Path(inputs.base.path))
     if looks:
         _look_at_rows(model, Rows.read(Path(inputs.train)))
     return model

@@ -219,6 +219,8 @@ BREAKS = {
     "adapter.target_modules": "adapter: {target_modules: []}",
     "adapter.start adapter.init": "adapter: {start: runs/x, init: gaussian}",
     "adapter.init quantization.type": "adapter: {init: pissa}",
+    "LoftQ makes up": "adapter: {init: loftq}\nquantization: {type: int8}",
+    "LoftQ has changed": "adapter: {init: loftq, dora: true}",
     "adapter.dora quantization.type": "adapter: {dora: true}\nquantization: {type: int8}",
     "adapter.init zero.stage": "adapter: {init: eva}\nzero: {stage: 3}",
     "adapter.dora zero.stage": "adapter: {dora: true}\nzero: {stage: 3}",

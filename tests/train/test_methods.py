@@ -54,7 +54,7 @@ CASES += [
     for keys in (
         {"rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"up_proj": 3.0}},
         {"dora": True, "alpha_pattern": {"up_proj": 3.0}},
-        {"init": "pissa"}, {"init": "olora"}, {"init": "eva"}, {"init": "gaussian", "layers": [1]},
+        {"init": "pissa"}, {"init": "olora"}, {"init": "eva"}, {"init": "loftq"}, {"init": "gaussian", "layers": [1]},
     )
 ]  # fmt: skip
 
