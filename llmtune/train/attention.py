@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -30,22 +31,24 @@ class Pattern:
 
     lengths: Sequence[int]
     """Of the rows, in tokens."""
-    seen: Sequence[Tensor]
-    """Of each row, which query sees which key: bool [tokens, tokens]."""
+    sees: Callable[[Tensor, Tensor], Tensor]
+    """Of places of queries [n, 1] and of keys [1, m] in the micro-batch, which query sees which key, bool [n, m]."""
+    device: torch.device
+
+    @cached_property
+    def seen(self) -> list[Tensor]:
+        """Of each row by itself: bool [tokens, tokens]."""
+        spans = torch.split(torch.arange(sum(self.lengths), device=self.device), list(self.lengths))
+        return [self.sees(span[:, None], span[None, :]) for span in spans]
 
     @cached_property
     def tiles(self) -> list[Tile]:
-        made, offset = [], 0
-        for length, seen in zip(self.lengths, self.seen, strict=True):
-            made += tiles(seen, offset)
-            offset += length
-        return made
+        return tiles(self.lengths, self.sees, self.device)
 
     @cached_property
     def is_causal(self) -> bool:
         """Whether each query sees all of its row up to itself, and nothing else."""
-        plain = [torch.equal(seen, torch.ones_like(seen).tril()) for seen in self.seen]
-        return all(plain)
+        return all(torch.equal(seen, torch.ones_like(seen).tril()) for seen in self.seen)
 
 
 def row_mask(
@@ -77,11 +80,8 @@ def row_mask(
     place = torch.arange(q_length, device=device)
     joined = mask_function(first, first, place[1:], place[:-1])
     begins = [0, *(1 + (~joined).nonzero().flatten()).tolist()]
-    spans = [place[start:end] for start, end in zip(begins, [*begins[1:], q_length], strict=True)]
-    return Pattern(
-        [len(span) for span in spans],
-        [mask_function(first, first, span[:, None], span[None, :]) for span in spans],
-    )
+    lengths = [end - start for start, end in pairwise([*begins, q_length])]
+    return Pattern(lengths, lambda queries, keys: mask_function(first, first, queries, keys), place.device)
 
 
 def row_attention(

@@ -1,4 +1,4 @@
-"""Attention in tiles: some queries of one row at a time, and only the keys that they may see.
+"""Attention in tiles: some queries of a micro-batch at a time, and only the keys that they may see.
 
 As in FlashAttention (Dao et al. 2022, arXiv:2205.14135) the backward pass computes the weights of a tile again instead
 of keeping them, so that memory grows with the number of tokens and not with its square. What is computed is what
@@ -7,45 +7,54 @@ transformers' eager attention computes, and in the same number type.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
-TILE = 128
+from llmtune.train.batches import BLOCK
+
+TILE = 2 * BLOCK
 """Queries at once: measured on a CPU, where tiles of 64 have too many calls and of 256 compute too much in vain."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Queries `first:last` of a flattened micro-batch, and the keys `start:stop` that at least one of them sees."""
+    """Queries `first:last` of a flattened micro-batch, and keys `start:stop`, all those that they see among them.
+
+    Keys come in whole blocks, as tokens do: a length of its own for each row would cost a kernel of its own.
+    """
 
     first: int
     last: int
     start: int
     stop: int
-    edge: int
-    """Of the keys, counted from `start`, the first that not every query sees."""
     hidden: Tensor
-    """Which query does not see which key: bool [last - first, stop - start - edge]."""
+    """Which query does not see which key: bool [last - first, stop - start]."""
 
 
-def tiles(seen: Tensor, offset: int) -> list[Tile]:
-    """The tiles of a row that begins at `offset`. `seen`: which query sees which key, bool [tokens, tokens]."""
+def tiles(lengths: Sequence[int], sees: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> list[Tile]:
+    """The tiles of rows that lie end to end.
+
+    `sees` tells of places of queries [n, 1] and of keys [1, m], int64, which query sees which key, bool [n, m].
+    """
+    begins = [0, *accumulate(lengths)]
+    tokens = begins[-1]
     made = []
-    for first in range(0, len(seen), TILE):
-        block = seen[first : first + TILE]
-        columns = block.any(0).nonzero().flatten()
-        start, stop = int(columns[0]), int(columns[-1]) + 1
-        block = block[:, start:stop]
-        partly = (~block.all(0)).nonzero().flatten()
-        edge = int(partly[0]) if len(partly) else stop - start
-        last = first + len(block)
-        made.append(
-            Tile(offset + first, offset + last, offset + start, offset + stop, edge, ~block[:, edge:].contiguous())
-        )
+    for first in range(0, tokens, TILE):
+        last = min(first + TILE, tokens)
+        start = begins[bisect_right(begins, first) - 1]
+        stop = begins[bisect_right(begins, last - 1)]
+        queries, keys = torch.arange(first, last, device=device), torch.arange(start, stop, device=device)
+        used = sees(queries[:, None], keys[None, :]).any(0).nonzero().flatten()
+        start, stop = start + int(used[0]), start + int(used[-1]) + 1
+        start, stop = start // BLOCK * BLOCK, min(tokens, -(-stop // BLOCK) * BLOCK)
+        keys = torch.arange(start, stop, device=device)
+        made.append(Tile(first, last, start, stop, ~sees(queries[:, None], keys[None, :])))
     return made
 
 
@@ -118,7 +127,7 @@ def _weights(grouped: Tensor, key: Tensor, tile: Tile, scores: Scores) -> tuple[
     if scores.softcap is not None:
         bent = torch.tanh(found / scores.softcap)
         found = bent * scores.softcap
-    found.view(kv_heads, shared, len(tile.hidden), -1)[..., tile.edge :].masked_fill_(tile.hidden, -torch.inf)
+    found.view(kv_heads, shared, *tile.hidden.shape).masked_fill_(tile.hidden, -torch.inf)
     if scores.sinks is None:
         return asked, torch.softmax(found, -1), bent
     sinks = scores.sinks.to(found.dtype).view(kv_heads, shared, 1).expand(-1, -1, len(tile.hidden))

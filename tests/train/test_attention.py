@@ -117,9 +117,14 @@ def test_a_row_ends_where_a_token_does_not_see_the_one_before_it() -> None:
     assert tuple(found.lengths) == LENGTHS
     assert found.is_causal
     assert not by_hand(LENGTHS, 16).is_causal
-    # half of all pairs within a tile, all of those before it, and none of another row
-    computed = sum((tile.last - tile.first) * (tile.stop - tile.start) for tile in found.tiles)
-    assert computed == 5 * 5 + 40 * 40 + 128 * 128 + 72 * 200 + 1 + 30 * 30
+
+
+def test_a_tile_has_the_blocks_of_keys_that_its_queries_see_and_no_others() -> None:
+    """So that there are few lengths, and a kernel for each (the rows begin at 0, 5, 45, 245, 246)."""
+    spans = [(tile.first, tile.last, tile.start, tile.stop) for tile in by_hand(LENGTHS, 1000).tiles]
+    assert spans == [(0, 128, 0, 128), (128, 256, 0, 256), (256, 276, 192, 276)]
+    in_a_window = [(tile.start, tile.stop) for tile in by_hand((600,), 16).tiles]
+    assert in_a_window == [(0, 128), (64, 256), (192, 384), (320, 512), (448, 600)]
 
 
 CASES = {
