@@ -1,10 +1,10 @@
-"""The block `optimizer`: what makes steps of the gradients, and what is trained at which rate."""
+"""The block `optimizer`: what makes steps of the gradients, what is trained at which rate, and from when on."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from llmtune.recipe.closed import Closed, Share, as_tuple
 
@@ -17,6 +17,15 @@ class Rates(Closed):
         None, description="Peak learning rate of the embeddings, and of a head that is one with them."
     )
     norms: PositiveFloat | None = Field(None, description="Peak learning rate of the norms.")
+
+
+class Unfreezing(Closed):
+    """The last layers train first, those before them join later (ULMFiT, Howard and Ruder 2018, arXiv:1801.06146)."""
+
+    until: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="Share of the steps after which everything trains; until then layers join evenly spaced."
+    )
+    layers: PositiveInt = Field(1, description="Layers that join at a time.")
 
 
 class Optimizer(Closed):
@@ -37,6 +46,9 @@ class Optimizer(Closed):
         gt=0,
         le=1,
         description="Each layer trains at this times the rate of the one after it; the last one at the full rate.",
+    )
+    unfreezing: Unfreezing | None = Field(
+        None, description="Train the last layers first: `{}`, or with keys of its own. Default: all from the start."
     )
     lora_plus: float | None = Field(
         None,

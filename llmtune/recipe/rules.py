@@ -124,6 +124,18 @@ RULES = (
         "remove one of the two",
     ),
     Rule(
+        ("optimizer.unfreezing", "optimizer.name"),
+        lambda r: r.optimizer.unfreezing is not None and r.optimizer.name == "lora_fa",
+        "LoRA-FA steps all layers together",
+        "remove one of the two",
+    ),
+    Rule(
+        ("optimizer.unfreezing", "zero.offload_optimizer"),
+        lambda r: r.optimizer.unfreezing is not None and r.zero.offload_optimizer != "none",
+        "DeepSpeed puts an optimiser of its own in the place of one that it moves away, and it steps every layer",
+        "remove one of the two",
+    ),
+    Rule(
         ("training.average", "zero.stage"),
         lambda r: r.training.average is not None and r.zero.stage == 3,
         "under ZeRO-3 no process has a whole weight to average",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.method import FOUR_BITS, OnLayers, OnSomeLayers
 from llmtune.recipe.methods import Gralora, Ia3
-from llmtune.recipe.own_weights import OwnWeights, Partial
+from llmtune.recipe.own_weights import Head, OwnWeights, Partial
 from llmtune.recipe.rule import Rule
 
 RULES = (
@@ -74,6 +74,12 @@ RULES = (
         lambda r: isinstance(r.adapter, Lora) and r.adapter.init == "loftq" and r.adapter.dora,
         "DoRA measures the weights before LoftQ has changed them",
         "remove one of the two",
+    ),
+    Rule(
+        ("optimizer.unfreezing", "adapter.method"),
+        lambda r: r.optimizer.unfreezing is not None and isinstance(r.adapter, Head),
+        "the head is trained alone, so nothing could join later",
+        "remove unfreezing, or train layers: `adapter: {method: partial, last_layers: 2}`",
     ),
     Rule(
         ("adapter.start", "adapter.init"),

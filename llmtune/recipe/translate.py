@@ -113,6 +113,7 @@ def optimizer_arguments(recipe: Recipe) -> Arguments:
     return {
         "rates": {part: rate for part, rate in optimizer.rates.model_dump().items() if rate is not None},
         "layer_decay": optimizer.layer_decay,
+        "unfreezing": optimizer.unfreezing and optimizer.unfreezing.model_dump(),
         "lora_plus": optimizer.lora_plus,
         "lora_fa": optimizer.name == "lora_fa",
     }

@@ -28,7 +28,7 @@ class TrainInputs:
     sft: dict[str, Any]
     """Arguments of TRL's SFTConfig that the recipe decides; see `settings.CONSTANT` for those that it does not."""
     optimizer: dict[str, Any]
-    """Which parameter is trained by which rate: `rates`, `layer_decay`, `lora_plus`, `lora_fa`; see `optimiser`."""
+    """Which parameter is trained by which rate, and from when on: see `optimiser` and `freezing`."""
     kernels: dict[str, Any]
     """How the forward and backward pass are computed; see `kernels.Kernels`."""
     deepspeed: dict[str, Any] | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from llmtune.errors import RecipeError
 from llmtune.models.own import LAYER
+from llmtune.train.freezing import JOINS
 
 Part = Literal["head", "embeddings", "norms", "body"]
 
@@ -21,8 +22,8 @@ class Place:
     name: str
     parameter: nn.Parameter
     part: Part
-    layer: int | None
-    """Number of its layer, from 0; None outside the layers."""
+    behind: int
+    """Layers after its own: none for the last one, the norm after it and the head; all of them for the embeddings."""
 
     @property
     def dimensions(self) -> int:
@@ -38,6 +39,7 @@ class Place:
 
 def places(model: Any) -> Iterator[Place]:
     """Every trained parameter, in the order of the model. A head that is one with the embeddings is part of these."""
+    layers = model.config.get_text_config().num_hidden_layers
     embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
     head = {id(p) for p in model.get_output_embeddings().parameters()} - embeddings
     norms = {
@@ -52,37 +54,42 @@ def places(model: Any) -> Iterator[Place]:
             continue
         part: Part = next((part for part, held in parts if id(parameter) in held), "body")
         number = LAYER.search(name)
-        yield Place(name, parameter, part, int(number[1]) if number else None)
+        outside = layers if part == "embeddings" else 0
+        yield Place(name, parameter, part, layers - 1 - int(number[1]) if number else outside)
 
 
-def groups(model: Any, asked: dict[str, Any], rate: float, decay: float) -> list[dict[str, Any]]:
-    """The trained parameters as groups of a torch optimiser: `params`, `lr` (the peak), `weight_decay`.
+def groups(
+    model: Any, asked: dict[str, Any], rate: float, decay: float, joins: Mapping[int, int] | None = None
+) -> list[dict[str, Any]]:
+    """The trained parameters as groups of a torch optimiser: `params`, `lr` (the peak), `weight_decay`, and `joins`.
 
     A part with a rate of its own has that one. Any other is trained at `rate` times `layer_decay` for each layer after
     its own (the embeddings lie before the first, the head and the last norm after the last), and LoRA's B, with the
     vectors, at `lora_plus` times that, as in PEFT's `create_loraplus_optimizer`. First come those whose rate is `rate`:
-    the first group's is the one that is shown.
+    the first group's is the one that is shown. `joins`: of `freezing.joining`, where not all train from the start.
 
     Raises RecipeError for a rate of a part of which nothing is trained.
     """
-    layers = model.config.get_text_config().num_hidden_layers
     found = list(places(model))
     for part in asked["rates"]:
         if not any(place.part == part for place in found):
             where = f"optimizer.rates.{part}"
             raise RecipeError.one(where, f"nothing of the {part} is trained", "remove it, or train them")
-    made: dict[tuple[float, float], list[nn.Parameter]] = {}
+    made: dict[tuple[float, float, int], list[nn.Parameter]] = {}
     for place in found:
         own = asked["rates"].get(place.part)
-        alike = (own or rate * _factor(place, asked, layers), decay if place.is_decayed else 0.0)
+        step = joins[place.behind] if joins else 0
+        alike = (own or rate * _factor(place, asked), decay if place.is_decayed else 0.0, step)
         made.setdefault(alike, []).append(place.parameter)
-    first = sorted(made, key=lambda alike: (alike[0] != rate, -alike[0], -alike[1]))
-    return [{"params": made[alike], "lr": alike[0], "weight_decay": alike[1]} for alike in first]
+    first = sorted(made, key=lambda alike: (alike[0] != rate, -alike[0], -alike[1], alike[2]))
+    return [
+        {"params": made[alike], "lr": alike[0], "weight_decay": alike[1], **({JOINS: alike[2]} if joins else {})}
+        for alike in first
+    ]
 
 
-def _factor(place: Place, asked: dict[str, Any], layers: int) -> float:
-    behind = layers - 1 - place.layer if place.layer is not None else layers if place.part == "embeddings" else 0
-    factor: float = asked["layer_decay"] ** behind
+def _factor(place: Place, asked: dict[str, Any]) -> float:
+    factor: float = asked["layer_decay"] ** place.behind
     if asked["lora_plus"] is not None and (_is_b(place.name) or place.dimensions == 1):
         factor *= asked["lora_plus"]
     return factor

@@ -30,7 +30,7 @@ from llmtune.train import attach, compiler, proof
 from llmtune.train.attach import Begun
 from llmtune.train.average import AVERAGE, Average, put
 from llmtune.train.batches import Rows
-from llmtune.train.checkpoints import ADAPTER, Checkpoint, Checkpoints, Progress, Training
+from llmtune.train.checkpoints import ADAPTER, Checkpoint, Checkpoints, Progress, Training, read_progress
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.kernels import Kernels
 from llmtune.train.launch import LOOPBACK, interface, processes, rank, store_file
@@ -182,6 +182,7 @@ def _made(trainer: RowTrainer, inputs: TrainInputs, best: Path, begun: Begun, ma
 
     What is no plain LoRA yet is made so, and answers on the base as it is. Of use on rank 0 alone.
     """
+    waiting = trainer.waiting(read_progress(best).step)
     model = _with_best(trainer, inputs, best)
     if rank() != 0:
         return None, {}
@@ -193,7 +194,7 @@ def _made(trainer: RowTrainer, inputs: TrainInputs, best: Path, begun: Begun, ma
             shutil.copyfile(best / name, made / name)
     else:
         model.save_pretrained(made)
-    proved = asdict(proof.prove(made, begun))
+    proved = asdict(proof.prove(made, begun, waiting))
     if not own.is_in(made) and not is_plain(made):
         del model
         _let_go(trainer)

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmtune.plan.order import Order
-from llmtune.train import apart, optimiser
+from llmtune.train import apart, freezing, optimiser
 from llmtune.train.batches import BLOCK, IGNORED, Batch, MicroBatches, Rows, only
 from llmtune.train.checkpoints import Checkpoints
 from llmtune.train.finite import Broken, broken
@@ -122,6 +122,8 @@ class RowTrainer(SavingTrainer):
                 parameter.data = parameter.data.float()
         if optimizer["lora_fa"]:
             optimiser.freeze_a(self.model)
+        self.joins = self._joins()
+        """First step, from 0, of what has so many layers behind it; empty where all trains from the start."""
         adapted = isinstance(self.model, PeftModel)
         self.own = {} if adapted else {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._gradients = GradientScale(self.model)
@@ -211,15 +213,28 @@ class RowTrainer(SavingTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """transformers' own choice of the class, over the groups of `optimiser`."""
-        if self.optimizer is None:
-            model = model or self.model
-            groups = optimiser.groups(model, self._asked, self.args.learning_rate, self.args.weight_decay)
+        first = self.optimizer is None
+        if first:
+            model, args = model or self.model, self.args
+            groups = optimiser.groups(model, self._asked, args.learning_rate, args.weight_decay, self.joins)
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             if self._asked["lora_fa"]:
                 kind, groups = LoraFAOptimizer, optimiser.in_pairs(model, groups)
             self.optimizer_cls_and_kwargs = kind, {**options, "params": groups}
         made: Optimizer = super().create_optimizer(model)
+        if first and self.joins:
+            freezing.hold(made, lambda: int(self.state.global_step))
+            self._note(f"trains {freezing.told(self.joins, self._base.config.get_text_config().num_hidden_layers)}")
         return made
+
+    def _joins(self) -> dict[int, int]:
+        asked, behind = self._asked["unfreezing"], [place.behind for place in optimiser.places(self.model)]
+        return {} if asked is None else freezing.joining(behind, self.args.max_steps, **asked)
+
+    def waiting(self, steps: int) -> set[str]:
+        """Names of the parameters that none of the first `steps` trains."""
+        late = {behind for behind, joins in self.joins.items() if joins >= steps}
+        return {place.name for place in optimiser.places(self.model) if place.behind in late}
 
     def compute_loss(
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None

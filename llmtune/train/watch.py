@@ -83,6 +83,9 @@ class Watch(TrainerCallback):
             "micro_batch": self._micro_batch,
             "peak_rss_bytes": peak_rss_bytes(),
         }
+        if self.trainer.joins:
+            waiting = [step for step in self.trainer.joins.values() if step >= state.global_step]
+            self._numbers["frozen_layers"] = len(waiting)
         if torch.cuda.is_available():
             self._numbers["peak_cuda_bytes"] = torch.cuda.max_memory_allocated()
         if counts.broken is not None:

@@ -63,6 +63,8 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "optimizer.rates.embeddings": (None, 1e-4),
     "optimizer.rates.norms": (None, 1e-4),
     "optimizer.layer_decay": (1.0, 0.9),
+    "optimizer.unfreezing.until": (0.4, 0.5),
+    "optimizer.unfreezing.layers": (1, 2),
     "optimizer.lora_plus": (None, 16.0),
     "watch.trial_step": (True, False),
     "watch.not_finite": ("stop", "skip"),

@@ -91,7 +91,7 @@ def inputs(base: Path, folder: Path, **changes: Any) -> TrainInputs:
         "adapter": {"config": "LoraConfig", "arguments": lora},
         "start": "",
         "sft": sft,
-        "optimizer": {"rates": {}, "layer_decay": 1.0, "lora_plus": None, "lora_fa": False}
+        "optimizer": {"rates": {}, "layer_decay": 1.0, "unfreezing": None, "lora_plus": None, "lora_fa": False}
         | changes.pop("optimizer", {}),
         "kernels": {"attention": "rows", "head": "chunked", "adapter": "fused"} | changes.pop("kernels", {}),
         "deepspeed": None,

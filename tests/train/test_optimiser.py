@@ -25,7 +25,7 @@ from tests.train.setup import BY_THE_LIBRARIES, adapter_bytes, inputs, zero
 from tests.train.test_train import StopAt
 
 NOBODY = Events(None)
-PLAIN: dict[str, Any] = {"rates": {}, "layer_decay": 1.0, "lora_plus": None, "lora_fa": False}
+PLAIN: dict[str, Any] = {"rates": {}, "layer_decay": 1.0, "unfreezing": None, "lora_plus": None, "lora_fa": False}
 
 
 def rates_of(model: Any, made: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
@@ -89,8 +89,8 @@ def test_lora_plus_is_pefts(tiny_base: Path) -> None:
     assert {name for name in found if found[name] != expected[name]} == {name for name in found if "norm" in name}
 
 
-def gradients(model: Any, path: str, rows: list[int]) -> dict[str, Tensor]:
-    """Of the mean over the supervised tokens of these rows, each by itself, scaled down to a norm of 1."""
+def gradients(model: Any, path: str, rows: list[int], most: float = 1.0) -> dict[str, Tensor]:
+    """Of the mean over the supervised tokens of these rows, each by itself, scaled down to a norm of at `most`."""
     from_file = Rows.read(Path(path))
     batches = [from_file.batch([row]) for row in rows]
     count = sum(int((batch["labels"] != IGNORED).sum()) for batch in batches)
@@ -100,7 +100,7 @@ def gradients(model: Any, path: str, rows: list[int]) -> dict[str, Tensor]:
         logits = model(input_ids=batch["input_ids"], use_cache=False).logits[0, :-1].float()
         lost = functional.cross_entropy(logits, batch["labels"][0, 1:], ignore_index=IGNORED, reduction="sum") / count
         lost.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
+    torch.nn.utils.clip_grad_norm_(trained.values(), most)
     return {name: p.grad.clone() for name, p in trained.items() if p.grad is not None}
 
 
@@ -201,12 +201,16 @@ def test_the_state_of_8_bit_adamw_is_in_bytes_and_adafactor_keeps_rows_and_colum
 
 
 CASES = [
-    pytest.param({"sft": {"optim": "adamw_8bit"}, "lora": {"r": 64}, "deepspeed": zero(2)}, id="adamw_8bit zero 2"),
+    pytest.param(
+        {"sft": {"optim": "adamw_8bit"}, "lora": {"r": 64}, "deepspeed": zero(2),
+         "optimizer": {"unfreezing": {"until": 0.7, "layers": 1}}},  # in the fifth step
+        id="adamw_8bit zero 2, unfreezing",
+    ),
     pytest.param({"sft": {"optim": "adafactor"}}, id="adafactor"),
     pytest.param({"optimizer": {"lora_fa": True}, "sft": {"optim": "adamw_torch"}}, id="lora_fa"),
     pytest.param({"optimizer": {"lora_plus": 4.0, "layer_decay": 0.5}, "sft": {"weight_decay": 0.1}}, id="rates"),
     pytest.param({"optimizer": {"lora_plus": 4.0}, "sft": {"weight_decay": 0.1}, "deepspeed": zero(3)}, id="zero 3"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.slow
