@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmtune.plan.memory import HEAD_CHUNK
-from llmtune.train.batches import BLOCK, IGNORED
+from llmtune.train.batches import IGNORED
 
 AGREES = 0.02
 """Relative difference, as a norm, between these logits and the base's own: what bfloat16 rounds."""
@@ -49,11 +49,6 @@ class Head:
 
     def summed_loss(self, states: Tensor, targets: Tensor) -> Tensor:
         """Sum of the cross-entropies, float32 scalar, of states [positions, hidden]; a target may be IGNORED."""
-        missing = -len(states) % BLOCK
-        states, targets = (
-            functional.pad(states, (0, 0, 0, missing)),
-            functional.pad(targets, (0, missing), value=IGNORED),
-        )
         made: Tensor = ChunkedLoss.apply(states, targets, self)  # type: ignore[no-untyped-call]
         return made
 
