@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmtune.errors import KEPT, OUT_OF_MEMORY, OutOfMemory, StageError
+from llmtune.killer import Killer
 
 
 @dataclass
@@ -26,14 +27,21 @@ class Death:
     """Process of each rank that is gone and told nothing, in the order in which they went."""
     computing: bool = False
     """Whether all was loaded, so that what memory lacks is that of a step."""
-    for_memory: bool = False
-    """Whether the system has killed a process for memory meanwhile."""
+    for_memory: set[int] = field(default_factory=set)
+    """Ranks that went when the system had killed for memory."""
+    killers: dict[int, Killer] = field(default_factory=dict)
+    """What is known of such kills, of each rank."""
 
     def look(self, workers: Mapping[int, int]) -> None:
         """Notice which processes are gone. To be called until the first is, and before any is killed from here."""
         for rank, pid in workers.items():
-            if rank not in self.spoke and not _is_there(pid):
-                self.silent.setdefault(rank, pid)
+            if rank not in self.killers:
+                self.killers[rank] = Killer(pid)
+            self.killers[rank].look()
+            if rank not in self.spoke | self.silent.keys() and not _is_there(pid):
+                self.silent[rank] = pid
+                if self.killers[rank].has_struck:
+                    self.for_memory.add(rank)
 
     def error(self, log_file: Path, stage: str, code: int, smaller: str) -> StageError:
         """The error of the rank that was first; `code` is how the whole stage ended, `smaller` what needs less memory.
@@ -49,8 +57,9 @@ class Death:
         do, kind = f"the whole story is in {log_file}", StageError
         if code == -signal.SIGKILL:
             what, do = f"{who}was killed, perhaps for memory", smaller
-            if self.for_memory:
+            if rank in self.for_memory:
                 what = f"{who}was killed by the system, which had no memory left"
+                kind = OutOfMemory if self.computing else kind
         elif OUT_OF_MEMORY.search(words):
             what, do = f"{who and who + ': '}memory ran out, it seems: {words}", f"{smaller}; {do}"
             kind = OutOfMemory if self.computing else kind
@@ -61,15 +70,6 @@ class Death:
         error = kind.one(stage, what, do)
         error.ending = KEPT
         return error
-
-
-def killed_for_memory(told: Path = Path("/proc/vmstat")) -> int:
-    """Processes that Linux has killed for memory since it started; 0 where that is not told."""
-    try:
-        found = re.search(r"^oom_kill (\d+)$", told.read_text(encoding="ascii"), re.MULTILINE)
-    except OSError:
-        return 0
-    return int(found[1]) if found else 0
 
 
 def _is_there(pid: int) -> bool:

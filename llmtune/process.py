@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmtune.death import Death, killed_for_memory
+from llmtune.death import Death
 from llmtune.errors import KEPT, LlmtuneError, StageError, Stopped
 from llmtune.events import Event, Follower, raised
 from llmtune.files import write_json
@@ -121,7 +121,6 @@ def work(
     Raises:
         LlmtuneError, StageError, Stopped: as `in_worker`.
     """
-    killed = killed_for_memory()
     child = _started(log, stage, command, environment)
     stops = _follow(child, told, ending, vigil)
     if told.errors:
@@ -132,7 +131,6 @@ def work(
     if child.returncode != 0:
         if stops:
             raise Stopped.one(stage, "was stopped", ending.later)
-        told.death.for_memory = killed_for_memory() > killed
         raise told.death.error(log, stage, child.returncode, smaller)
     return stops
 

@@ -22,7 +22,7 @@ ROWS = (
     {"lock"},
     {"models", "data", "plan"},
     {"recipe"},
-    {"rundir", "console", "quiet", "resident"},
+    {"rundir", "console", "quiet", "resident", "killer"},
     {"events", "heartbeat"},
     {"files"},
     {"errors"},
