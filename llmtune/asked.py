@@ -20,7 +20,7 @@ from llmtune.models.start import start_folder
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan
 from llmtune.recipe.load import Loaded
-from llmtune.recipe.translate import Facts, translate
+from llmtune.recipe.translate import Facts, recomputing, translate
 from llmtune.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ NO_MATTER = {
     # a stored copy has the same bytes
     "base": {"path", "revision", "trust_remote_code", "stored"},
     # recomputed activations are the same ones; and how long to wait for another process
-    "training": {"keep_checkpoints", "stop_after", "on_full_disk", "activation_checkpointing", "ddp_timeout"},
+    "training": {"keep_checkpoints", "stop_after", "on_full_disk", "ddp_timeout", *recomputing(0)},
     # halved by the evaluation itself when memory runs out
     "evaluation": {"batch_size"},
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 from llmtune.errors import OutOfMemory
 from llmtune.files import write_json
+from llmtune.recipe.translate import recomputing
 from llmtune.stages import Record
 from llmtune.train.inputs import TrainInputs
 
@@ -22,20 +23,21 @@ class Split:
 
     micro_batch: int
     accumulation: int
-    gradient_checkpointing: bool
+    gradient_checkpointing: int
+    """Of every so many layers the activations of one are recomputed; 0: of none."""
 
     def smaller(self) -> Split | None:
-        """Micro-batches of half the rows or fewer; of one row, its activations recomputed; after that there is none."""
+        """Micro-batches of half the rows or fewer; of one row, all activations recomputed; after that there is none."""
         rows = self.micro_batch * self.accumulation
         fitting = [size for size in range(1, self.micro_batch // 2 + 1) if rows % size == 0]
         if fitting:
             return Split(fitting[-1], rows // fitting[-1], self.gradient_checkpointing)
-        if not self.gradient_checkpointing:
-            return Split(self.micro_batch, self.accumulation, True)
+        if self.gradient_checkpointing != 1:
+            return Split(self.micro_batch, self.accumulation, 1)
         return None
 
     def __str__(self) -> str:
-        if self.gradient_checkpointing and self.micro_batch == 1:
+        if self.gradient_checkpointing == 1 and self.micro_batch == 1:
             return "micro-batches of 1 row with its activations recomputed"
         rows = f"{self.micro_batch} row" + "s" * (self.micro_batch > 1)
         return f"micro-batches of {rows}, {self.accumulation} of them a step"
@@ -93,7 +95,7 @@ class Planned:
         sft = {
             "per_device_train_batch_size": split.micro_batch,
             "gradient_accumulation_steps": split.accumulation,
-            "activation_checkpointing": split.gradient_checkpointing,
+            **recomputing(split.gradient_checkpointing),
         }
         engine = {
             "train_micro_batch_size_per_gpu": split.micro_batch,

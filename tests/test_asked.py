@@ -120,7 +120,7 @@ def facts(one: Recipe) -> Facts:
         linear_suffixes=("q_proj", "v_proj"), device="cpu", processes=processes, nvme=one.zero.nvme, threads=2,
         steps=counted.steps, micro_batch=counted.micro_batch, accumulation=counted.accumulation,
         warmup_steps=counted.warmup_steps,
-        evaluate_every=counted.evaluate_every, checkpointing=bool(training.gradient_checkpointing),
+        evaluate_every=counted.evaluate_every, checkpointing=int(training.gradient_checkpointing or 0),
     )  # fmt: skip
 
 

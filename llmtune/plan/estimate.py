@@ -32,6 +32,8 @@ USABLE = 0.85
 what is free now: a plan that changed with every open browser could not be gone on with."""
 FLATTENED_TOKENS = {"cpu": 1280, "cuda": 16384}
 """Most tokens of a micro-batch: more make it no faster, and take memory."""
+RECOMPUTED = (0, 4, 3, 2, 1)
+"""Of every how many layers one is recomputed, least work first."""
 MEASURED_TOKENS, MEASURED_LOGITS, SPARE_TOKENS = 512, 1 << 26, 8
 """Of the evaluation: tokens and logits of a forward pass for the loss, unless one row has more; what an answer may be
 longer than the longest reference."""
@@ -44,7 +46,8 @@ class Plan:
     geometry: Geometry
     memory: Mapping[str, Memory]
     """Of each stage that computes; on a CPU that of all its processes."""
-    checkpointing: bool
+    checkpointing: int
+    """Every so many layers the activations of one are recomputed; 0: of none."""
     trained_parameters: int
 
     @property
@@ -65,7 +68,7 @@ class Plan:
 def plan(recipe: Recipe, family: Family, parameters: int, splits: Splits, device: Device) -> Plan:
     """Plan the training of `splits["train"]`, and what comes after it.
 
-    Where the recipe leaves it open, activations are kept if that fits, and recomputed if only that fits.
+    Where the recipe leaves it open, activations are kept if that fits, else recomputed in as few layers as will do.
 
     Raises:
         MachineError: with every stage that does not fit, even with one row at a time, and with what would.
@@ -96,7 +99,7 @@ def _fits(memory: Memory, device: Device) -> bool:
     return memory.total <= device.total_bytes * USABLE
 
 
-def _training(recipe: Recipe, shape: Shape, rows: Sequence[Sample], device: Device) -> tuple[Geometry, Memory, bool]:
+def _training(recipe: Recipe, shape: Shape, rows: Sequence[Sample], device: Device) -> tuple[Geometry, Memory, int]:
     """The first way of training that fits, fastest first; the one that needs least when none does."""
     ways = list(_ways(recipe, shape, rows, device))
     return next((way for way in ways if _fits(way[1], device)), min(ways, key=lambda way: way[1].total))
@@ -104,8 +107,8 @@ def _training(recipe: Recipe, shape: Shape, rows: Sequence[Sample], device: Devi
 
 def _ways(
     recipe: Recipe, shape: Shape, rows: Sequence[Sample], device: Device
-) -> Iterator[tuple[Geometry, Memory, bool]]:
-    """Geometry, memory and whether activations are recomputed, the fastest first."""
+) -> Iterator[tuple[Geometry, Memory, int]]:
+    """Geometry, memory and every how many layers activations are recomputed, the fastest first."""
     options, here = recipe.training, processes_on(recipe.launch.processes, device)
     processes = here * recipe.launch.nodes
     lengths = [len(row.ids) for row in rows]
@@ -126,7 +129,8 @@ def _ways(
         warmup=options.warmup,
         seed=options.seed,
     )
-    for checkpointing in [False, True] if options.gradient_checkpointing is None else [options.gradient_checkpointing]:
+    asked = options.gradient_checkpointing
+    for checkpointing in RECOMPUTED if asked is None else [int(asked)]:
         for size in sizes:
             counted = count(micro_batch=size)
             if size > 1 and options.micro_batch is None and counted.micro_batch_tokens > FLATTENED_TOKENS[device.kind]:
@@ -209,7 +213,7 @@ def smaller(recipe: Recipe, plan: Plan, stage: str) -> str:
     size = plan.geometry.micro_batch
     if stage == "train" and size > 1:
         do = f"set training.micro_batch: {max(n for n in range(1, size) if size % n == 0)}"
-    elif stage == "train" and not plan.checkpointing:
+    elif stage == "train" and plan.checkpointing != 1:
         do = "set training.gradient_checkpointing: true"
     else:
         do = _remedy(recipe, "merge" if stage == "verify" and "merged" in recipe.export else stage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -110,14 +111,20 @@ def _state(recipe: Recipe, trained: int) -> int:
             return trained // 16
 
 
-def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, checkpointing: bool) -> Memory:
-    """One training process at its largest micro-batch."""
+def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, checkpointing: int) -> Memory:
+    """One training process at its largest micro-batch.
+
+    `checkpointing`: of every so many layers one is recomputed; 0: none. Of a recomputed layer its input is kept, and
+    while it is computed again, all that it keeps is there once more. By then the layers behind it have let theirs go.
+    """
     width = WIDTH[recipe.quantization.compute_dtype]
     trained = trained_numbers(recipe, shape)
     sharded = geometry.processes if recipe.zero.stage >= 1 else 1
     tokens = geometry.micro_batch_tokens
     a_layer = _of_a_layer(recipe, shape, 1, tokens, device, whole=recipe.kernels.attention == "flattened")
-    kept = tokens * width * shape.hidden * shape.layers + a_layer if checkpointing else a_layer * shape.layers
+    again = math.ceil(shape.layers / checkpointing) if checkpointing else 0
+    whole = shape.layers - again + int(checkpointing > 0 and (shape.layers - 1) % checkpointing == 0)
+    kept = tokens * width * shape.hidden * again + a_layer * whole
     moments = (_state(recipe, trained) + 4 * trained) // sharded  # and ZeRO's own flat copy
     parts = {
         "weights": _held(recipe, shape, geometry.processes, device) - width * shape.own,
@@ -125,7 +132,7 @@ def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, c
         "optimiser": 0 if _elsewhere(recipe.zero.offload_optimizer, device) else moments,
         "average": 0 if recipe.training.average is None else trained * 4,
         # weights that are trained themselves are rounded anew for each pass, and kept for the one back
-        "activations": kept + width * shape.own // (shape.layers if checkpointing else 1),
+        "activations": kept + width * shape.own * whole // shape.layers,
         "logits": _trained_logits(recipe, shape, geometry.micro_batch_supervised, device),
         "process": PROCESS_BYTES[device],
     }

@@ -143,8 +143,10 @@ class Training(Closed):
         description="Time limit of one call, as 90m or 11h50m, counted from the start of the training: the step under"
         " way is finished and saved, the exit code is 75, and the same command goes on. Leave time for a step.",
     )
-    gradient_checkpointing: bool | None = Field(
-        None, description="Recompute activations in the backward pass. Default: only when memory needs it."
+    gradient_checkpointing: bool | PositiveInt | None = Field(
+        None,
+        description="Recompute activations in the backward pass: of every layer (true), of every second one (2), and so"
+        " on. Default: of as few as memory needs.",
     )
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         "auto", description="Attention kernel. `auto`: eager on a CPU, sdpa on a GPU."

@@ -32,7 +32,7 @@ class Facts:
     accumulation: int
     warmup_steps: int
     evaluate_every: int
-    checkpointing: bool
+    checkpointing: int
     """Whether activations must be recomputed for the training to fit."""
     start: str | None = None
     """sha256 of the adapter that the training goes on from."""
@@ -101,10 +101,16 @@ def training_arguments(recipe: Recipe, facts: Facts) -> Arguments:
         "adam_epsilon": optimizer.epsilon,
         "seed": training.seed,
         "data_seed": training.seed,
-        "activation_checkpointing": facts.checkpointing,
+        **recomputing(facts.checkpointing),
         # of the collectives themselves, where nobody looks after the processes
         "ddp_timeout": math.ceil(recipe.launch.patience) + COLLECTIVES_LATER,
     }
+
+
+def recomputing(every: int) -> Arguments:
+    """Of every so many layers one is recomputed in the backward pass; 0: of none."""
+    kwargs = {"every_n_layers": every} if every else None
+    return {"activation_checkpointing": every > 0, "activation_checkpointing_kwargs": kwargs}
 
 
 def optimizer_arguments(recipe: Recipe) -> Arguments:

@@ -72,7 +72,7 @@ def test_pain_15_every_stage_is_planned_by_part_and_the_largest_is_told() -> Non
 
 def test_what_fits_is_done_at_once_and_the_rest_is_accumulated() -> None:
     wide, narrow = made(machine(80)), made(machine(4), evaluation={"batch_size": 1})
-    assert (wide.geometry.micro_batch, wide.checkpointing) == (16, False)
+    assert (wide.geometry.micro_batch, wide.checkpointing) == (16, 0)
     assert narrow.geometry.micro_batch < 16
     for found, device in ((wide, machine(80)), (narrow, machine(4))):
         assert found.memory["train"].total <= device.total_bytes * USABLE
@@ -92,7 +92,9 @@ def test_what_fits_is_done_at_once_and_the_rest_is_accumulated() -> None:
 def test_activations_are_recomputed_only_where_nothing_else_fits() -> None:
     long = [sample(2000)] * 16
     kept, recomputed = made(machine(80), train=long), made(machine(3.5), train=long, evaluation={"batch_size": 1})
-    assert (kept.checkpointing, recomputed.checkpointing) == (False, True)
+    assert (kept.checkpointing, recomputed.checkpointing) == (0, 1)
+    some = [made(machine(size), train=long, evaluation={"batch_size": 1}) for size in (7, 6, 5.3, 4.6, 4)]
+    assert [one.checkpointing for one in some] == [0, 4, 3, 2, 1], "of as few layers as will do"
     assert "train" in refused(machine(3.5), train=long, training={"gradient_checkpointing": False})
     assert made(machine(80), training={"gradient_checkpointing": True}).checkpointing
 

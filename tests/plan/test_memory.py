@@ -46,7 +46,7 @@ def planned(asked: Recipe, base: Path, tokens: int = 64, supervised: int = 20, *
     usual: dict[str, Any] = {"epochs": 1, "max_steps": None, "evaluations": 1, "warmup": 0.0, "processes": 1, "seed": 0}
     counted = geometry([tokens], [supervised], batch_size=1, micro_batch=1, **usual)
     counted = replace(counted, **{key: value for key, value in changed.items() if key == "processes"})
-    device, checkpointing = changed.get("device", "cpu"), changed.get("checkpointing", False)
+    device, checkpointing = changed.get("device", "cpu"), changed.get("checkpointing", 0)
     return memory.training(asked, shape(asked, base), counted, device=device, checkpointing=checkpointing)
 
 
@@ -235,9 +235,19 @@ def test_attention_of_each_row_by_itself_keeps_no_scores(
 
 def test_recomputed_activations_are_the_inputs_of_the_layers_and_one_layer(bases: dict[str, Path]) -> None:
     asked = recipe()
-    whole, few = (planned(asked, bases["llama"], checkpointing=way).parts["activations"] for way in (False, True))
+    whole, few = (planned(asked, bases["llama"], checkpointing=way).parts["activations"] for way in (0, 1))
     inputs = 64 * 2 * 64 * 2  # tokens, layers, width, bytes
     assert few == whole // 2 + inputs
+
+
+def test_where_every_second_layer_is_recomputed_the_others_keep_theirs(bases: dict[str, Path]) -> None:
+    from llmtune.train import attention
+
+    asked = recipe()
+    model = with_adapter(asked, bases["llama"], attention=attention.NAME)
+    model.activation_checkpointing_enable(every_n_layers=2)
+    real = kept_for_backward(model, 200)
+    assert 0.97 * real < planned(asked, bases["llama"], tokens=200, checkpointing=2).parts["activations"] < 1.25 * real
 
 
 def test_eager_attention_is_what_auto_is_on_a_processor_alone(bases: dict[str, Path]) -> None:

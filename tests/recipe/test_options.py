@@ -53,7 +53,7 @@ PLAN: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "training.micro_batch": ({"training.batch_size": 8}, 2, 4),
     "training.warmup": ({}, 0.0, 0.5),
     "training.evaluations": ({"training.epochs": 9.0}, 2, 4),
-    "training.gradient_checkpointing": ({}, False, True),
+    "training.gradient_checkpointing": ({}, True, 2),
     "launch.processes": ({}, "auto", 2),
     "launch.nodes": ({}, 1, 2),
 }

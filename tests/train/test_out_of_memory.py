@@ -100,7 +100,7 @@ def test_pain_14_memory_that_runs_out_in_the_middle_halves_the_micro_batch(tiny_
     assert "goes on from step 2 of 4" in short.notes
     assert record.result["micro_batch"] == 4
     assert json.loads(short.run.plan.read_text())["out_of_memory"] == [
-        {"micro_batch": 4, "accumulation": 2, "gradient_checkpointing": False}
+        {"micro_batch": 4, "accumulation": 2, "gradient_checkpointing": 0}
     ]
     found, undisturbed = (metrics(at(tmp_path / name)) for name in ("short", "whole"))
     assert [line["micro_batch"] for line in found] == [8, 8, 4, 4]

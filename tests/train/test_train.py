@@ -19,6 +19,7 @@ from llmtune import files
 from llmtune.errors import ProofError, RecipeError, StageError, Stopped
 from llmtune.events import Events
 from llmtune.models.loading import load_base, load_with_adapter
+from llmtune.recipe.translate import recomputing
 from llmtune.train import proof
 from llmtune.train.attach import attach, begun
 from llmtune.train.checkpoints import ADAPTER, Checkpoints, Training, read_progress
@@ -273,9 +274,12 @@ def test_pain_08_the_loss_of_flattened_rows_is_that_of_the_rows_one_by_one(
     assert undisturbed[1]["heldout_loss"] == pytest.approx(mean_loss(finished, given.heldout), rel=1e-3)
 
 
-def test_recomputing_activations_trains_the_same_bytes(undisturbed: Run, tiny_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [1, 2])
+def test_recomputing_activations_trains_the_same_bytes(
+    every: int, undisturbed: Run, tiny_base: Path, tmp_path: Path
+) -> None:
     """With dropout. It decides nothing but memory, so a run that ran out of it goes on with it."""
-    given = inputs(tiny_base, tmp_path, sft={"activation_checkpointing": True})
+    given = inputs(tiny_base, tmp_path, sft=recomputing(every))
     train(given, NOBODY)
     assert adapter_bytes(given) == adapter_bytes(undisturbed[0])
 
