@@ -66,7 +66,7 @@ def facts_of(
 
 def asked_now(
     run: RunDir, loaded: Loaded, plan: Plan, family: Family, device: Device, base: Path, *, nvme: Path | None,
-    base_is_local: bool, files: Sequence[str],
+    base_is_local: bool, files: Sequence[str], tokens: Mapping[str, int],
 ) -> Asked:  # fmt: skip
     """The questions of the run as the recipe, the files and the machine are now. What the machine alone decided when
     the run began stays. `base` is a local folder, `files` the data files as the recipe names them."""
@@ -74,7 +74,7 @@ def asked_now(
     threads = threads or max(1, device.cores // (plan.geometry.processes // loaded.recipe.launch.nodes))
     start = start_folder(loaded.recipe.adapter, loaded.beside)
     facts = facts_of(plan, family.linear_suffixes, device, nvme, threads)
-    facts = replace(facts, start=None if start is None else sha256(start / WEIGHTS))
+    facts = replace(facts, start=None if start is None else sha256(start / WEIGHTS), tokens=tokens)
     arguments = translate(loaded.recipe, facts)
     spec = BaseSpec(path=str(base), **(arguments["base"] or {}))
     return Asked(arguments, spec, lock_of(run, loaded, spec, base_is_local, files))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llmtune import spread
 from llmtune.asked import Asked, asked_now, facts_of
 from llmtune.errors import LlmtuneError, Problem, RecipeError
+from llmtune.models import token_rows
 from llmtune.plan import device as machine
 from llmtune.plan.adapters import unknown_modules
 from llmtune.plan.device import Device
@@ -113,6 +114,7 @@ class Checked:
         return asked_now(
             self.run, self.loaded, self.plan, self.family, self.device, self.base, nvme=self.nvme,
             base_is_local=self.base_is_local, files=self.files,
+            tokens=token_rows.ids(self.loaded.recipe.adapter, self.tokenizer),
         )  # fmt: skip
 
 
@@ -185,6 +187,8 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
         problems.add(list(misfits_of_start(recipe.adapter, start, sizes)))
     if sizes is not None and words is not None:
         prepared = problems.of(lambda: prepare(recipe, beside, words, sizes))
+        if prepared is not None:
+            problems.add(list(token_rows.problems(recipe.adapter, words, prepared.splits["train"])))
     else:
         problems.of(lambda: look(recipe, beside))
     if base is not None and weights is not None and sizes is not None:

@@ -14,7 +14,7 @@ from llmtune.recipe.problems import leaves
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.translate import Facts, base_arguments, translate
 from llmtune.stages import fingerprint
-from tests.recipe.test_translate import FIXED, VALUES, method_with
+from tests.recipe.test_translate import FIXED, TOKENS, VALUES, method_with
 
 # Two values of every key that the test of the arguments does not try.
 REST: dict[str, tuple[Any, Any]] = {
@@ -121,6 +121,7 @@ def facts(one: Recipe) -> Facts:
         steps=counted.steps, micro_batch=counted.micro_batch, accumulation=counted.accumulation,
         warmup_steps=counted.warmup_steps,
         evaluate_every=counted.evaluate_every, checkpointing=int(training.gradient_checkpointing or 0),
+        tokens=TOKENS,
     )  # fmt: skip
 
 

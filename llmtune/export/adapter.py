@@ -94,7 +94,7 @@ def faults(adapter: Adapter, base: Mapping[str, Stored]) -> list[str]:
         elif parts.keys() >= HALVES:
             found += _unlike(layer, parts, base[name])
         found += [f"{layer}: {part.removesuffix('.weight')} {what}" for part, what in _numbers(parts)]
-    found += [f"{key} {what}" for key, what in _numbers(adapter.others)]
+    found += [f"{key} {what}" for key, what in _numbers(adapter.others | adapter.beside)]
     updates = [parts["lora_B.weight"] for parts in adapter.layers.values() if "lora_B.weight" in parts]
     if updates and all(not any(update.read()) for update in updates):
         found.append("every lora_B is zero: the adapter changes nothing")

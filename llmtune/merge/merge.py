@@ -32,6 +32,7 @@ def merge(inputs: MergeInputs, events: Events) -> dict[str, Any]:
 
 def write_merged(inputs: MergeInputs, folder: Path, events: Events) -> None:
     """The files of the merged model."""
+    from llmtune.merge.beside import Beside
     from llmtune.merge.layout import layout
     from llmtune.merge.own import Replaced
     from llmtune.merge.skeleton import Skeleton
@@ -47,8 +48,9 @@ def write_merged(inputs: MergeInputs, folder: Path, events: Events) -> None:
     if is_in(trained):
         merged: Merged | Replaced = Replaced(checkpoint(base), spans(trained / FILE), found, held, inputs.dtype)
     else:
-        skeleton = Skeleton(inputs.base, found, read_adapter(trained))
-        merged = Merged(stored(base), found, skeleton, held, inputs.dtype)
+        adapter = read_adapter(trained)
+        skeleton = Skeleton(inputs.base, found, adapter)
+        merged = Merged(stored(base), found, skeleton, Beside.of(adapter), held, inputs.dtype)
     merged.check()
     write(merged, folder, lambda done, total: events.progress(done, total, unit="bytes"))
     _write_beside(inputs, folder, untied=isinstance(merged, Replaced) and bool(merged.untied))

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 
 from llmtune.errors import BaseModelError, Problem
 from llmtune.merge.layout import Layout, bare
-from llmtune.models.adapter import Adapter
+from llmtune.models.adapter import BESIDE, Adapter
 from llmtune.models.spec import BaseSpec
 
 DO = "merge the adapter into the base that it was trained on, as PEFT has saved it"
 MOVES_THE_BASE = ("pissa", "olora", "corda", "loftq", "orthogonal")
 """Values of init_lora_weights with which the base is not its own any more: what is saved fits another one."""
 
-MORE_THAN_LAYERS = ("lora_bias", "modules_to_save", "target_parameters", "trainable_token_indices")
-"""Keys of what is more than an update of linear layers."""
+MORE_THAN_LAYERS = ("lora_bias", "target_parameters")
+"""Keys of what is more than an update of linear layers, and weights of the base beside them (see `beside`)."""
 
 
 class Skeleton:
@@ -42,6 +42,9 @@ class Skeleton:
         for name in layout.layers:
             _hollow(model.get_submodule(name))
         config = PeftConfig.from_pretrained(adapter.file.parent)
+        for key in BESIDE:
+            vars(config)[key] = None
+        config.ensure_weight_tying = False
         transposed = any(layout.layers[name].transposed for name in adapter.layers)
         if transposed and "fan_in_fan_out" in _fields(type(config)):
             config.fan_in_fan_out = True  # trained on bitsandbytes' layers, which are not
@@ -49,7 +52,8 @@ class Skeleton:
         problems = list(_tensors(adapter, get_peft_model_state_dict(whole)))
         if problems:
             raise BaseModelError(problems)
-        set_peft_model_state_dict(whole, load_file(adapter.file))
+        tensors = load_file(adapter.file)
+        set_peft_model_state_dict(whole, {key: tensors[key] for key in tensors if key not in adapter.beside})
         found = whole.get_base_model().named_modules()
         self._layers: dict[str, Any] = {name: one for name, one in found if isinstance(one, BaseTunerLayer)}
 
@@ -88,7 +92,8 @@ def _config(adapter: Adapter) -> list[Problem]:
         return [Problem(where, f"peft_type: {adapter.kind!r} is not known", DO)]
     unknown = (key for key in adapter.config if key not in _fields(kind))
     more = (key for key in MORE_THAN_LAYERS if adapter.config.get(key))
-    said = [f"{key}: {adapter.config[key]!r}" for key in (*unknown, *more)]
+    absent = (key for key in BESIDE if adapter.config.get(key) and not adapter.beside)
+    said = [f"{key}: {adapter.config[key]!r}" for key in (*unknown, *more, *absent)]
     if adapter.config.get("bias", "none") != "none":
         said.append(f"bias: {adapter.config['bias']!r}")
     start = adapter.config.get("init_lora_weights", True)
@@ -114,8 +119,9 @@ def _layers(adapter: Adapter, layout: Layout) -> list[Problem]:
 
 def _tensors(adapter: Adapter, expected: dict[str, Tensor]) -> list[Problem]:
     """Tensors that an adapter of this configuration on this base has not, or has in another shape."""
-    said = [f"{key} is missing" for key in expected if key not in adapter.tensors]
-    for key, span in adapter.tensors.items():
+    there = {key: span for key, span in adapter.tensors.items() if key not in adapter.beside}
+    said = [f"{key} is missing" for key in expected if key not in there]
+    for key, span in there.items():
         if key not in expected:
             said.append(f"{key} is no part of what {adapter.config['peft_type']} changes in this base")
         elif span.shape != tuple(expected[key].shape):

@@ -15,7 +15,8 @@ from typing import BinaryIO, Protocol
 
 import torch
 
-from llmtune.errors import BaseModelError
+from llmtune.errors import BaseModelError, Problem
+from llmtune.merge.beside import Beside
 from llmtune.merge.layout import Layer, Layout
 from llmtune.merge.skeleton import Skeleton
 from llmtune.models.checkpoint import BYTES, INDEX, SINGLE, Span
@@ -105,6 +106,7 @@ class Merged:
     tensors: Mapping[str, Stored]
     layout: Layout
     skeleton: Skeleton
+    beside: Beside
     held: Held
     dtype: str
 
@@ -114,7 +116,12 @@ class Merged:
         return layer if part in ("weight", "bias") and layer in self.layout.layers else None
 
     def check(self) -> None:
-        """Raises BaseModelError where the file has no weight of its own for a layer that was quantized, or changed."""
+        """Raises BaseModelError where the file has no weight of its own for a layer that was quantized, or changed, and
+        for what the adapter has of the base itself and does not fit it."""
+        base = {self.layout.name_of(key): stored for key, stored in self.tensors.items()}
+        if wrong := list(self.beside.problems(base, self.layout)):
+            do = "merge into the base that it was trained on"
+            raise BaseModelError([Problem(self.held.base.path, what, do) for what in wrong])
         there = {self.layer(key) for key in self.tensors if key.endswith(".weight")}
         used = {name for name, layer in self.layout.layers.items() if layer.quantized and self.held.as_trained}
         used |= {name for name in self.layout.layers if self.skeleton.changes(name)}
@@ -128,8 +135,13 @@ class Merged:
 
     @torch.inference_mode()
     def tensor(self, key: str) -> torch.Tensor:
-        layer = self.layer(key)
+        layer, name = self.layer(key), self.layout.name_of(key)
+        name = self.layout.one_with.get(name, name)
+        if name in self.beside.whole:
+            return load(self.beside.whole[name]).to(TORCH[self.saved(key)]).contiguous()
         found = self._held(key, layer)
+        if name in self.beside.rows:
+            found = self.beside.put(name, found, load(self.beside.rows[name].span))
         if layer is not None and self.skeleton.changes(layer):
             found = self._merged(key, layer, found)
         return found.to("cpu", TORCH[self.saved(key)]).contiguous()

@@ -16,6 +16,10 @@ WEIGHTS = "adapter_model.safetensors"
 OWN_WEIGHTS = "own_weights.safetensors"
 """In the place of both where weights of the base itself were trained: these alone, in float32."""
 PREFIX = "base_model.model."
+BESIDE = ("modules_to_save", "trainable_token_indices")
+"""Keys of the configuration for what is trained of the base itself."""
+ROWS = "token_adapter.trainable_tokens_delta"
+"""How PEFT calls the trained rows of a module."""
 HALVES = {"lora_A.weight", "lora_B.weight"}
 """What LoRA has for each layer: A of shape (rank, in) and B of shape (out, rank)."""
 _PARTS = "lora|vera|hada|lokr|oft|boft|ia3|miss|hira|shira|gralora"
@@ -35,6 +39,9 @@ class Adapter:
     others: dict[str, Span]
     """Tensors that are of no single layer, by the keys of the file."""
 
+    beside: dict[str, Span]
+    """Weights of the base that were trained beside the layers, by the keys of the file."""
+
     @property
     def kind(self) -> str:
         """PEFT's name for the method: `LORA`."""
@@ -44,7 +51,7 @@ class Adapter:
     def tensors(self) -> dict[str, Span]:
         """By the keys of the file."""
         own = {f"{PREFIX}{layer}.{part}": span for layer, parts in self.layers.items() for part, span in parts.items()}
-        return own | self.others
+        return own | self.others | self.beside
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -63,11 +70,13 @@ def read_adapter(folder: Path) -> Adapter:
     if not tensors:
         raise BaseModelError.one(str(folder / WEIGHTS), "has no tensors", "save the adapter again")
     layers: dict[str, dict[str, Span]] = {}
-    others = {}
+    others, beside = {}, {}
     for key, span in tensors.items():
         match = _KEY.fullmatch(key)
-        if match is None:
-            others[key] = span
-        else:
+        if match is not None:
             layers.setdefault(match["layer"], {})[match["part"]] = span
-    return Adapter(folder / WEIGHTS, config, layers, others)
+        elif any(config.get(key) for key in BESIDE) and key.startswith(PREFIX):
+            beside[key] = span
+        else:
+            others[key] = span
+    return Adapter(folder / WEIGHTS, config, layers, others, beside)

@@ -44,6 +44,7 @@ def misfits_of_start(adapter: Lora, folder: Path, family: Family) -> Iterator[Pr
         more = f" and {next(iter(found.others))}" if found.others else ""
         yield Problem(KEY, f"{folder} holds {found.kind}{more}, not LoRA alone", "name a LoRA adapter, or remove it")
         return
+    yield from _beside(found, adapter)
     wanted = NEUTRAL | peft_config(adapter, family.linear_suffixes)["arguments"]
     for key, name in NAMES.items():
         there = found.config.get(key) or NEUTRAL.get(key)
@@ -51,6 +52,15 @@ def misfits_of_start(adapter: Lora, folder: Path, family: Family) -> Iterator[Pr
             asked, has = (str(value).lower() for value in (wanted[key], there))
             yield Problem(f"adapter.{name}", f"is {asked}, and the adapter to go on from has {has}", f"write {has}")
     yield from _layers(found, wanted["target_modules"], family)
+
+
+def _beside(found: Adapter, adapter: Lora) -> Iterator[Problem]:
+    """Weights of the base that one of the two trains and the other does not; which they are, the training looks at."""
+    for key, name in {"modules_to_save": "modules_to_save", "trainable_token_indices": "token_rows"}.items():
+        has = bool(found.config.get(key))
+        if has != bool(getattr(adapter, name)):
+            what = f"the adapter to go on from was trained {'with' if has else 'without'} such"
+            yield Problem(f"adapter.{name}", what, "write those that it has" if has else "remove it")
 
 
 def _layers(found: Adapter, targets: str | list[str], family: Family) -> Iterator[Problem]:

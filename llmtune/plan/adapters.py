@@ -9,7 +9,7 @@ from typing import assert_never
 from llmtune.errors import Problem
 from llmtune.models.checkpoint import checkpoint
 from llmtune.models.family import Family, Linear
-from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.low_rank import VOCABULARY, Lora
 from llmtune.recipe.methods import Adapter, Boft, Gralora, Hira, Ia3, Loha, Lokr, Miss, Oft, Shira, Vera
 from llmtune.recipe.own_weights import Full, Head, Partial
 from llmtune.recipe.to_peft import FEED_FORWARD
@@ -138,17 +138,58 @@ def own_parameters(adapter: Adapter, family: Family, parameters: int) -> int:
             return 0
 
 
-VOCABULARY = ("embed_tokens", "wte", "embed_in", "lm_head", "embed_out")
-"""Modules with a row for each token."""
+def beside_parameters(adapter: Adapter, family: Family) -> int:
+    """Numbers of the base that are trained beside an adapter's layers: whole modules, and rows of tokens."""
+    if not isinstance(adapter, Lora):
+        return 0
+    table, tables = family.vocab * family.hidden, 1 if family.tied else 2
+    names = [name.rpartition(".")[2] for name in adapter.modules_to_save]
+    whole = min(tables, sum(name in VOCABULARY for name in names))
+    norms = sum(_of_a_norm(name, family) for name in names if name not in VOCABULARY)
+    return whole * table + norms + tables * len(adapter.token_rows) * family.hidden
+
+
+def _of_a_norm(name: str, family: Family) -> int:
+    if name in ("q_norm", "k_norm"):
+        return family.head_width * family.layers
+    return family.hidden * (1 if name in ("norm", "ln_f", "final_layernorm", "final_layer_norm") else family.layers)
+
+
+HEADS = ("lm_head", "embed_out")
+
+
+def trains_head(adapter: Adapter, family: Family) -> bool:
+    """Whether the output head learns, or has rows that do."""
+    match adapter:
+        case Full() | Head():
+            return True
+        case Partial(modules=names):
+            pass
+        case Lora(modules_to_save=names, token_rows=rows):
+            if rows:
+                return True
+        case _:
+            return False
+    return any(name.rpartition(".")[2] in (VOCABULARY if family.tied else HEADS) for name in names)
 
 
 def unknown_modules(adapter: Adapter, family: Family, folder: Path) -> Iterator[Problem]:
     """Modules that are to be trained themselves are looked for among the names of the base's tensors."""
-    if not isinstance(adapter, Partial) or not adapter.modules:
-        return
-    names = [f".{name.rpartition('.')[0]}." for name in checkpoint(folder)]
+    match adapter:
+        case Partial(modules=asked):
+            key = "adapter.modules"
+        case Lora(modules_to_save=asked):
+            key = "adapter.modules_to_save"
+        case _:
+            return
+    names = [f".{name.rpartition('.')[0]}." for name in checkpoint(folder)] if asked else []
     names += [".lm_head."] if family.tied else []  # which is no tensor of its own then
-    for wanted in adapter.modules:
+    for wanted in asked:
         if not any(f".{wanted}." in name for name in names):
             parts = sorted({part for name in names for part in name.split(".") if part and not part.isdecimal()})
-            yield Problem("adapter.modules", f"the base has no module {wanted}", f"its modules are {', '.join(parts)}")
+            yield Problem(key, f"the base has no module {wanted}", f"its modules are {', '.join(parts)}")
+        inside = [name.strip(".") for name in names if f".{wanted}." in name]
+        layers = [name for name in inside if name.rpartition(".")[2] in (family.linear_suffixes or ())]
+        if isinstance(adapter, Lora) and layers:
+            what = f"{layers[0]} is a linear layer of a block, which LoRA itself is for"
+            yield Problem(key, what, "name embeddings, head or norms, or set adapter.method: partial")

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from llmtune.errors import MachineError, Problem
 from llmtune.models.family import Linear
-from llmtune.plan.adapters import own_parameters
+from llmtune.plan.adapters import beside_parameters, own_parameters, trains_head
 from llmtune.plan.device import Device
 from llmtune.plan.device import processes as processes_on
 from llmtune.plan.geometry import Geometry, geometry
 from llmtune.plan.memory import Answers, Memory, Shape, evaluating, merging, quantizing, trained_numbers, training
 from llmtune.plan.number_type import decided
+from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.method import OnLayers, OnSomeLayers
 from llmtune.recipe.schema import Recipe
 
@@ -179,6 +180,7 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
         linears = [Linear(name, *widths) for name, widths in shapes.items()]
     some = recipe.adapter.layers if isinstance(recipe.adapter, OnSomeLayers) else None
     blocks = family.layers if some is None else len(set(some))
+    rows = isinstance(recipe.adapter, Lora) and recipe.adapter.token_rows
     return Shape(
         hidden=family.hidden,
         feed_forward=family.ffn,
@@ -194,6 +196,9 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
         quantizable_rows=family.layers * sum(linear.outputs for linear in linears),
         adapted=adapted(recipe, linears) * blocks,
         own=own_parameters(recipe.adapter, family, parameters),
+        beside=beside_parameters(recipe.adapter, family),
+        tables=family.vocab * family.hidden * (1 if family.tied else 2) if rows else 0,
+        trains_head=trains_head(recipe.adapter, family),
     )
 
 

@@ -53,7 +53,13 @@ class Shape:
     adapted: Sequence[Linear]
     """Every layer that gets an adapter."""
     own: int
-    """Parameters of the base itself that are trained."""
+    """Parameters of the base itself that are trained, where there is no adapter."""
+    beside: int
+    """Those that are trained beside an adapter's layers."""
+    tables: int
+    """Parameters of the embeddings, and of a head of its own, of which rows are trained: copied for each pass."""
+    trains_head: bool
+    """Then its logits are made of all supervised positions at once."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def quantizing(recipe: Recipe, shape: Shape, *, device: str) -> Memory:
 
 def trained_numbers(recipe: Recipe, shape: Shape) -> int:
     """Of an adapter, or of the base itself."""
-    return shape.own or trained_parameters(recipe.adapter, shape.adapted)
+    return shape.own or trained_parameters(recipe.adapter, shape.adapted) + shape.beside
 
 
 def _state(recipe: Recipe, trained: int) -> int:
@@ -126,13 +132,14 @@ def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, c
     whole = shape.layers - again + int(checkpointing > 0 and (shape.layers - 1) % checkpointing == 0)
     kept = tokens * width * shape.hidden * again + a_layer * whole
     moments = (_state(recipe, trained) + 4 * trained) // sharded  # and ZeRO's own flat copy
+    # weights that are trained themselves are rounded anew for each pass, and kept for the one back
+    rounded = shape.own * whole // shape.layers + shape.beside
     parts = {
         "weights": _held(recipe, shape, geometry.processes, device) - width * shape.own,
         "adapter": trained * (4 + 4),  # in float32, and its gradient
         "optimiser": 0 if _elsewhere(recipe.zero.offload_optimizer, device) else moments,
         "average": 0 if recipe.training.average is None else trained * 4,
-        # weights that are trained themselves are rounded anew for each pass, and kept for the one back
-        "activations": kept + width * shape.own * whole // shape.layers,
+        "activations": kept + width * (rounded + 2 * shape.tables),
         "logits": _trained_logits(recipe, shape, geometry.micro_batch_supervised, device),
         "process": PROCESS_BYTES[device],
     }
@@ -237,7 +244,7 @@ def _trained_logits(recipe: Recipe, shape: Shape, supervised: int, device: str) 
     """
     width = WIDTH[recipe.quantization.compute_dtype]
     positions = supervised
-    if recipe.kernels.head == "chunked":
+    if recipe.kernels.head == "chunked" and not shape.trains_head:
         positions = min(supervised, max(1, HEAD_CHUNK[device] // shape.vocabulary))
     elif recipe.kernels.head == "trl":
         positions = min(supervised, TILE[0]) if device == "cuda" else TILE[0]

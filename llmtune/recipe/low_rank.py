@@ -6,8 +6,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from llmtune.recipe.closed import Share
+from llmtune.recipe.closed import Names, Share
 from llmtune.recipe.method import FOUR_BITS, OnSomeLayers
+
+VOCABULARY = ("embed_tokens", "wte", "embed_in", "lm_head", "embed_out")
+"""Modules with a row for each token."""
 
 
 class Lora(OnSomeLayers):
@@ -45,6 +48,21 @@ class Lora(OnSomeLayers):
     start: str | None = Field(
         None, description="Adapter to go on from: a run's folder, or one that PEFT has saved. Default: a new one."
     )
+
+    modules_to_save: Names = Field(
+        (),
+        description="Modules of the base that are trained whole beside the layers: embed_tokens, lm_head, or a norm. A"
+        " head that is one with the embeddings is trained as one with them.",
+    )
+    token_rows: Names = Field(
+        (),
+        description="Tokens of which the rows of the embeddings and of the head are trained, each as its text:"
+        " ['<|tool|>']. The tokenizer has it as one token, and rows of the data hold it.",
+    )
+
+    @property
+    def trains_the_base(self) -> bool:
+        return bool(self.modules_to_save or self.token_rows)
 
     @property
     def moves_the_base(self) -> bool:

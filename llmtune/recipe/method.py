@@ -26,6 +26,11 @@ class Method(Closed):
     exports: ClassVar[tuple[Export, ...]] = ("adapter", "merged")
     """What can be made of it for others."""
 
+    @property
+    def trains_the_base(self) -> bool:
+        """Weights of the base itself are trained, alone or beside an adapter's."""
+        return False
+
 
 class OnLayers(Method):
     """A method that changes linear layers, each by itself."""

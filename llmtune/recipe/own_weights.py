@@ -17,6 +17,10 @@ class OwnWeights(Method):
     transposed: ClassVar[bool] = True
     exports: ClassVar[tuple[Export, ...]] = ("merged",)
 
+    @property
+    def trains_the_base(self) -> bool:
+        return True
+
 
 class Full(OwnWeights):
     """All weights of the base."""

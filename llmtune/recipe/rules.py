@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmtune.recipe import rules_of_methods
-from llmtune.recipe.own_weights import OwnWeights
 from llmtune.recipe.rule import Rule, given
 from llmtune.recipe.schema import Recipe
 
@@ -167,7 +166,7 @@ RULES = (
     ),
     Rule(
         ("kernels.head", "adapter.method"),
-        lambda r: r.kernels.head == "trl" and isinstance(r.adapter, OwnWeights),
+        lambda r: r.kernels.head == "trl" and r.adapter.trains_the_base,
         "TRL's head reads its weights as they are held, which is not as they are computed with",
         "remove one of the two",
     ),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.low_rank import VOCABULARY, Lora
 from llmtune.recipe.method import FOUR_BITS, OnLayers, OnSomeLayers
 from llmtune.recipe.methods import Gralora, Ia3
-from llmtune.recipe.own_weights import Head, OwnWeights, Partial
+from llmtune.recipe.own_weights import Head, Partial
 from llmtune.recipe.rule import Rule
 
 RULES = (
@@ -35,21 +35,21 @@ RULES = (
     ),
     Rule(
         ("optimizer.rates.head", "adapter.method"),
-        lambda r: r.optimizer.rates.head is not None and not isinstance(r.adapter, OwnWeights),
+        lambda r: r.optimizer.rates.head is not None and not r.adapter.trains_the_base,
         "the head is not trained",
-        "remove it, or train weights of the base: `adapter.method: partial`",
+        "remove it, or train them: `adapter.modules_to_save`, or `adapter.method: partial`",
     ),
     Rule(
         ("optimizer.rates.embeddings", "adapter.method"),
-        lambda r: r.optimizer.rates.embeddings is not None and not isinstance(r.adapter, OwnWeights),
+        lambda r: r.optimizer.rates.embeddings is not None and not r.adapter.trains_the_base,
         "the embeddings are not trained",
-        "remove it, or train weights of the base: `adapter.method: partial`",
+        "remove it, or train them: `adapter.modules_to_save`, or `adapter.method: partial`",
     ),
     Rule(
         ("optimizer.rates.norms", "adapter.method"),
-        lambda r: r.optimizer.rates.norms is not None and not isinstance(r.adapter, OwnWeights),
+        lambda r: r.optimizer.rates.norms is not None and not r.adapter.trains_the_base,
         "the norms are not trained",
-        "remove it, or train weights of the base: `adapter.method: partial`",
+        "remove it, or train them: `adapter.modules_to_save`, or `adapter.method: partial`",
     ),
     Rule(
         ("adapter.method", "quantization.type"),
@@ -104,6 +104,34 @@ RULES = (
         lambda r: isinstance(r.adapter, Lora) and r.adapter.dora and r.zero.stage == 3,
         "DoRA measures whole weights, which no process holds",
         "set `zero.stage: 2`, or `adapter.dora: false`",
+    ),
+    Rule(
+        ("adapter.modules_to_save", "adapter.token_rows"),
+        lambda r: (
+            isinstance(r.adapter, Lora)
+            and bool(r.adapter.token_rows)
+            and any(name.rpartition(".")[2] in VOCABULARY for name in r.adapter.modules_to_save)
+        ),
+        "the rows are part of what is trained whole",
+        "remove one of the two",
+    ),
+    Rule(
+        ("adapter.init", "adapter.modules_to_save", "adapter.token_rows"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.init == "eva" and r.adapter.trains_the_base,
+        "PEFT leaves out the weights of the base where it waits for EVA's first values",
+        "set `adapter.init: default`",
+    ),
+    Rule(
+        ("adapter.token_rows",),
+        lambda r: isinstance(r.adapter, Lora) and len(set(r.adapter.token_rows)) != len(r.adapter.token_rows),
+        "names a token twice",
+        "keep one of the two",
+    ),
+    Rule(
+        ("adapter.modules_to_save", "adapter.token_rows", "zero.stage"),
+        lambda r: r.zero.stage == 3 and isinstance(r.adapter, Lora) and r.adapter.trains_the_base,
+        "what is trained beside the layers begins as a copy of whole weights, which no process holds",
+        "set `zero.stage: 2`, or remove it",
     ),
     Rule(
         ("adapter.layers",),

@@ -27,6 +27,11 @@ def max_lora_rank(rank: int) -> int | None:
     return next((allowed for allowed in VLLM_RANKS if allowed >= rank), None)
 
 
+def _beside(adapter: Lora) -> Reason:
+    """vLLM, llama.cpp and LMDeploy refuse such an adapter; SGLang leaves the weights out without a word."""
+    return "it takes no weights of the base beside LoRA's own" if adapter.trains_the_base else None
+
+
 def _vllm(adapter: Lora) -> Reason:
     if adapter.dora:
         return "it does not support DoRA"
@@ -67,7 +72,7 @@ SERVERS: Mapping[str, Callable[[Lora], Reason]] = {
 def refusals(adapter: Method) -> dict[str, Reason]:
     """Of each server why it does not load this adapter; None: it does."""
     if isinstance(adapter, Lora):
-        return {name: why(adapter) for name, why in SERVERS.items()}
+        return {name: why(adapter) or _beside(adapter) for name, why in SERVERS.items()}
     return dict.fromkeys(SERVERS, "it loads LoRA alone")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, assert_never
 
 from llmtune.recipe.low_rank import Lora
@@ -15,14 +16,23 @@ FEED_FORWARD = ("down_proj", "dense_4h_to_h", "fc2", "c_proj")
 """Layers of which IA3 scales what goes in, and not what comes out: those that end the feed-forward part of a block."""
 
 
-def peft_config(adapter: Adapter, linear_suffixes: tuple[str, ...] | None) -> Arguments:
-    """`{"config": name of PEFT's class, "arguments": its keyword arguments}`; no class for the base's own weights."""
+def peft_config(
+    adapter: Adapter, linear_suffixes: tuple[str, ...] | None, tokens: Mapping[str, int] | None = None
+) -> Arguments:
+    """`{"config": name of PEFT's class, "arguments": its keyword arguments}`; no class for the base's own weights.
+
+    `tokens`: the ids of the tokens that the adapter names.
+    """
     if isinstance(adapter, Full | Partial | Head):
         return {"config": None, "arguments": own_arguments(adapter)}
     targets = _targets(adapter, linear_suffixes)
     config, own = _own(adapter, targets)
     if isinstance(adapter, OnSomeLayers) and adapter.layers is not None:
         own["layers_to_transform"] = list(adapter.layers)
+    if isinstance(adapter, Lora) and adapter.modules_to_save:
+        own["modules_to_save"] = list(adapter.modules_to_save)
+    if isinstance(adapter, Lora) and adapter.token_rows and tokens is not None:
+        own["trainable_token_indices"] = [tokens[text] for text in adapter.token_rows]
     return {"config": config, "arguments": {**own, "target_modules": targets, "task_type": "CAUSAL_LM"}}
 
 

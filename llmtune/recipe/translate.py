@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from llmtune.recipe.closed import seconds
@@ -36,6 +37,8 @@ class Facts:
     """Whether activations must be recomputed for the training to fit."""
     start: str | None = None
     """sha256 of the adapter that the training goes on from."""
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """Ids of the tokens that the recipe names."""
 
 
 def quantization_arguments(recipe: Recipe) -> dict[str, str | bool] | None:
@@ -167,7 +170,7 @@ def translate(recipe: Recipe, facts: Facts) -> dict[str, Arguments | None]:
     return {
         "data": recipe.data.model_dump() | {"seed": recipe.training.seed},
         "base": base_arguments(recipe, facts),
-        "adapter": peft_config(recipe.adapter, facts.linear_suffixes) | {"start": facts.start},
+        "adapter": peft_config(recipe.adapter, facts.linear_suffixes, facts.tokens) | {"start": facts.start},
         "quantize": kept_bases(recipe),
         "training": training_arguments(recipe, facts)
         | {

@@ -40,7 +40,7 @@ def keep_apart(base: Any, model: Any, rows: Rows, kernels: Kernels, *, meet: boo
     model.eval()
     forward, device = forward_of(model), next(base.parameters()).device
     first, second = (rows.row(number % len(rows)).to(device) for number in range(2))
-    vocabulary = base.get_input_embeddings().num_embeddings
+    vocabulary = base.config.get_text_config().vocab_size
     plain, family = base.config._attn_implementation, base.config.model_type
     if kernels.attention == "rows" and plain != "flash_attention_2":  # which looks at each row by itself
         base.set_attn_implementation(attention.NAME)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
@@ -16,15 +18,18 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.lora import LoraLayer
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from llmtune.errors import RecipeError
 from llmtune.models import own
-from llmtune.models.adapter import WEIGHTS
+from llmtune.models.adapter import ROWS, WEIGHTS, read_adapter
 from llmtune.train.batches import Batch, Rows
+from llmtune.train.beside import beside, hold, of_this_base
 from llmtune.train.checkpoints import ADAPTER
 from llmtune.train.fused import fuse
 from llmtune.train.inputs import TrainInputs
@@ -52,7 +57,7 @@ def attach(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel | PreTrained
         last = sorted({name.rpartition(".")[2] for name in names})
         what = f"the base has no layer named {', '.join(missing)}"
         raise RecipeError.one("adapter.target_modules", what, f"its layers are named {', '.join(last)}")
-    arguments = dict(inputs.adapter["arguments"])
+    arguments = of_this_base(base, inputs.adapter["arguments"])
     if "eva_config" in arguments:
         arguments["eva_config"] = EvaConfig(**arguments["eva_config"])
     makes_up = arguments.get("init_lora_weights") == LOFTQ
@@ -66,6 +71,7 @@ def attach(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel | PreTrained
     model = get_peft_model(base, config, low_cpu_mem_usage=looks)
     if makes_up:
         make_up_for_rounding(model, Path(inputs.base.path))
+    hold(model)
     if looks:
         _look_at_rows(model, Rows.read(Path(inputs.train)))
     return model
@@ -100,7 +106,17 @@ def go_on_from(model: PeftModel, folder: Path) -> None:
     if strange:
         what = f"is no adapter of the layers that the recipe names: {strange[0]} is in one of the two alone"
         raise RecipeError.one("adapter.start", what, "name an adapter of this base, or other target_modules")
+    if _tokens(read_adapter(folder).config) != _tokens(vars(model.peft_config["default"])):
+        raise RecipeError.one(
+            "adapter.token_rows", "the adapter to go on from has rows of others", "name the same ones"
+        )
     set_peft_model_state_dict(model, tensors)
+
+
+def _tokens(config: Mapping[str, Any]) -> set[tuple[int, ...]]:
+    """Those of which rows are trained: PEFT has a list of them, or one for each module."""
+    found = config.get("trainable_token_indices") or {}
+    return {tuple(each) for each in (found.values() if isinstance(found, dict) else [found])}
 
 
 @dataclass(frozen=True)
@@ -119,6 +135,10 @@ class Begun:
     """The tensors themselves, where they were taken out of the base."""
     frozen: dict[str, tuple[tuple[int, ...], float, float]]
     """The sums of the weights beside those that are trained, where they are the base's own."""
+    beside: frozenset[str] = frozenset()
+    """Tensors of the base that are trained beside the layers."""
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    """Those of them that are the rows of some tokens."""
 
 
 def begun(model: PeftModel | PreTrainedModel) -> Begun:
@@ -128,14 +148,17 @@ def begun(model: PeftModel | PreTrainedModel) -> Begun:
     known = {name: sums(tensor) for name, tensor in tensors.items()}
     if not isinstance(model, PeftModel):
         return Begun(len({name.rpartition(".")[0] for name in tensors}), parameters, known, {}, {}, frozen(model))
-    layers = sum(isinstance(module, BaseTunerLayer) for module in model.modules())
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    layers = sum(isinstance(one, kinds) and not isinstance(one, TrainableTokensLayer) for one in model.modules())
     scales = {
         name: module.scaling["default"] for name, module in model.named_modules() if isinstance(module, LoraLayer)
     }
     first = {}
     if scales and model.peft_config["default"].init_lora_weights in ("pissa", "olora"):
         first = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-    return Begun(layers, parameters, known, scales, first, {})
+    more = beside(model, tensors)
+    rows = {name: tensor.detach().to("cpu", copy=True) for name, tensor in more.items() if name.endswith(ROWS)}
+    return Begun(layers, parameters, known, scales, first, {}, frozenset(more), rows)
 
 
 def frozen(model: nn.Module) -> dict[str, tuple[tuple[int, ...], float, float]]:

@@ -52,7 +52,12 @@ def prove(adapter: Path, begun: Begun, waiting: Collection[str] = ()) -> Adapter
     zero = {name for name, (_, _, squares) in begun.sums.items() if squares == 0.0}
     if not (moved & zero if zero else moved):
         raise _failed(adapter, "nothing was learnt: it changes no more than before the training")
-    if begun.frozen and (still := begun.sums.keys() - moved - set(waiting)):
+    # of a token that only ends rows the embedding has nothing to learn, where the head has rows of its own
+    late = {name.replace(".modules_to_save.default", "").replace(".default", "") for name in waiting}
+    same = [(tensors[name] == before).all(dim=1) for name, before in begun.rows.items() if name not in late]
+    if same and (left := int(torch.stack(same).all(dim=0).sum())):
+        raise _failed(adapter, f"{counted(left, 'row')} of {len(same[0])} that were to be trained are as they were")
+    if still := (begun.sums.keys() if begun.frozen else begun.beside) - moved - late:
         raise _failed(adapter, f"{min(still)} was to be trained and is as it was")
     return AdapterProof(begun.layers, begun.parameters, len(moved))
 

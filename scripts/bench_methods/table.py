@@ -18,7 +18,7 @@ from llmtune.recipe.servers import refusals
 BASE = Path(__file__).parents[2] / "data" / "tiny-base"
 Row = tuple[str, ...]
 Keys = dict[str, Any]
-OPTIONS: tuple[Keys, ...] = ({"dora": True}, {"init": "pissa"})
+OPTIONS: tuple[Keys, ...] = ({"dora": True}, {"init": "pissa"}, {"modules_to_save": ["embed_tokens"]})
 SHOWN: tuple[Keys, ...] = (
     *({"method": name} | ({"last_layers": 2} if name == "partial" else {}) for name in METHODS),
     *({"method": "lora"} | keys for keys in OPTIONS),
@@ -32,7 +32,8 @@ def rows() -> list[Row]:
     found: list[Row] = [heading]
     for plain in sorted(SHOWN, key=lambda one: (one["method"] != "lora", len(one))):
         adapter = block(plain)
-        keys = ", ".join(f"{key}: {str(value).lower()}" for key, value in plain.items() if key != "method")
+        named = {key: str(value).lower().replace("'", "") for key, value in plain.items() if key != "method"}
+        keys = ", ".join(f"{key}: {value}" for key, value in named.items())
         name = adapter.title if not keys else f"{adapter.title}, `{keys}`"
         key = f"`{plain['method']}`" if not keys else f"`{{{keys}}}`"
         if isinstance(adapter, Partial):
@@ -63,7 +64,7 @@ def _quantized(adapter: Method) -> str:
 
 
 def _sharded(adapter: Method) -> str:
-    whole = isinstance(adapter, Lora) and (adapter.dora or adapter.init != "default")
+    whole = isinstance(adapter, Lora) and (adapter.dora or adapter.init != "default" or adapter.trains_the_base)
     return "yes" if adapter.sharded and not whole else "no"
 
 

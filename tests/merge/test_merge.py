@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from llmtune.errors import BaseModelError
 from llmtune.events import Events
+from llmtune.merge.beside import Beside
 from llmtune.merge.inputs import MergeInputs
 from llmtune.merge.layout import layout
 from llmtune.merge.merge import write_merged
@@ -182,7 +183,7 @@ def test_a_merged_model_in_shards_is_the_same_model(tmp_path: Path) -> None:
     tensors = checkpoint(Path(trained.base.path))
     found = layout(trained.base)
     skeleton = Skeleton(trained.base, found, read_adapter(trained.adapter))
-    plan = Merged(tensors, found, skeleton, held, "bfloat16")
+    plan = Merged(tensors, found, skeleton, Beside({}, {}, False), held, "bfloat16")
     write(plan, out, lambda done, total: None, largest=40_000)
     shards = sorted(out.glob("model-*.safetensors"))
     assert len(shards) > 3 and not (out / "model.safetensors").exists()

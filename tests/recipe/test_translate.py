@@ -11,9 +11,11 @@ from llmtune.recipe.own_weights import OwnWeights
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.translate import Facts, translate
 
+TOKENS = {"<|tool|>": 5, "<|end|>": 7}
 FACTS = Facts(
     linear_suffixes=("q_proj", "v_proj"), device="cpu", processes=1, nvme="/disk/run", threads=2, steps=100,
     micro_batch=4, accumulation=2, warmup_steps=3, evaluate_every=10, checkpointing=False,
+    tokens=TOKENS,
 )  # fmt: skip
 
 # For each option two values that differ; the rest of a recipe that the option needs beside it.
@@ -30,6 +32,8 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "adapter.rank_pattern": ({}, {"q_proj": 2}),
     "adapter.alpha_pattern": ({}, {"q_proj": 2.0}),
     "adapter.layers": (None, [0]),
+    "adapter.modules_to_save": ([], ["lm_head"]),
+    "adapter.token_rows": (["<|tool|>"], ["<|end|>"]),
     "adapter.factor": (None, 4),
     "adapter.block_size": (8, 16),
     "adapter.blocks": (2, 4),

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from llmtune.events import Events
 from llmtune.merge.inputs import MergeInputs
 from llmtune.merge.merge import write_merged
-from llmtune.models import family
+from llmtune.models import family, token_rows, tokenizer
 from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.models.spec import BaseSpec
-from llmtune.plan.adapters import trained_parameters
 from llmtune.plan.estimate import shape_of
+from llmtune.plan.memory import trained_numbers
 from llmtune.recipe.methods import METHODS
 from llmtune.recipe.own_weights import OwnWeights
 from llmtune.recipe.schema import Recipe
@@ -55,6 +55,7 @@ CASES += [
         {"rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"up_proj": 3.0}},
         {"dora": True, "alpha_pattern": {"up_proj": 3.0}},
         {"init": "pissa"}, {"init": "olora"}, {"init": "eva"}, {"init": "loftq"}, {"init": "gaussian", "layers": [1]},
+        {"modules_to_save": ["embed_tokens", "norm"]}, {"token_rows": ["<|im_end|>", "\n"]},
     )
 ]  # fmt: skip
 
@@ -69,6 +70,11 @@ def recipe(case: tuple[str, dict[str, Any]], quantization: str) -> Recipe:
     return Recipe.model_validate(
         {"base": "x", "data": "y", "adapter": {"method": method, **keys}, "quantization": {"type": quantization}}
     )
+
+
+def peft_of(asked: Recipe, base: Path) -> dict[str, Any]:
+    tokens = token_rows.ids(asked.adapter, tokenizer.load(base))
+    return peft_config(asked.adapter, family.read(base).linear_suffixes, tokens)
 
 
 def held(base: Path, quantization: str, dtype: str) -> BaseSpec:
@@ -96,14 +102,15 @@ def test_a_method_trains_goes_on_reloads_and_merges(
     dtype = "float32" if method == "ia3" else "bfloat16"
     asked, sizes = recipe(case, quantization), family.read(tiny_base)
     given = inputs(
-        tiny_base, tmp_path, evaluate_every=2, adapter=peft_config(asked.adapter, sizes.linear_suffixes),
+        tiny_base, tmp_path, evaluate_every=2, adapter=peft_of(asked, tiny_base),
         sft={"max_steps": 4, "warmup_steps": 0},
     )  # fmt: skip
     given = replace(given, base=held(tiny_base, quantization, dtype))
     result = train(given, NOBODY)
     shape = shape_of(asked, sizes, sizes.parameters or 0)
-    assert result["adapter"]["layers"] == (7 if "layers" in keys else 14)
-    assert result["adapter"]["parameters"] == trained_parameters(asked.adapter, shape.adapted)
+    beside = 3 if "modules_to_save" in keys else 2 if "token_rows" in keys else 0  # the head is one with the embeddings
+    assert result["adapter"]["layers"] == (7 if "layers" in keys else 14) + beside
+    assert result["adapter"]["parameters"] == trained_numbers(asked, shape)
 
     adapter = Path(given.out) / "adapter"
     told = json.loads((Path(given.out) / "reference.json").read_text())
