@@ -33,6 +33,7 @@ adapter: {{rank: 4, dropout: 0.1}}
 training: {{max_steps: {steps}, batch_size: 4, learning_rate: 1e-3, evaluations: {saves}, threads: 1,
   early_stopping: null, keep_checkpoints: 2}}
 zero: {{stage: {zero}}}
+launch: {{processes: {processes}}}
 export: [adapter]
 """
 ROWS, SAVE_EVERY = 100, 3
@@ -49,6 +50,7 @@ class Options:
     seed: int = 0
     signal: str = "KILL"
     zero: int = 0
+    processes: int = 1
     fresh: bool = False
     work: Path | None = None
 
@@ -70,7 +72,7 @@ def soak(options: Options) -> dict[str, Any]:
     with _folder(options.work) as work:
         wanted = _undisturbed(work, options)
         print(f"undisturbed: {options.steps} steps, saved every {SAVE_EVERY}, adapter {wanted[:16]}", flush=True)
-        starter = Fresh() if options.fresh else Forked()
+        starter = Fresh(options.processes) if options.fresh or options.processes > 1 else Forked()
         while sum(tally.killed.values()) < options.kills and not tally.wrong:
             tally.rounds += 1
             _round(work, tally, options, chance, starter, wanted)
@@ -132,9 +134,9 @@ def _undisturbed(work: Path, options: Options) -> str:
     replayed = [{"question": f"What was {number} before?", "answer": f"It was {number - 1}."} for number in range(ROWS)]
     (work / "replay.jsonl").write_text("".join(json.dumps(row) + "\n" for row in replayed), encoding="utf-8")
     recipe = work / "soak.yaml"
-    recipe.write_text(
-        RECIPE.format(steps=options.steps, saves=options.steps // SAVE_EVERY, zero=options.zero), encoding="utf-8"
-    )
+    saves = options.steps // SAVE_EVERY
+    text = RECIPE.format(steps=options.steps, saves=saves, zero=options.zero, processes=options.processes)
+    recipe.write_text(text, encoding="utf-8")
     checked = check(recipe, work / "undisturbed", ())
     checked.run.create()
     with held(checked.run):
@@ -150,7 +152,7 @@ def _request(work: Path, run: Path) -> Path:
     request = run / "stages" / "train.request.json"
     request.parent.mkdir(parents=True)
     moved = json.loads(asked)
-    for name in ("checkpoints", "out", "metrics"):
+    for name in ("checkpoints", "out", "metrics", "samples", "loggers", "beats"):
         moved[name] = str(run / Path(moved[name]).name)
     request.write_text(json.dumps(moved), encoding="utf-8")
     return request

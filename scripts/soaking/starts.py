@@ -43,12 +43,15 @@ class Starter(Protocol):
 
 
 class Fresh:
-    """By torch's launcher, as `llmtune run` does."""
+    """By torch's launcher, as `llmtune run` does, in so many processes."""
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
 
     def start(self, run: RunDir, request: Path) -> Process:
         """Start what the request asks for."""
-        command = launch.command(1, ["train", str(request), str(run.events("train"))])
-        environment = {**os.environ, **quiet.environment("cpu", 1)}
+        command = launch.command(self._processes, ["train", str(request), str(run.events("train"))])
+        environment = {**os.environ, **quiet.environment("cpu", 1), **launch.environment()}
         with run.log.open("ab") as log:
             return _Launched(subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True))
 
