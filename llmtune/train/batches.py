@@ -132,7 +132,11 @@ class MicroBatches(Dataset[Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         step, turn = divmod(number, self._accumulation)
-        return self._rows.batch(self._groups(step)[turn * self._processes + self._process])
+        return self._rows.batch(self.rows(step, turn, self._process))
+
+    def rows(self, step: int, turn: int, process: int) -> Group:
+        """Numbers of the rows of a step's micro-batch, of any process."""
+        return self._groups(step)[turn * self._processes + process]
 
     def largest(self) -> Batch:
         """The one with most tokens of all steps and processes; of a very long training, of its first steps."""

@@ -14,23 +14,23 @@ from llmtune.train.signs import SPIKES_TOLD, Sign, Signs
 
 
 class Metrics:
-    """Written by rank 0. A training that goes on begins with the lines that its checkpoint has."""
+    """Written by rank 0, seen by all. A training that goes on begins with the lines that its checkpoint has."""
 
     def __init__(self, path: Path, before: Path | None, loggers: Sequence[Logger] = ()) -> None:
         self.signs = Signs()
         self.path = path
         self._loggers = loggers
-        if rank() != 0:
-            return
         kept = [] if before is None else read(before)
-        files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         for line in kept:
             self.signs.see(line)
+        if rank() == 0:
+            files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, numbers: dict[str, Any]) -> list[Sign]:
         """Append a line; returns the signs that are to be told."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(numbers) + "\n")
+        if rank() == 0:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(numbers) + "\n")
         for logger in self._loggers:
             logger.log(numbers["step"], numbers_of(numbers))
         new = self.signs.see(numbers)

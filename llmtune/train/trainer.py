@@ -10,7 +10,6 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -28,7 +27,8 @@ from llmtune.plan.order import Order
 from llmtune.train import apart, freezing, optimiser
 from llmtune.train.batches import BLOCK, IGNORED, Batch, MicroBatches, Rows, only
 from llmtune.train.checkpoints import Checkpoints
-from llmtune.train.finite import Broken, broken
+from llmtune.train.counts import Counts
+from llmtune.train.finite import broken
 from llmtune.train.halves import GradientScale
 from llmtune.train.head import Head
 from llmtune.train.kernels import Kernels
@@ -39,30 +39,6 @@ HEAD_TRIED = 64
 EVALUATED_AT_ONCE = 512
 """Tokens of a held-out micro-batch; one longer row is a micro-batch of its own. Small, so that an evaluation needs less
 memory than the training around it, and stays cheap where attention is computed on all pairs of its tokens."""
-
-
-@dataclass
-class Counts:
-    """What one rank has seen since the last optimiser step."""
-
-    rows: list[Tensor] = field(default_factory=list)
-    """Numbers of the rows of each micro-batch."""
-    losses: list[Tensor] = field(default_factory=list)
-    """Of each micro-batch its part of the step's loss, still on the device."""
-    tokens: int = 0
-    supervised: list[int] = field(default_factory=list)
-    """Supervised tokens of each micro-batch."""
-    broken: Broken | None = None
-    """Why the step was skipped, if it was."""
-
-    def worst(self) -> tuple[float, list[int]]:
-        """Of the micro-batch with the highest loss a supervised token: that loss, up to a factor, and its rows."""
-        if self.broken is not None:
-            return 0.0, []
-        losses: list[float] = torch.stack(self.losses).tolist()
-        means = [loss / max(count, 1) for loss, count in zip(losses, self.supervised, strict=True)]
-        highest = max(range(len(means)), key=means.__getitem__)
-        return means[highest], self.rows[highest].tolist()
 
 
 class Epoch(TrainerCallback):
@@ -302,6 +278,14 @@ class RowTrainer(SavingTrainer):
         if ranks > 1:
             dist.all_reduce(total)
         return (total[0] / total[1]).item()
+
+    @torch.no_grad()
+    def losses_of(self, rows: Sequence[int]) -> list[float]:
+        """Of each of these training rows by itself its mean loss; every rank is to ask for the same ones."""
+        self.model_wrapped.eval()
+        batches = (self._prepare_inputs(self._rows.batch([row])) for row in rows)
+        sums = [self._measured(self.model_wrapped, batch).tolist() for batch in batches]
+        return [total / count for total, count in sums]
 
     def _measured(self, model: nn.Module, inputs: Batch) -> Tensor:
         """Sum of the losses and number of the supervised tokens, float64 [2]."""

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from llmtune.train.batches import IGNORED
-from llmtune.train.trainer import Counts, RowTrainer
+from llmtune.train.counts import Counts
+from llmtune.train.trainer import RowTrainer
 
 MOMENTS = 2
 """Numbers that AdamW keeps of each trained one."""

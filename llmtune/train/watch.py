@@ -15,6 +15,7 @@ from llmtune.errors import MachineError, StageError
 from llmtune.events import Events
 from llmtune.resident import peak_rss_bytes
 from llmtune.train.checkpoints import METRICS, Checkpoint, Checkpoints, Progress
+from llmtune.train.counts import Counts
 from llmtune.train.finite import SHOWN, Broken, named
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.launch import rank
@@ -24,7 +25,7 @@ from llmtune.train.pace import Pace
 from llmtune.train.samples import Samples
 from llmtune.train.settings import stage
 from llmtune.train.stopping import StopRequest
-from llmtune.train.trainer import Counts, RowTrainer
+from llmtune.train.trainer import RowTrainer
 from llmtune.train.trial import try_largest
 
 TELL_EVERY = 0.3
@@ -55,7 +56,8 @@ class Watch(TrainerCallback):
         )
         self._samples = _samples(inputs, progress.step)
         self._numbers: dict[str, Any] = {}
-        self._worst: list[int] = []
+        self._worst = (0, 0)
+        """Of the micro-batch of the last step with the highest loss: its number, and its rank."""
         self._told = 0.0
         self._rank = rank()
 
@@ -121,7 +123,7 @@ class Watch(TrainerCallback):
         if self.progress.skipped_in_a_row:
             self._numbers |= {"loss": None, "grad_norm": None, "skipped": True}
         elif self._metrics.signs.spikes(logs["loss"]):
-            self._numbers["worst_rows"] = [self.trainer.sources[row] for row in self._worst]
+            self._numbers["worst_rows"] = self._causes(state.global_step - 1)
         if not control.should_evaluate:
             self._write()
 
@@ -209,15 +211,20 @@ class Watch(TrainerCallback):
         if self.trainer.accelerator.optimizer_step_was_skipped:
             self.trainer.lr_scheduler.step()  # transformers holds it back then; the schedule goes by the plan's steps
 
-    def _together(self, counts: Counts) -> tuple[int, int, int, bool, bool, list[int]]:
-        """Of all ranks: rows, tokens, supervised tokens; whether one was asked to stop, and is out of time; the rows of
-        the worst micro-batch."""
-        loss, worst = counts.worst()
-        named = [*worst[:SHOWN], *[-1] * (SHOWN - len(worst))]
+    def _causes(self, step: int) -> list[str]:
+        """The rows that a spike came from: of the worst micro-batch those that have a high loss by themselves."""
+        rows = self.trainer.micro_batches.rows(step, *self._worst)
+        losses = dict(zip(rows, self.trainer.losses_of(rows), strict=True))
+        high = [row for row in rows if losses[row] >= max(losses.values()) / 2]
+        return [self.trainer.sources[row] for row in sorted(high, key=losses.__getitem__, reverse=True)[:SHOWN]]
+
+    def _together(self, counts: Counts) -> tuple[int, int, int, bool, bool, tuple[int, int]]:
+        """Of all ranks: rows, tokens, supervised tokens; whether one was asked to stop, and is out of time; the worst
+        micro-batch."""
         rows = sum(len(rows) for rows in counts.rows)
         flags = [int(self.stop.asked), int(self.stop.time_is_over)]
         mine = torch.tensor(
-            [rows, counts.tokens, sum(counts.supervised), *flags, loss, *named],
+            [rows, counts.tokens, sum(counts.supervised), *flags, *counts.worst()],
             dtype=torch.float64,
             device=self.trainer.args.device,
         )
@@ -227,13 +234,14 @@ class Watch(TrainerCallback):
             dist.all_gather(everyone, mine)
         lists = [one.tolist() for one in everyone]
         rows, tokens, supervised, asked, over = (int(sum(part[place] for part in lists)) for place in range(5))
-        worst = max(lists, key=lambda part: float(part[5]))[6:]
-        return rows, tokens, supervised, bool(asked), bool(over), [int(row) for row in worst if row >= 0]
+        worst = max(range(len(lists)), key=lambda number: float(lists[number][5]))
+        return rows, tokens, supervised, bool(asked), bool(over), (int(lists[worst][6]), worst)
 
     def _write(self) -> None:
+        signs = self._metrics.write(self._numbers)
         if self._rank != 0:
             return
-        for sign in self._metrics.write(self._numbers):
+        for sign in signs:
             self._events.note(f"step {sign.step}: {sign.text}")
         now = time.perf_counter()
         measured = "heldout_loss" in self._numbers

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from llmtune.errors import StageError, Stopped
 from llmtune.models.loading import load_with_adapter
+from llmtune.plan.order import Order
 from llmtune.train import samples
 from llmtune.train.average import AVERAGE
 from llmtune.train.checkpoints import ADAPTER
@@ -54,6 +55,35 @@ def test_pain_14_what_is_watched_leaves_no_trace(stage: int, tiny_base: Path, tm
     assert first["answer"].startswith(same[:40])
     assert first["source"] == reference["prompts"][0]["source"]
     assert first["reference"] in SENTENCES[0]
+
+
+def with_a_strange_row(base: Path, folder: Path, **changes: Any) -> tuple[TrainInputs, str]:
+    """Two rows a step, all one and the same but one of the 59th step; and where that one is from."""
+    folder.mkdir()
+    path = write_split(base, folder / "train.parquet", 120)
+    columns = pyarrow.parquet.read_table(path).to_pydict()
+    strange = Order(120, 2, 0).step(58)[1]
+    for name in ("ids", "supervised", "prompt_ids"):
+        columns[name] = [columns[name][3 if row == strange else 0] for row in range(120)]
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    everything = {"everything": True, "layers": 0, "modules": [], "norms": False, "biases": False, "head": False}
+    given = inputs(
+        base, folder, train=str(path), heldout="", evaluate_every=60, adapter={"config": None, "arguments": everything},
+        sft={"max_steps": 60, "lr_scheduler_type": "constant", "gradient_accumulation_steps": 1}, **changes,
+    )  # fmt: skip
+    return replace(given, base=replace(given.base, quantization=None)), columns["source"][strange]
+
+
+def test_a_loss_spike_names_the_row_that_caused_it(tiny_base: Path, tmp_path: Path) -> None:
+    """One of the two that were computed together."""
+    given, source = with_a_strange_row(tiny_base, tmp_path / "told")
+    told = StopAt(-1)
+    train(given, told)
+    (line,) = [line for line in metrics(given) if "worst_rows" in line]
+    assert (line["step"], line["worst_rows"]) == (59, [source])
+    (note,) = told.notes
+    assert note.startswith("step 59: the loss jumped to ")
+    assert note.endswith(f", most of it in {source}")
 
 
 @pytest.fixture(scope="module")
