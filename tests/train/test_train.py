@@ -7,7 +7,10 @@ import math
 import os
 import shutil
 import signal
-from dataclasses import replace
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +18,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llmtune import files
-from llmtune.errors import ProofError, RecipeError, StageError, Stopped
+from llmtune import files, quiet
+from llmtune.errors import LlmtuneError, ProofError, RecipeError, StageError, Stopped
 from llmtune.events import Events
+from llmtune.held import held
 from llmtune.models.loading import load_base, load_with_adapter
+from llmtune.process import SAVES, How, in_worker
 from llmtune.recipe.translate import recomputing
-from llmtune.train import proof
+from llmtune.rundir import RunDir
+from llmtune.train import launch, proof
 from llmtune.train.attach import attach, begun
 from llmtune.train.checkpoints import ADAPTER, Checkpoints, Training, read_progress
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.settings import engine
 from llmtune.train.train import train
-from tests.train.setup import adapter_bytes, inputs, mean_loss, metrics, write_split, zero
+from tests.train.setup import adapter_bytes, inputs, mean_loss, metrics, ranks, write_split, zero
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("only_rank", "process_as_before")]
 
@@ -124,6 +130,59 @@ def test_pain_34_stopped_and_started_again_gives_the_same_bytes(
     assert adapter_bytes(given) == adapter_bytes(undisturbed[0])
     assert [line["step"] for line in metrics(given)] == [1, 2, 3, 4, 5, 6]
     assert [line["loss"] for line in metrics(given)] == [line["loss"] for line in metrics(undisturbed[0])]
+
+
+STALLED = """\
+import sys, time
+from llmtune import worker
+from llmtune.train import train
+class Stalled(train.RowTrainer):
+    def compute_loss(self, *given, **named):
+        if self.state.global_step == 3 and self.counts.rows:
+            print("stalled", flush=True)
+            time.sleep(600)
+        return super().compute_loss(*given, **named)
+train.RowTrainer = Stalled
+sys.exit(worker.main(sys.argv[1:]))
+"""
+"""A stage whose fourth step stands still in its second micro-batch."""
+
+
+@pytest.mark.parametrize("by", ["llmtune", "its own process"])
+def test_asked_twice_to_stop_in_the_middle_of_a_step_it_ends_at_once_and_goes_on_to_the_same_bytes(
+    by: str, undisturbed: Run, tiny_base: Path, tmp_path: Path
+) -> None:
+    """By Ctrl-C twice, say, which llmtune hands on; or by signals that the stage itself gets, as of a scheduler."""
+    given, run = inputs(tiny_base, tmp_path), RunDir(tmp_path)
+    asked: list[float] = []
+
+    def ask() -> None:
+        while not (run.log.is_file() and "stalled" in run.log.read_text()):
+            time.sleep(0.05)
+        whom = os.getpid() if by == "llmtune" else ranks(given)[0]
+        for wait in (0.0, 1.5):  # a second one at once may be the same, come another way
+            time.sleep(wait)
+            asked.append(time.monotonic())
+            os.kill(whom, signal.SIGTERM)
+
+    told: list[Any] = []
+    port = {"MASTER_PORT": str(launch.free_port())}
+    how = How(lambda arguments: [sys.executable, "-c", STALLED, *arguments], port)
+    threading.Thread(target=ask, daemon=True).start()
+    with held(run), pytest.raises(LlmtuneError) as raised:
+        in_worker(
+            run, "train", {}, [], asdict(given), told.append,
+            ending=SAVES, environment=quiet.environment("cpu", 1), smaller="", how=how,
+        )  # fmt: skip
+    assert time.monotonic() - asked[1] < 5
+    if by == "llmtune":
+        assert raised.value.exit_code == 75
+        assert [event["text"] for event in told if event["kind"] == "note"] == [SAVES.now, "stopping at once"]
+    (saved,) = run.checkpoints.glob("step-*")
+    assert (saved.name, files.is_whole(saved)) == ("step-000002", True)
+    assert list((run.checkpoints / ".writing").iterdir()) == []
+    assert train(given, NOBODY)["resumed_from"] == 2
+    assert adapter_bytes(given) == adapter_bytes(undisturbed[0])
 
 
 @pytest.mark.parametrize("broken", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors"])
