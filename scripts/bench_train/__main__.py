@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench_train import compare
+from bench_train import compare, llamafactory
 from bench_train.setting import Setting
 from bench_train.ways import OURS, TRL
 
@@ -23,8 +23,10 @@ def main() -> int:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Setting, name), help="%(default)s")
     parser.add_argument("--ways", nargs="+", choices=[*TRL, *OURS], default=[*TRL, *OURS], help="default: all")
     parser.add_argument("--quantization", choices=["none", "nf4"], default=Setting.quantization, help="%(default)s")
+    parser.add_argument("--peer", choices=["llamafactory"], help="compare with it too; installed into .peers")
     given = vars(parser.parse_args())
     file, threads, ways = given.pop("json"), given.pop("threads"), given.pop("ways")
+    ways = [*ways, *(llamafactory.WAYS if given.pop("peer") else [])]
     missing = {compare.DEFAULT, compare.OWN} - set(ways)
     if missing or not set(compare.TUNED) & set(ways):
         parser.error(f"ratios need {compare.DEFAULT}, {compare.OWN} and one of {', '.join(compare.TUNED)}")

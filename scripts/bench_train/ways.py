@@ -7,17 +7,18 @@ import json
 import os
 import pstats
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+from bench_train.meter import Meter, order
 from bench_train.setting import Setting, rows
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TRL: dict[str, dict[str, Any]] = {
     "trl": {},
-    # what a person who reads the manuals would set: no recomputing, and no padding, which on a CPU one row at a time or
-    # rows laid end to end both do
+    # what a person who reads the manuals would set: no recomputing, and little padding or none, by rows of like length
+    # together (within a step, so that every way trains the same rows in it), one row at a time, or rows laid end to end
+    "trl, by length": {"activation_checkpointing": False, "max_length": None, "at_once": 2, "by_length": True},
     "trl, a row at a time": {"activation_checkpointing": False, "max_length": None, "at_once": 1},
     "trl, padding-free": {"activation_checkpointing": False, "max_length": None, "padding_free": True, "at_once": 2},
 }
@@ -29,39 +30,6 @@ OURS: dict[str, dict[str, str]] = {
 }
 MICRO_BATCHES = 2
 """Of llmtune, a step: what its plan makes of the default setting."""
-
-
-class Meter:
-    """Makes a callback that notes the clocks after every step, and the losses."""
-
-    def __init__(self) -> None:
-        self.processor: list[float] = []
-        self.wall: list[float] = []
-        self.losses: list[float] = []
-
-    def callback(self) -> Any:
-        from transformers import TrainerCallback
-
-        meter = self
-
-        class Notes(TrainerCallback):
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                meter.processor.append(time.process_time())
-                meter.wall.append(time.perf_counter())
-
-            def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
-                if "loss" in logs:
-                    meter.losses.append(float(logs["loss"]))
-
-        return Notes()
-
-
-def order(setting: Setting) -> list[int]:
-    """The rows as llmtune's steps have them, so that every way trains the same ones in each step."""
-    from llmtune.plan.order import Order
-
-    steps = Order(setting.rows, setting.batch_size, setting.seed)
-    return [row for step in range(setting.steps) for row in steps.step(step)]
 
 
 def raw_trl(setting: Setting, folder: Path, changed: dict[str, Any]) -> Any:
@@ -79,9 +47,10 @@ def raw_trl(setting: Setting, folder: Path, changed: dict[str, Any]) -> Any:
     changed = dict(changed)
     at_once = changed.pop("at_once", setting.batch_size)
     made = rows(setting)
+    chosen = order(setting, by_length=changed.pop("by_length", False))
     columns = {
-        "input_ids": [made[row][0] for row in order(setting)],
-        "completion_mask": [[int(flag) for flag in made[row][1]] for row in order(setting)],
+        "input_ids": [made[row][0] for row in chosen],
+        "completion_mask": [[int(flag) for flag in made[row][1]] for row in chosen],
     }
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
@@ -147,8 +116,6 @@ def ours(setting: Setting, folder: Path, kernels: dict[str, str]) -> Any:
 
 def measured(way: str, folder: Path) -> dict[str, Any]:
     """Train, and say how fast and how large; the first step warms up and does not count."""
-    from llmtune.resident import peak_rss_bytes
-
     setting = Setting(**json.loads((folder / "setting.json").read_text(encoding="utf-8")))
     trainer = ours(setting, folder, OURS[way]) if way in OURS else raw_trl(setting, folder, TRL[way])
     meter, profile = Meter(), cProfile.Profile()
@@ -157,18 +124,7 @@ def measured(way: str, folder: Path) -> dict[str, Any]:
         profile.runcall(trainer.train)
     else:
         trainer.train()
-    made = rows(setting)
-    counted = order(setting)[setting.batch_size :]
-    tokens = sum(len(made[row][0]) for row in counted)
-    supervised = sum(sum(made[row][1]) for row in counted)
-    processor, wall = (clock[-1] - clock[0] for clock in (meter.processor, meter.wall))
-    found = {
-        "tokens_per_second": tokens / wall,
-        "tokens_per_cpu_second": tokens / processor,
-        "supervised_tokens_per_second": supervised / wall,
-        "peak_memory": peak_rss_bytes(),
-        "losses": meter.losses[: setting.steps],
-    }
+    found = meter.figures(setting)
     return found | ({"outside": outside(profile)} if way == "llmtune" else {})
 
 

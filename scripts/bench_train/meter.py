@@ -1,0 +1,64 @@
+"""What every way is measured by, whichever trainer it is: clocks after every step, losses, and the largest memory."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from bench_train.setting import Setting, rows
+from llmtune.plan.order import Order
+from llmtune.resident import peak_rss_bytes
+
+
+class Meter:
+    """Makes a callback that notes the clocks after every step, and the losses."""
+
+    def __init__(self) -> None:
+        self.processor: list[float] = []
+        self.wall: list[float] = []
+        self.losses: list[float] = []
+
+    def callback(self) -> Any:
+        from transformers import TrainerCallback
+
+        meter = self
+
+        class Notes(TrainerCallback):
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                meter.processor.append(time.process_time())
+                meter.wall.append(time.perf_counter())
+
+            def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+                if "loss" in logs:
+                    meter.losses.append(float(logs["loss"]))
+
+        return Notes()
+
+    def figures(self, setting: Setting) -> dict[str, Any]:
+        """Of all steps but the first, which warms up."""
+        made = rows(setting)
+        counted = order(setting)[setting.batch_size :]
+        tokens = sum(len(made[row][0]) for row in counted)
+        supervised = sum(sum(made[row][1]) for row in counted)
+        processor, wall = (clock[-1] - clock[0] for clock in (self.processor, self.wall))
+        return {
+            "tokens_per_second": tokens / wall,
+            "tokens_per_cpu_second": tokens / processor,
+            "supervised_tokens_per_second": supervised / wall,
+            "peak_memory": peak_rss_bytes(),
+            "losses": self.losses[: setting.steps],
+        }
+
+
+def order(setting: Setting, *, by_length: bool = False) -> list[int]:
+    """The rows as llmtune's steps have them, so that every way trains the same ones in each step.
+
+    `by_length`: the rows of a step in the order of their length.
+    """
+    steps = Order(setting.rows, setting.batch_size, setting.seed)
+    made = rows(setting)
+    found: list[int] = []
+    for step in range(setting.steps):
+        some = steps.step(step)
+        found += sorted(some, key=lambda row: len(made[row][0])) if by_length else some
+    return found
