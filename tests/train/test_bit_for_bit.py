@@ -72,9 +72,11 @@ def test_ten_steps_are_five_and_a_kill_and_five(stage: int, tiny_base: Path, tmp
     ]
 
 
-def test_two_processes_with_dropout_go_on_bit_for_bit(tiny_base: Path, tmp_path: Path) -> None:
-    """Each with random numbers of its own."""
-    whole = ten_steps(tiny_base, tmp_path / "whole", sft={"gradient_accumulation_steps": 1})
+@pytest.mark.parametrize("stage", [0, 3])
+def test_two_processes_with_dropout_go_on_bit_for_bit(stage: int, tiny_base: Path, tmp_path: Path) -> None:
+    """Each with random numbers of its own, and under ZeRO with its own part of what is kept."""
+    engine = zero(stage) if stage else None
+    whole = ten_steps(tiny_base, tmp_path / "whole", sft={"gradient_accumulation_steps": 1}, deepspeed=engine)
     finish(whole, processes=2)
     given = killed(whole, 5, tmp_path / "killed")
     finish(given, processes=2)
