@@ -45,7 +45,7 @@ def misfits_of_start(adapter: Lora, folder: Path, family: Family) -> Iterator[Pr
         yield Problem(KEY, f"{folder} holds {found.kind}{more}, not LoRA alone", "name a LoRA adapter, or remove it")
         return
     yield from _beside(found, adapter)
-    wanted = NEUTRAL | peft_config(adapter, family.linear_suffixes)["arguments"]
+    wanted = NEUTRAL | peft_config(adapter, family.linear_suffixes, steps=1)["arguments"]
     for key, name in NAMES.items():
         there = found.config.get(key) or NEUTRAL.get(key)
         if there != wanted[key] and (there or wanted[key]):

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import assert_never
 
+from llmtune.console import counted
 from llmtune.errors import Problem
 from llmtune.models.checkpoint import checkpoint
 from llmtune.models.family import Family, Linear
-from llmtune.recipe.low_rank import VOCABULARY, Lora
+from llmtune.recipe.low_rank import VOCABULARY, Adalora, Lora
 from llmtune.recipe.methods import Adapter, Boft, Gralora, Hira, Ia3, Loha, Lokr, Miss, Oft, Shira, Vera
 from llmtune.recipe.own_weights import Full, Head, Partial
 from llmtune.recipe.to_peft import FEED_FORWARD
@@ -26,6 +27,8 @@ def _of_a_layer(adapter: Adapter, layer: Linear) -> int:
         case Lora():
             rank = adapter.rank_pattern.get(layer.suffix, adapter.rank)
             return rank * (into + out) + (out if adapter.dora else 0)
+        case Adalora():  # and the vector between the two matrices
+            return adapter.begins_with * (into + out + 1)
         case Hira() | Gralora() | Shira():  # a pair of matrices, rank x in and out x rank, or as many numbers
             return adapter.rank * (into + out)
         case Vera():
@@ -67,6 +70,13 @@ def misfits(adapter: Adapter, adapted: Sequence[Linear]) -> Iterator[Problem]:
                 yield Problem("adapter.rank", what, f"write at most {into * out // (into + out)}")
 
 
+def too_short(adapter: Adapter, steps: int) -> Iterator[Problem]:
+    """A training with too few steps for the method."""
+    if isinstance(adapter, Adalora) and steps - int(adapter.final * steps) < 2:
+        what = f"AdaLoRA measures before it takes ranks away, and the training has {counted(steps, 'step')} in all"
+        yield Problem("adapter.method", what, "train for longer, or set adapter.method: lora")
+
+
 def _of_kronecker(adapter: Lokr, layer: Linear) -> int:
     """The small matrix whole, the large one as a product where that has fewer numbers."""
     small_in, large_in = _factors(layer.inputs, adapter.factor)
@@ -92,6 +102,8 @@ def kept_features(adapter: Adapter, adapted: Sequence[Linear]) -> int:
             lengths = 3 * sum(layer.outputs for layer in adapted) if adapter.dora else 0
             ranks = sum(adapter.rank_pattern.get(layer.suffix, adapter.rank) for layer in adapted)
             return sum(layer.inputs for layer in adapted) + ranks + lengths
+        case Adalora():
+            return sum(layer.inputs + adapter.begins_with for layer in adapted)
         case Vera() | Gralora():
             return sum(layer.inputs + adapter.rank for layer in adapted)
         case Ia3():
@@ -115,7 +127,8 @@ def kept_weights(adapter: Adapter, adapted: Sequence[Linear]) -> int:
     if isinstance(adapter, Lora) and adapter.dora:
         each = 5
     rotations = 4 * 4 * adapter.block_size * sum(layer.inputs for layer in adapted) if isinstance(adapter, Oft) else 0
-    return rotations + each * sum(layer.inputs * layer.outputs for layer in adapted)
+    scaled = 4 * adapter.begins_with * sum(layer.inputs for layer in adapted) if isinstance(adapter, Adalora) else 0
+    return rotations + scaled + each * sum(layer.inputs * layer.outputs for layer in adapted)
 
 
 def own_parameters(adapter: Adapter, family: Family, parameters: int) -> int:

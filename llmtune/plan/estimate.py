@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from llmtune.errors import MachineError, Problem
+from llmtune.errors import MachineError, Problem, RecipeError
 from llmtune.models.family import Linear
-from llmtune.plan.adapters import beside_parameters, own_parameters, trains_head
+from llmtune.plan.adapters import beside_parameters, own_parameters, too_short, trains_head
 from llmtune.plan.device import Device
 from llmtune.plan.device import processes as processes_on
 from llmtune.plan.geometry import Geometry, geometry
@@ -72,11 +72,14 @@ def plan(recipe: Recipe, family: Family, parameters: int, splits: Splits, device
     Where the recipe leaves it open, activations are kept if that fits, else recomputed in as few layers as will do.
 
     Raises:
+        RecipeError: the training is too short for its method.
         MachineError: with every stage that does not fit, even with one row at a time, and with what would.
     """
     recipe = decided(recipe, device.number_type)
     shape = shape_of(recipe, family, parameters)
     counted, trained, checkpointing = _training(recipe, shape, splits["train"], device)
+    if short := list(too_short(recipe.adapter, counted.steps)):
+        raise RecipeError(short)
     memory = {"train": trained, "evaluate": _evaluating(recipe, shape, splits, device)}
     if recipe.quantization.type != "none":
         memory["quantize"] = quantizing(recipe, shape, device=device.kind)

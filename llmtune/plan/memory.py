@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from llmtune.models.family import Linear
 from llmtune.plan.adapters import kept_features, kept_weights, trained_parameters
 from llmtune.plan.geometry import Geometry
-from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.low_rank import Adalora, Lora
 from llmtune.recipe.schema import Recipe
 
 # Python, torch, transformers, PEFT, DeepSpeed and the launcher, before any weight is loaded (measured: 0.9 to 1.1 GB
@@ -139,6 +139,7 @@ def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, c
         "adapter": trained * (4 + 4),  # in float32, and its gradient
         "optimiser": 0 if _elsewhere(recipe.zero.offload_optimizer, device) else moments,
         "average": 0 if recipe.training.average is None else trained * 4,
+        "ranks": trained * 3 * 4 if isinstance(recipe.adapter, Adalora) else 0,  # how much each number mattered
         "activations": kept + width * (rounded + 2 * shape.tables),
         "logits": _trained_logits(recipe, shape, geometry.micro_batch_supervised, device),
         "process": PROCESS_BYTES[device],
@@ -182,6 +183,7 @@ def checkpoint(recipe: Recipe, shape: Shape, *, tied: bool) -> int:
     """
     trained = trained_numbers(recipe, shape)
     state = _state(recipe, trained) + (0 if recipe.training.average is None else 4 * trained)
+    state += 2 * 4 * trained if isinstance(recipe.adapter, Adalora) else 0
     if recipe.zero.stage == 0:
         return 4 * trained + state
     if shape.own:  # here DeepSpeed writes what is frozen too

@@ -1,10 +1,11 @@
-"""LoRA: the low-rank update of linear layers, and what belongs to it alone."""
+"""LoRA: the low-rank update of linear layers, and AdaLoRA, which shares the ranks out among them."""
 
 from __future__ import annotations
 
+from math import ceil
 from typing import ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from llmtune.recipe.closed import Names, Share
 from llmtune.recipe.method import FOUR_BITS, OnSomeLayers
@@ -68,3 +69,35 @@ class Lora(OnSomeLayers):
     def moves_the_base(self) -> bool:
         """Its first values are taken out of the base, which is another one while it trains."""
         return self.init in ("pissa", "olora")
+
+
+class Adalora(OnSomeLayers):
+    """LoRA that takes ranks from layers that need them least (Zhang et al. 2023, arXiv:2303.10512).
+
+    Every layer begins with the same rank. After `warmup`, directions are left out one by one, those first whose weights
+    and gradients say that they matter least, until the layers have `rank` on average; in the `final` part of the steps
+    what is left is trained alone. It is handed on as plain LoRA.
+    """
+
+    title: ClassVar[str] = "AdaLoRA"
+    transposed: ClassVar[bool] = True
+    method: Literal["adalora"] = Field("adalora", description="The kind of adapter.")
+    rank: PositiveInt = Field(16, description="Rank that the layers have in the end, on average.")
+    first_rank: PositiveInt | None = Field(
+        None, description="Rank that every layer begins with. Default: one and a half times `rank`."
+    )
+    alpha: PositiveFloat | None = Field(
+        None, description="Scale numerator: the update is alpha / first_rank * B E A. Default: 2 * first_rank."
+    )
+    dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
+    warmup: Share = Field(0.1, description="Share of the steps before a rank is taken away.")
+    final: Share = Field(0.3, description="Share of the steps, at the end, in which the ranks stay as they are.")
+    every: PositiveInt = Field(10, description="Ranks are shared out anew after so many steps, in between.")
+    orthogonality: NonNegativeFloat = Field(
+        0.1, description="Weight of what keeps the directions of A, and of B, at right angles to each other."
+    )
+
+    @property
+    def begins_with(self) -> int:
+        """Rank of every layer at first."""
+        return self.first_rank if self.first_rank is not None else ceil(1.5 * self.rank)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
 
 from llmtune.recipe.closed import Share
-from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.low_rank import Adalora, Lora
 from llmtune.recipe.method import Method, OnLayers, OnSomeLayers
 from llmtune.recipe.own_weights import Full, Head, Partial
 
@@ -143,6 +143,7 @@ def _tag(value: Any) -> Any:
 
 Adapter = Annotated[
     Annotated[Lora, Tag("lora")]
+    | Annotated[Adalora, Tag("adalora")]
     | Annotated[Vera, Tag("vera")]
     | Annotated[Loha, Tag("loha")]
     | Annotated[Lokr, Tag("lokr")]
@@ -160,7 +161,7 @@ Adapter = Annotated[
 ]
 METHODS: Mapping[str, type[Method]] = {
     kind.model_fields["method"].default: kind
-    for kind in (Lora, Vera, Loha, Lokr, Oft, Boft, Ia3, Miss, Hira, Shira, Gralora, Full, Partial, Head)
+    for kind in (Lora, Adalora, Vera, Loha, Lokr, Oft, Boft, Ia3, Miss, Hira, Shira, Gralora, Full, Partial, Head)
 }
 """Every method with its block."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmtune.recipe.low_rank import VOCABULARY, Lora
+from llmtune.recipe.low_rank import VOCABULARY, Adalora, Lora
 from llmtune.recipe.method import FOUR_BITS, OnLayers, OnSomeLayers
 from llmtune.recipe.methods import Gralora, Ia3
 from llmtune.recipe.own_weights import Head, Partial
@@ -149,9 +149,39 @@ RULES = (
     ),
     Rule(
         ("adapter.method", "zero.stage"),
-        lambda r: r.zero.stage == 3 and not r.adapter.sharded,
+        lambda r: r.zero.stage == 3 and not r.adapter.sharded and not isinstance(r.adapter, Adalora),
         "this method is not known to train where no process holds a whole weight",
         "set `zero.stage: 2`, or `adapter.method: lora`",
+    ),
+    Rule(
+        ("adapter.first_rank", "adapter.rank"),
+        lambda r: isinstance(r.adapter, Adalora) and r.adapter.begins_with <= r.adapter.rank,
+        "no rank could be taken away",
+        "make first_rank larger than rank",
+    ),
+    Rule(
+        ("adapter.warmup", "adapter.final"),
+        lambda r: isinstance(r.adapter, Adalora) and r.adapter.warmup + r.adapter.final >= 1,
+        "they leave no steps in which ranks are taken away",
+        "make them less than 1 together",
+    ),
+    Rule(
+        ("adapter.method", "zero.stage"),
+        lambda r: isinstance(r.adapter, Adalora) and r.zero.stage > 0,
+        "AdaLoRA reads the gradients after a step, when DeepSpeed has let go of them",
+        "set `zero.stage: 0`, or `adapter.method: lora`",
+    ),
+    Rule(
+        ("adapter.method", "training.average"),
+        lambda r: isinstance(r.adapter, Adalora) and r.training.average is not None,
+        "an average over steps has the ranks again that were taken away",
+        "remove `average`, or set `adapter.method: lora`",
+    ),
+    Rule(
+        ("adapter.method", "watch.not_finite"),
+        lambda r: isinstance(r.adapter, Adalora) and r.watch.not_finite == "skip",
+        "AdaLoRA measures the gradients of every step, and one that is left out has none",
+        "set `not_finite: stop`, or `adapter.method: lora`",
     ),
     Rule(
         ("adapter.rank", "adapter.blocks"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.low_rank import Adalora, Lora
 from llmtune.recipe.method import Method
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -71,6 +71,8 @@ SERVERS: Mapping[str, Callable[[Lora], Reason]] = {
 
 def refusals(adapter: Method) -> dict[str, Reason]:
     """Of each server why it does not load this adapter; None: it does."""
+    if isinstance(adapter, Adalora):  # no layer keeps more than it began with
+        adapter = Lora(rank=adapter.begins_with, target_modules=adapter.target_modules, layers=adapter.layers)
     if isinstance(adapter, Lora):
         return {name: why(adapter) or _beside(adapter) for name, why in SERVERS.items()}
     return dict.fromkeys(SERVERS, "it loads LoRA alone")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, assert_never
 
-from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.low_rank import Adalora, Lora
 from llmtune.recipe.method import OnLayers, OnSomeLayers
 from llmtune.recipe.methods import Adapter, Boft, Gralora, Hira, Ia3, Loha, Lokr, Miss, Oft, Shira, Vera
 from llmtune.recipe.own_weights import Full, Head, Partial
@@ -17,16 +17,16 @@ FEED_FORWARD = ("down_proj", "dense_4h_to_h", "fc2", "c_proj")
 
 
 def peft_config(
-    adapter: Adapter, linear_suffixes: tuple[str, ...] | None, tokens: Mapping[str, int] | None = None
+    adapter: Adapter, linear_suffixes: tuple[str, ...] | None, steps: int, tokens: Mapping[str, int] | None = None
 ) -> Arguments:
     """`{"config": name of PEFT's class, "arguments": its keyword arguments}`; no class for the base's own weights.
 
-    `tokens`: the ids of the tokens that the adapter names.
+    `steps`: of the whole training; `tokens`: the ids of the tokens that the adapter names.
     """
     if isinstance(adapter, Full | Partial | Head):
         return {"config": None, "arguments": own_arguments(adapter)}
     targets = _targets(adapter, linear_suffixes)
-    config, own = _own(adapter, targets)
+    config, own = _own(adapter, targets, steps)
     if isinstance(adapter, OnSomeLayers) and adapter.layers is not None:
         own["layers_to_transform"] = list(adapter.layers)
     if isinstance(adapter, Lora) and adapter.modules_to_save:
@@ -43,11 +43,13 @@ def own_arguments(adapter: Full | Partial | Head) -> Arguments:
     return {"everything": isinstance(adapter, Full), "head": isinstance(adapter, Head), **chosen}
 
 
-def _own(adapter: Adapter, targets: str | list[str]) -> tuple[str, Arguments]:
+def _own(adapter: Adapter, targets: str | list[str], steps: int) -> tuple[str, Arguments]:
     """PEFT's class, and the arguments that this method alone has."""
     match adapter:
         case Lora():
             return "LoraConfig", lora_arguments(adapter)
+        case Adalora():
+            return "AdaLoraConfig", adalora_arguments(adapter, steps)
         case Vera(rank=rank, dropout=dropout):
             return "VeraConfig", {"r": rank, "vera_dropout": dropout}
         case Loha(rank=rank):
@@ -93,6 +95,22 @@ def lora_arguments(adapter: Lora) -> Arguments:
     if adapter.alpha_pattern:
         found["alpha_pattern"] = dict(adapter.alpha_pattern)
     return found
+
+
+def adalora_arguments(adapter: Adalora, steps: int) -> Arguments:
+    """Keyword arguments of `peft.AdaLoraConfig`."""
+    rank = adapter.begins_with
+    return {
+        "init_r": rank,
+        "target_r": adapter.rank,
+        "lora_alpha": adapter.alpha if adapter.alpha is not None else 2 * rank,
+        "lora_dropout": adapter.dropout,
+        "tinit": int(adapter.warmup * steps),
+        "tfinal": int(adapter.final * steps),
+        "deltaT": adapter.every,
+        "orth_reg_weight": adapter.orthogonality,
+        "total_step": steps,
+    }
 
 
 def _alpha(adapter: Loha | Lokr | Gralora) -> float:

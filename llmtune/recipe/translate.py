@@ -170,7 +170,8 @@ def translate(recipe: Recipe, facts: Facts) -> dict[str, Arguments | None]:
     return {
         "data": recipe.data.model_dump() | {"seed": recipe.training.seed},
         "base": base_arguments(recipe, facts),
-        "adapter": peft_config(recipe.adapter, facts.linear_suffixes, facts.tokens) | {"start": facts.start},
+        "adapter": peft_config(recipe.adapter, facts.linear_suffixes, facts.steps, facts.tokens)
+        | {"start": facts.start},
         "quantize": kept_bases(recipe),
         "training": training_arguments(recipe, facts)
         | {

@@ -10,6 +10,7 @@ from typing import Any
 import peft
 import torch
 from peft import (
+    AdaLoraConfig,
     EvaConfig,
     PeftModel,
     get_peft_model,
@@ -17,6 +18,7 @@ from peft import (
     initialize_lora_eva_weights,
     set_peft_model_state_dict,
 )
+from peft.tuners.adalora import AdaLoraLayer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -34,6 +36,7 @@ from llmtune.train.checkpoints import ADAPTER
 from llmtune.train.fused import fuse
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.loftq import make_up_for_rounding
+from llmtune.train.ranks import freeze_divisors
 
 LOFTQ = "loftq"
 """The value of `init_lora_weights` that PEFT itself would take for a base that it quantizes anew."""
@@ -69,6 +72,8 @@ def attach(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel | PreTrained
         fuse(config)
     set_seed(inputs.sft["seed"])
     model = get_peft_model(base, config, low_cpu_mem_usage=looks)
+    if isinstance(config, AdaLoraConfig):
+        freeze_divisors(model)
     if makes_up:
         make_up_for_rounding(model, Path(inputs.base.path))
     hold(model)
@@ -150,15 +155,19 @@ def begun(model: PeftModel | PreTrainedModel) -> Begun:
         return Begun(len({name.rpartition(".")[0] for name in tensors}), parameters, known, {}, {}, frozen(model))
     kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
     layers = sum(isinstance(one, kinds) and not isinstance(one, TrainableTokensLayer) for one in model.modules())
-    scales = {
-        name: module.scaling["default"] for name, module in model.named_modules() if isinstance(module, LoraLayer)
-    }
+    scales = {name: _scale(module) for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     first = {}
     if scales and model.peft_config["default"].init_lora_weights in ("pissa", "olora"):
         first = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
     more = beside(model, tensors)
     rows = {name: tensor.detach().to("cpu", copy=True) for name, tensor in more.items() if name.endswith(ROWS)}
     return Begun(layers, parameters, known, scales, first, {}, frozenset(more), rows)
+
+
+def _scale(layer: LoraLayer) -> float:
+    """PEFT's own; AdaLoRA's layers divide by the rank they began with when they compute."""
+    scale: float = layer.scaling["default"]
+    return scale / (layer.ranknum["default"].item() + 1e-5) if isinstance(layer, AdaLoraLayer) else scale
 
 
 def frozen(model: nn.Module) -> dict[str, tuple[tuple[int, ...], float, float]]:

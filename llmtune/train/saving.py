@@ -20,6 +20,7 @@ from llmtune.models import own
 from llmtune.train import proof
 from llmtune.train.average import Average
 from llmtune.train.checkpoints import Checkpoints
+from llmtune.train.ranks import Ranks
 
 
 class SavingTrainer(SFTTrainer):
@@ -30,6 +31,8 @@ class SavingTrainer(SFTTrainer):
         self.full: MachineError | None = None
         self.average: Average | None = None
         """Of the trained parameters, where that is what is measured and handed over."""
+        self.ranks: Ranks | None = None
+        """Of AdaLoRA's layers, which are shared out anew while it trains."""
         self.own: dict[str, nn.Parameter] = {}
         """The trained weights of the base itself, where there is no adapter."""
         super().__init__(**given)
@@ -43,8 +46,9 @@ class SavingTrainer(SFTTrainer):
             with self._checkpoints.room():
                 super()._save_checkpoint(model, trial)
                 written = Path(f"{self.args.output_dir}/checkpoint-{self.state.global_step}")
-                if self.average is not None and self.is_world_process_zero():
-                    self.average.save(written)
+                for beside in (self.average, self.ranks):
+                    if beside is not None and self.is_world_process_zero():
+                        beside.save(written)
                 proof.check_saved(self.model, str(written))
         except MachineError as error:
             if self.is_deepspeed_enabled and self.args.world_size > 1:

@@ -38,6 +38,7 @@ from llmtune.train.metrics import signs
 from llmtune.train.noise import Noise
 from llmtune.train.plain import is_plain, write_plain
 from llmtune.train.pulse import Pulse
+from llmtune.train.ranks import Ranks
 from llmtune.train.settings import settings, stage
 from llmtune.train.stopping import StopRequest
 from llmtune.train.trainer import RowTrainer
@@ -139,6 +140,9 @@ def _run(trainer: RowTrainer, inputs: TrainInputs, watch: Watch, resumed: Checkp
     trainer.add_callback(watch)
     if inputs.average is not None:
         trainer.average = Average(trainer.model, inputs.average, resumed.folder if resumed else None)
+    if inputs.adapter["config"] == "AdaLoraConfig":
+        trainer.ranks = Ranks(trainer.model, resumed.folder if resumed else None)
+        trainer.add_callback(trainer.ranks)
     trainer.train(resume_from_checkpoint=str(resumed.folder) if resumed else None)
     if watch.stopped:
         watch.stop.settle()

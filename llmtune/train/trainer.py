@@ -228,6 +228,8 @@ class RowTrainer(SavingTrainer):
             loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
             self._metrics["train"].clear()
         self.counts.losses.append(loss.detach())
+        if self.ranks is not None:
+            loss = loss + self.ranks.regulariser() / self.args.gradient_accumulation_steps
         return self._gradients(loss, num_items_in_batch)
 
     def training_step(self, *given: Any, **named: Any) -> Tensor:

@@ -22,6 +22,7 @@ from llmtune.train.launch import rank
 from llmtune.train.loggers import Logger, opened
 from llmtune.train.metrics import Metrics
 from llmtune.train.pace import Pace
+from llmtune.train.ranks import settled
 from llmtune.train.samples import Samples
 from llmtune.train.settings import stage
 from llmtune.train.stopping import StopRequest
@@ -137,16 +138,22 @@ class Watch(TrainerCallback):
         if self._samples is not None:
             with self.trainer.as_outside():
                 self._samples.take(self.trainer.model, state.global_step)
+        self._judge(loss, state.global_step, control)
+        self._pace.resume()
+
+    def _judge(self, loss: float, step: int, control: TrainerControl) -> None:
+        """Of AdaLoRA what still has too many ranks is no candidate."""
+        if step < settled(self._inputs.adapter):
+            return
         rule = self._inputs.early_stopping
         best = self.progress.best_loss
         if best is None or loss < best - (rule["min_change"] if rule else 0.0):
-            self.progress = replace(self.progress, best_step=state.global_step, best_loss=loss, waited=0)
+            self.progress = replace(self.progress, best_step=step, best_loss=loss, waited=0)
         else:
             self.progress = replace(self.progress, waited=self.progress.waited + 1)
         if rule and self.progress.waited >= rule["patience"] and not self.progress.finished:
             self.progress = replace(self.progress, finished=True, stopped_early=True)
             control.should_training_stop = True
-        self._pace.resume()
 
     def on_save(self, _: TrainingArguments, __: TrainerState, ___: TrainerControl, **____: Any) -> None:
         """Every rank has written its part, or all know that there was no room for it; let the checkpoint count."""

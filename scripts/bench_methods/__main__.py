@@ -20,6 +20,7 @@ RUNS: tuple[tuple[dict[str, Any], float], ...] = (
     (LORA, 1), (LORA | {"rslora": True}, 1), (LORA | {"dora": True}, 1), (LORA | {"init": "gaussian"}, 1),
     (LORA | {"init": "eva"}, 1), (LORA | {"init": "loftq"}, 1), (LORA | {"init": "pissa"}, 1),
     (LORA | {"init": "olora"}, 1),
+    ({"method": "adalora"}, 2),
     ({"method": "vera"}, 10), ({"method": "loha"}, 1), ({"method": "lokr"}, 10), ({"method": "oft"}, 1),
     ({"method": "boft"}, 1), ({"method": "ia3"}, 10), ({"method": "miss"}, 1), ({"method": "hira"}, 10),
     ({"method": "shira"}, 2), ({"method": "gralora"}, 1),

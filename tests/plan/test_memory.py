@@ -56,16 +56,18 @@ def with_adapter(asked: Recipe, base: Path, **changed: Any) -> Any:
 
     from llmtune.models.loading import load_base
     from llmtune.train.fused import fuse
+    from llmtune.train.ranks import freeze_divisors
 
     loaded = load_base(
         spec(base, quantization=quantization_arguments(asked), dtype=asked.quantization.compute_dtype, **changed)
     )
-    found = peft_config(asked.adapter, family.read(base).linear_suffixes)
+    found = peft_config(asked.adapter, family.read(base).linear_suffixes, 100)
     more = {"fan_in_fan_out": True} if "gpt2" in base.name else {}
     config = vars(peft)[found["config"]](**found["arguments"], **more)
     if asked.kernels.adapter == "fused" and type(config) is peft.LoraConfig:
         fuse(config)
     model = peft.get_peft_model(loaded, config)
+    freeze_divisors(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -139,6 +141,20 @@ def test_pain_15_the_optimiser_holds_two_moments_of_each_trained_number(bases: d
     assert found.parts["adapter"] == sum(2 * one.numel() * one.element_size() for one in trained)
 
 
+def test_pain_15_adalora_measures_each_trained_number_three_times(bases: dict[str, Path]) -> None:
+    asked = recipe(adapter={"method": "adalora", "rank": 4}, quantization={"type": "none"}, zero={"stage": 0})
+    model = with_adapter(asked, bases["llama"])
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    model.base_model.update_and_allocate(1)
+    allocator = model.base_model.rankallocator
+    held = [*allocator.ipt.values(), *allocator.exp_avg_ipt.values(), *allocator.exp_avg_unc.values()]
+    found = planned(asked, bases["llama"])
+    assert found.parts["ranks"] == sum(one.numel() * one.element_size() for one in held)
+    on_disk = memory.checkpoint(asked, shape(asked, bases["llama"]), tied=True)
+    assert on_disk == (4 + 8 + 8) * trained_parameters(asked.adapter, shape(asked, bases["llama"]).adapted)
+
+
 def kept_for_backward(model: Any, tokens: int) -> int:
     """Bytes of all that autograd keeps of one forward pass, the weights aside, each storage once."""
     known = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
@@ -203,7 +219,7 @@ METHODS: list[dict[str, Any]] = [
     {"dora": True, "rank": 4}, {"method": "vera", "rank": 8}, {"method": "loha", "rank": 4},
     {"method": "lokr", "rank": 4}, {"method": "oft", "block_size": 8}, {"method": "boft", "block_size": 8},
     {"method": "ia3"}, {"method": "miss", "rank": 8}, {"method": "hira", "rank": 4},
-    {"method": "gralora", "rank": 4},
+    {"method": "gralora", "rank": 4}, {"method": "adalora", "rank": 4},
 ]  # fmt: skip
 
 

@@ -34,12 +34,18 @@ def test_pain_26_what_a_server_refuses_is_known_before() -> None:
     assert said == "the adapter is for PEFT, SGLang, llama.cpp, Ollama, LMDeploy; not vLLM: its highest rank is 512"
 
 
+def test_adalora_is_handed_on_as_lora_of_at_most_its_first_rank() -> None:
+    assert told(block({"method": "adalora"})) == told(Lora())
+    assert "not vLLM" in told(block({"method": "adalora", "rank": 512}))
+    assert "not LMDeploy" in told(block({"method": "adalora", "layers": [0]}))
+
+
 def test_the_rank_that_is_handed_on() -> None:
     assert handed_rank(Lora(rank=8)) == 8
     assert handed_rank(Lora(rank=8, rank_pattern={"q_proj": 32})) == 32
     assert handed_rank(Lora(rank=8, init="olora")) == 16
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "lora"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("lora", "adalora")])
 def test_no_server_loads_another_method(method: str) -> None:
     assert told(block({"method": method})).startswith("the adapter is for PEFT alone")

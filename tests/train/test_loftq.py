@@ -38,7 +38,7 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def with_loftq(base: Path, folder: Path, **keys: Any) -> PreTrainedModel:
     asked = Recipe.model_validate({"base": "x", "data": "y", "adapter": {**KEYS, **keys}})
-    adapter = peft_config(asked.adapter, family.read(base).linear_suffixes)
+    adapter = peft_config(asked.adapter, family.read(base).linear_suffixes, 6)
     given = inputs(base, folder, adapter=adapter, kernels={"adapter": "peft"})
     model: PreTrainedModel = attach(load_base(given.base), given)
     return model

@@ -43,7 +43,7 @@ pytestmark = [
 NOBODY = Events(None)
 SMALL: dict[str, dict[str, Any]] = {
     "vera": {"rank": 8}, "loha": {"rank": 4}, "lokr": {"rank": 4}, "oft": {"block_size": 8}, "miss": {"rank": 8},
-    "gralora": {"rank": 4}, "shira": {"rank": 4}, "lora": {"rank": 4}, "hira": {"rank": 4},
+    "gralora": {"rank": 4}, "shira": {"rank": 4}, "lora": {"rank": 4}, "hira": {"rank": 4}, "adalora": {"rank": 4},
 }  # fmt: skip
 """Sizes for the tiny base."""
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -74,7 +74,7 @@ def recipe(case: tuple[str, dict[str, Any]], quantization: str) -> Recipe:
 
 def peft_of(asked: Recipe, base: Path) -> dict[str, Any]:
     tokens = token_rows.ids(asked.adapter, tokenizer.load(base))
-    return peft_config(asked.adapter, family.read(base).linear_suffixes, tokens)
+    return peft_config(asked.adapter, family.read(base).linear_suffixes, 4, tokens)
 
 
 def held(base: Path, quantization: str, dtype: str) -> BaseSpec:
@@ -188,7 +188,7 @@ def test_pain_22_another_method_under_zero_3_is_whole_and_the_same(
     for name, engine in (("plain", None), ("sharded", zero(3))):
         given = inputs(
             tiny_base, tmp_path / name, deepspeed=engine, evaluate_every=4, sft={"max_steps": 4, "warmup_steps": 0},
-            adapter=peft_config(asked.adapter, sizes.linear_suffixes), kernels=BY_THE_LIBRARIES,
+            adapter=peft_config(asked.adapter, sizes.linear_suffixes, 4), kernels=BY_THE_LIBRARIES,
         )  # fmt: skip
         train(given, NOBODY)
         AcceleratorState._reset_state(reset_partial_state=True)
