@@ -358,6 +358,23 @@ def test_zero_trains_the_same_adapter(stage: int, undisturbed: Run, tiny_base: P
         assert adapter_bytes(given) == adapter_bytes(undisturbed[0])
 
 
+def test_an_optimiser_that_deepspeed_keeps_elsewhere_makes_the_same_steps(
+    undisturbed: Run, tiny_base: Path, tmp_path: Path
+) -> None:
+    """Its state lies in the machine's memory, and DeepSpeed's own AdamW steps it, also after a stop."""
+    engine_of = zero(2)
+    engine_of["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
+    given = inputs(tiny_base, tmp_path, deepspeed=engine_of)
+    with pytest.raises(Stopped):
+        train(given, StopAt(3))
+    assert train(given, NOBODY)["resumed_from"] > 0
+    losses = [[line["loss"] for line in metrics(run)] for run in (given, undisturbed[0])]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    expected = load_file(Path(undisturbed[0].out) / "adapter" / ADAPTER[0])
+    for name, tensor in load_file(Path(given.out) / "adapter" / ADAPTER[0]).items():
+        assert (tensor - expected[name]).norm() < 0.1 * expected[name].norm(), name
+
+
 def test_pain_21_a_storage_type_that_zero_3_would_cast_is_refused(tiny_base: Path, tmp_path: Path) -> None:
     given = inputs(tiny_base, tmp_path, deepspeed=zero(3))
     assert engine(given) is not None
