@@ -26,6 +26,8 @@ from tests.tiny_models import SENTENCES
 from tests.train.setup import adapter_bytes, finish, inputs, mean_loss, metrics, write_split, zero
 from tests.train.test_train import NOBODY, Run, StopAt
 
+SPOILED = 4
+"""A token that no row has, nor the one before it, which is what rows are tried with before the first step."""
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("only_rank", "process_as_before")]
 
 
@@ -88,26 +90,26 @@ def test_a_loss_spike_names_the_row_that_caused_it(tiny_base: Path, tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def spoiled_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base with an embedding of token 3 that is no number, and a head of its own."""
+    """The tiny base with an embedding of a token that is no number, and a head of its own."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = tmp_path_factory.mktemp("spoiled")
     model = AutoModelForCausalLM.from_pretrained(tiny_base, tie_word_embeddings=False)
     model.lm_head.weight = torch.nn.Parameter(model.get_input_embeddings().weight.detach().clone())
     with torch.no_grad():
-        model.get_input_embeddings().weight[3] = torch.nan
+        model.get_input_embeddings().weight[SPOILED] = torch.nan
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_base).save_pretrained(folder)
     return folder
 
 
 def with_bad_rows(base: Path, folder: Path, bad: tuple[int, ...], **changes: Any) -> TrainInputs:
-    """A training of which these rows have token 3."""
+    """A training of which these rows have the spoiled token."""
     folder.mkdir(parents=True, exist_ok=True)
     path = write_split(base, folder / "train.parquet", 24)
     columns = pyarrow.parquet.read_table(path).to_pydict()
     for row in bad:
-        columns["ids"][row][2] = 3
+        columns["ids"][row][2] = SPOILED
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
     return inputs(base, folder, train=str(path), **changes)
 
