@@ -9,14 +9,17 @@ from llmtune.models.family import Family
 from llmtune.plan.adapters import HEADS, misfits
 from llmtune.plan.estimate import adapted
 from llmtune.recipe.low_rank import VOCABULARY, Lora
-from llmtune.recipe.method import OnLayers, OnSomeLayers
-from llmtune.recipe.own_weights import OwnWeights, Partial
+from llmtune.recipe.method import Method, OnLayers, OnSomeLayers
+from llmtune.recipe.own_weights import Full, OwnWeights, Partial
 from llmtune.recipe.schema import Recipe
 
 
 def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
-    """Layers that the base does not have, and sizes that do not fit them."""
-    adapter = recipe.adapter
+    """Layers that the base does not have, sizes that do not fit them, and fewer than are to join later."""
+    adapter, unfreezing = recipe.adapter, recipe.optimizer.unfreezing
+    if unfreezing is not None and (places := _places(adapter, family)) is not None and places <= unfreezing.layers:
+        what = f"all would join at once: {places} to train, {unfreezing.layers} at a time"
+        yield Problem("optimizer.unfreezing.layers", what, "write a smaller number, or remove `unfreezing`")
     if isinstance(adapter, Partial) and adapter.last_layers > family.layers:
         what = f"the base has {family.layers} layers"
         yield Problem("adapter.last_layers", what, f"write at most {family.layers}")
@@ -52,6 +55,20 @@ def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
             yield Problem("adapter.target_modules", f"the base has no layer {name}", f"its layers are {there}")
     if isinstance(adapter, Lora):
         yield from _patterns(adapter, wanted)
+
+
+def _places(adapter: Method, family: Family) -> int | None:
+    """Layers that are trained, the embeddings counted as one; None where names decide it."""
+    match adapter:
+        case Full():
+            return family.layers + 1
+        case Partial(modules=()):
+            return family.layers if adapter.norms or adapter.biases else adapter.last_layers
+        case OnSomeLayers(layers=tuple(chosen)):
+            return len(set(chosen))
+        case OnLayers():
+            return family.layers
+    return None
 
 
 def _patterns(adapter: Lora, wanted: Sequence[str]) -> Iterator[Problem]:

@@ -77,6 +77,12 @@ RULES = (
     ),
     Rule(
         ("optimizer.unfreezing", "adapter.method"),
+        lambda r: r.optimizer.unfreezing is not None and isinstance(r.adapter, Adalora),
+        "AdaLoRA takes ranks from layers without gradients, as those are that have not joined yet",
+        "remove one of the two",
+    ),
+    Rule(
+        ("optimizer.unfreezing", "adapter.method"),
         lambda r: r.optimizer.unfreezing is not None and isinstance(r.adapter, Head),
         "the head is trained alone, so nothing could join later",
         "remove unfreezing, or train layers: `adapter: {method: partial, last_layers: 2}`",

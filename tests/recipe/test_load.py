@@ -204,6 +204,7 @@ BREAKS = {
     "optimizer.lora_plus": "optimizer: {name: lora_fa, lora_plus: 16}\nzero: {stage: 0}",
     "LoRA-FA steps all layers": "optimizer: {name: lora_fa, unfreezing: {}}\nzero: {stage: 0}",
     "and it steps every layer": "optimizer: {unfreezing: {}}\nzero: {offload_optimizer: cpu}",
+    "AdaLoRA takes ranks from": "optimizer: {unfreezing: {}}\nadapter: adalora\nzero: {stage: 0}",
     "nothing could join later": "optimizer: {unfreezing: {}}\nadapter: head\nquantization: {type: none}",
     "training.average": "training: {average: 0.99}\nzero: {stage: 3}",
     "watch.not_finite": "watch: {not_finite: skip}\noptimizer: {name: lora_fa}\nzero: {stage: 0}",
