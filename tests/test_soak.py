@@ -13,12 +13,15 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "place"), [("KILL", "writing a checkpoint"), ("TERM", "training, and it saved")])
+@pytest.mark.parametrize(
+    ("number", "stage", "place"), [("KILL", 0, "writing a checkpoint"), ("TERM", 2, "training, and it saved")]
+)
 def test_killed_or_stopped_again_and_again_the_adapter_is_the_undisturbed_runs(
-    number: str, place: str, tmp_path: Path
+    number: str, stage: int, place: str, tmp_path: Path
 ) -> None:
     report = tmp_path / "report.json"
-    asked = ["--kills", "5", "--steps", "18", "--signal", number, "--seed", "3", "--json", str(report)]
+    asked = ["--kills", "5", "--steps", "18", "--signal", number, "--zero", str(stage), "--seed", "3"]
+    asked += ["--json", str(report)]
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "soak"), *asked], capture_output=True, text=True, check=False
     )
