@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmtune.recipe.low_rank import VOCABULARY, Adalora, Lora
 from llmtune.recipe.method import FOUR_BITS, OnLayers, OnSomeLayers
 from llmtune.recipe.methods import Gralora, Ia3
-from llmtune.recipe.own_weights import Head, Partial
+from llmtune.recipe.own_weights import Full, Partial
 from llmtune.recipe.rule import Rule
 
 RULES = (
@@ -83,8 +83,8 @@ RULES = (
     ),
     Rule(
         ("optimizer.unfreezing", "adapter.method"),
-        lambda r: r.optimizer.unfreezing is not None and isinstance(r.adapter, Head),
-        "the head is trained alone, so nothing could join later",
+        lambda r: r.optimizer.unfreezing is not None and not isinstance(r.adapter, OnLayers | Full | Partial),
+        "what is trained lies in no layer, so nothing could join later",
         "remove unfreezing, or train layers: `adapter: {method: partial, last_layers: 2}`",
     ),
     Rule(
