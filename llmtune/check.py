@@ -20,7 +20,7 @@ from llmtune.plan import device as machine
 from llmtune.plan.adapters import unknown_modules
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan, plan, shape_of
-from llmtune.plan.fits import adapter_problems
+from llmtune.plan.fits import adapter_problems, left_alone
 from llmtune.plan.memory import WIDTH, checkpoint, trained_numbers
 from llmtune.plan.number_type import decided, note
 from llmtune.recipe.load import Loaded, load
@@ -201,7 +201,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     if problems.found or not (met and base and weights and sizes and words and prepared and planned):
         raise RecipeError(problems.found)
     numbers = note(asked, recipe.quantization.compute_dtype, here.kind, here.number_type, here.name)
-    notes = (numbers, *prepared.notes)
+    notes = (numbers, *left_alone(recipe, sizes), *prepared.notes)
     checked = Checked(loaded, run, base, sizes, words, prepared, here, planned, notes, met, 0.0)
     # without its weights a base cannot be compared; the training itself looks again
     if not anew and not weights.missing:

@@ -25,10 +25,14 @@ _SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "phi": ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"),
     "gpt2": ("c_attn", "c_proj", "c_fc"),
     "gpt_neox": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
+    # the rest of a block are experts, which are no linear layers: see `Family.experts`
+    **dict.fromkeys(("qwen3_moe", "mixtral", "gpt_oss"), ("q_proj", "k_proj", "v_proj", "o_proj")),
     "starcoder2": ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"),
 }  # fmt: skip
 """Names of the linear layers of a block, as transformers 5 has them, by `model_type`."""
 
+_WITH_EXPERTS = frozenset({"qwen3_moe", "qwen2_moe", "olmoe", "mixtral", "gpt_oss", "deepseek_v3"})
+"""Families whose experts transformers 5 holds as one parameter of three dimensions."""
 _NORMS: Mapping[str, int] = {"gemma2": 4, "gemma3": 4, "gemma3_text": 4}
 _ALWAYS_TIED = frozenset({"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "cohere", "cohere2"})
 _COUNTED = frozenset(
@@ -66,6 +70,9 @@ class Family:
     """Weights of the attention are dropped while training."""
     linears: tuple[Linear, ...]
     """Of one block; empty for a family that is not known here."""
+    experts: int
+    """Of one block, where all are one parameter: bitsandbytes quantizes none of them, and an adapter of linear layers
+    leaves them as they are. 0 where there are none, or none that are held so."""
     parameters: int | None
     """Exact, or None for a family that is not known here (models.source.count_parameters reads the files)."""
     quantized: Prequantized | None
@@ -119,7 +126,10 @@ def from_config(whole: Mapping[str, Any], where: str) -> Family:
     quantization = whole.get("quantization_config") or config.get("quantization_config")
     tied = bool(config.get("tie_word_embeddings", whole.get("tie_word_embeddings", model_type in _ALWAYS_TIED)))
     context = size.optional("max_position_embeddings", "n_positions", "n_ctx", "seq_length")
-    linears = _linears(model_type, hidden, heads * head_width, kv_heads * head_width, ffn)
+    experts = size.optional("num_experts", "num_local_experts", "n_routed_experts") or 0
+    # some blocks may have linear layers in the place of experts
+    mixed = bool(config.get("mlp_only_layers")) or config.get("decoder_sparse_step", 1) != 1
+    linears = () if mixed else _linears(model_type, hidden, heads * head_width, kv_heads * head_width, ffn)
     return Family(
         model_type=model_type,
         architecture=str(architectures[0]),
@@ -136,6 +146,7 @@ def from_config(whole: Mapping[str, Any], where: str) -> Family:
             config.get("attention_dropout", config.get("attn_pdrop", 0.1 if model_type == "gpt2" else 0))
         ),
         linears=linears,
+        experts=experts if model_type in _WITH_EXPERTS else 0,
         parameters=_parameters(config, model_type, hidden, layers, heads, kv_heads, head_width, vocab, tied, linears),
         quantized=prequantized.read(quantization) if isinstance(quantization, dict) else None,
         remote_code=bool(whole.get("auto_map")),

@@ -13,6 +13,9 @@ from llmtune.recipe.method import Method, OnLayers, OnSomeLayers
 from llmtune.recipe.own_weights import Full, OwnWeights, Partial
 from llmtune.recipe.schema import Recipe
 
+OF_EXPERTS = {"all-linear", "gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
+"""Names of layers that PEFT 0.21 turns into the parameter that transformers 5 makes of all experts."""
+
 
 def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
     """Layers that the base does not have, sizes that do not fit them, and fewer than are to join later."""
@@ -42,6 +45,9 @@ def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
     if isinstance(adapter, OnSomeLayers) and max(adapter.layers or (0,)) >= family.layers:
         what = f"the base has no block {max(adapter.layers or (0,))}"
         yield Problem("adapter.layers", what, f"its blocks are 0 to {family.layers - 1}")
+    if family.linear_suffixes is None and family.experts and set(_names(adapter)) & OF_EXPERTS:
+        what = "PEFT takes this for the experts of the base too, and what it makes of them cannot be merged"
+        yield Problem("adapter.target_modules", what, "name layers of the attention, like [q_proj, v_proj]")
     if family.linear_suffixes is None:
         if isinstance(adapter, OnSomeLayers) and adapter.layers and adapter.target_modules == "all-linear":
             what = "PEFT finds the linear layers of this base by itself, and then in every block"
@@ -69,6 +75,21 @@ def _places(adapter: Method, family: Family) -> int | None:
         case OnLayers():
             return family.layers
     return None
+
+
+def _names(adapter: OnLayers) -> list[str]:
+    names = adapter.target_modules
+    return [names] if isinstance(names, str) else [name.rpartition(".")[2] for name in names]
+
+
+def left_alone(recipe: Recipe, family: Family) -> list[str]:
+    """What an adapter of all linear layers does not reach, in words."""
+    if not family.experts or not isinstance(recipe.adapter, OnLayers):
+        return []
+    said = f"the {family.experts} experts of each layer get no adapter, as they are one parameter and no linear layers"
+    if recipe.quantization.type != "none":
+        said += f"; nor are they quantized, but held in {recipe.quantization.compute_dtype}"
+    return [said]
 
 
 def _patterns(adapter: Lora, wanted: Sequence[str]) -> Iterator[Problem]:

@@ -107,6 +107,12 @@ class RowTrainer(SavingTrainer):
         self._plain = self._base.config._attn_implementation
         self._evaluated_at_once = EVALUATED_AT_ONCE
         self._head: Head | None = None
+        # read by TRL where experts are balanced; transformers sets it after the trial step
+        self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
+        if self.aux_loss_enabled and adapted:
+            # TRL balances experts by default; an adapter leaves the router as it is, so there is nothing to balance
+            self.aux_loss_enabled: bool = False
+            self._base.config.get_text_config().output_router_logits = False
         self._picks_positions = (
             kernels.head != "trl"
             and "logits_to_keep" in inspect.signature(type(self._base).forward).parameters

@@ -1,0 +1,136 @@
+"""Mixtures of experts: what an adapter leaves alone is said, and what it trains is trained, merged and proven."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llmtune.check import check
+from llmtune.events import Events
+from llmtune.models import family
+from llmtune.plan.estimate import shape_of
+from llmtune.plan.fits import adapter_problems, left_alone
+from llmtune.plan.memory import quantizing
+from llmtune.recipe.schema import Recipe
+from llmtune.recipe.to_peft import peft_config
+from llmtune.recipe.translate import quantization_arguments
+from llmtune.train.train import train
+from tests.models.test_family import SIZES
+from tests.plan.test_memory import bytes_held
+from tests.tiny_models import write_rows, write_tokenizer
+from tests.train.setup import inputs, mean_loss, metrics
+from tests.train.test_methods import held, merge_and_compare
+from tests.trained_models import spec
+
+NUMBER = {"qwen3_moe": "num_experts", "mixtral": "num_local_experts", "gpt_oss": "num_local_experts"}
+RECIPE = Recipe.model_validate({"base": "x", "data": "y", "quantization": {"compute_dtype": "bfloat16"}})
+
+
+def write_experts(folder: Path, kind: str) -> Path:
+    """Two layers with four experts each, of which two see a token."""
+    import transformers
+
+    vocabulary = (write_tokenizer(folder) + 63) // 64 * 64
+    config = transformers.AutoConfig.for_model(
+        kind, vocab_size=vocabulary, pad_token_id=3, bos_token_id=None, eos_token_id=2, hidden_size=64,
+        intermediate_size=128, moe_intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=32, max_position_embeddings=256, num_experts_per_tok=2,
+        **{NUMBER[kind]: 4}, rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=NUMBER)
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_experts(tmp_path_factory.mktemp("bases") / request.param, request.param)
+
+
+def test_experts_are_neither_quantized_nor_adapted_which_is_said_and_planned(base: Path) -> None:
+    from llmtune.models.loading import load_base
+    from llmtune.models.source import count_parameters, find, weights
+    from llmtune.recipe.schema import Base
+
+    sizes, source = family.read(base), find(Base(name=str(base)), base)
+    loaded = load_base(spec(base, quantization=quantization_arguments(RECIPE), dtype="bfloat16"))
+    experts = {name: p for name, p in loaded.named_parameters() if p.dim() == 3}
+    assert {len(p) for p in experts.values()} == {sizes.experts} == {4}
+    assert {p.dtype for p in experts.values()} == {torch.bfloat16}
+    found = quantizing(RECIPE, shape_of(RECIPE, sizes, count_parameters(source, weights(source))), device="cpu")
+    assert found.parts["weights"] == pytest.approx(bytes_held(loaded), rel=5e-3)
+    linear = {name.rpartition(".")[2] for name, one in loaded.named_modules() if isinstance(one, torch.nn.Linear)}
+    assert linear - {"lm_head"} == set(sizes.linear_suffixes or ())
+    (said,) = left_alone(RECIPE, sizes)
+    assert said.startswith("the 4 experts of each layer get no adapter") and said.endswith("held in bfloat16")
+
+
+def test_the_check_says_so(tmp_path: Path) -> None:
+    write_experts(tmp_path / "base", "mixtral")
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text("base: ./base\ndata: rows.jsonl\n")
+    found = check(tmp_path / "shop.yaml", tmp_path / "run", ())
+    assert any("experts of each layer get no adapter" in note for note in found.notes)
+    adapted = 2 * (64 + 64 + 64 + 32 + 64 + 32 + 64 + 64) * 16  # query, key, value and output of two blocks
+    assert found.plan.trained_parameters == adapted
+
+
+def test_nothing_is_said_of_a_base_without_experts_or_where_all_is_trained(base: Path, tiny_base: Path) -> None:
+    assert left_alone(RECIPE, family.read(tiny_base)) == []
+    whole = {"base": "x", "data": "y", "adapter": "full", "quantization": {"type": "none"}}
+    assert left_alone(Recipe.model_validate(whole), family.read(base)) == []
+
+
+@pytest.mark.parametrize("kind", ["qwen2_moe", "olmoe", "deepseek_v3"])
+def test_of_other_families_the_experts_are_counted_too(kind: str) -> None:
+    import transformers
+
+    config = transformers.AutoConfig.for_model(kind, hidden_size=32, num_hidden_layers=1, first_k_dense_replace=0)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    counts = {len(p) for p in model.parameters() if p.dim() == 3}
+    assert counts == {family.from_config(config.to_dict(), "config.json").experts}
+
+
+def test_a_base_with_some_plain_blocks_leaves_its_layers_to_the_library() -> None:
+    import transformers
+
+    config = transformers.AutoConfig.for_model("qwen3_moe", mlp_only_layers=[0]).to_dict()
+    assert family.from_config(config, "config.json").linear_suffixes is None
+
+
+@pytest.mark.parametrize(("names", "refused"), [("all-linear", True), (["up_proj"], True), (["q_proj"], False)])
+def test_what_would_train_and_then_not_merge_is_refused_before(names: Any, refused: bool) -> None:
+    """Of these families PEFT takes all-linear for the experts too."""
+    sizes = family.from_config({**SIZES, "model_type": "qwen2_moe", "num_experts": 4}, "config.json")
+    recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": {"target_modules": names}})
+    found = [problem.what for problem in adapter_problems(recipe, sizes)]
+    assert [what.startswith("PEFT takes this for the experts") for what in found] == [True] * refused
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("only_rank", "process_as_before")
+def test_attention_beside_experts_is_trained_measured_and_merged(tmp_path: Path) -> None:
+    """The loss is the cross-entropy alone: TRL would add one that balances experts, which stay as they are."""
+    where = write_experts(tmp_path / "base", "qwen3_moe")
+    adapter: dict[str, Any] = peft_config(RECIPE.adapter, family.read(where).linear_suffixes, 2)
+    given = inputs(where, tmp_path, adapter=adapter, sft={"max_steps": 2, "warmup_steps": 0})
+    result = train(given, Events(None))
+    assert result["adapter"]["layers"] == 2 * 4
+    from llmtune.models.loading import load_with_adapter
+
+    trained = Path(given.out) / "adapter"
+    again = load_with_adapter(given.base, trained)
+    assert metrics(given)[-1]["heldout_loss"] == pytest.approx(mean_loss(again, given.heldout), rel=2e-3)
+    exact = replace(given.base, dtype="float32", quantization=held(where, "nf4", "float32").quantization)
+    merge_and_compare(exact, trained, where, tmp_path)
+    before, after = (load_file(folder / "model.safetensors") for folder in (where, tmp_path / "merged"))
+    experts = [name for name in before if ".experts." in name]
+    assert len(experts) == 2 * 4 * 3
+    assert all(torch.equal(before[name].float(), after[name]) for name in experts)
