@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bench_methods.table import BASE, table, trained
+from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.methods import block
 
 DATA = BASE.parent / "support"
 LORA = {"method": "lora"}
@@ -24,17 +26,21 @@ RUNS: tuple[tuple[dict[str, Any], float], ...] = (
     ({"method": "vera"}, 10), ({"method": "loha"}, 1), ({"method": "lokr"}, 10), ({"method": "oft"}, 1),
     ({"method": "boft"}, 1), ({"method": "ia3"}, 10), ({"method": "miss"}, 1), ({"method": "hira"}, 10),
     ({"method": "shira"}, 2), ({"method": "gralora"}, 1),
+    ({"method": "partial", "last_layers": 2}, 0.1), ({"method": "full"}, 0.1), ({"method": "head"}, 0.5),
 )  # fmt: skip
 BASE_RATE = 2e-3
 """Of LoRA on a base this small."""
+TOLD = 600
+"""Characters that are shown of what a failed run said, the last ones."""
+ANSWERS, NEW = 16, 32
+"""Held-out questions that are answered, and tokens of an answer at most: over these the merge is compared."""
 
 
 def recipe(adapter: dict[str, Any], factor: float, steps: int) -> dict[str, Any]:
     """On NF4 where the method can."""
-    plain = {"loha", "lokr"}
-    quantization: dict[str, Any] = {"type": "nf4"}
-    if adapter["method"] in plain or adapter.get("init") in ("pissa", "olora"):
-        quantization = {"type": "none"}
+    method = block(adapter)
+    packed = "nf4" in method.quantized and not (isinstance(method, Lora) and method.moves_the_base)
+    quantization: dict[str, Any] = {"type": "nf4" if packed else "none"}
     if adapter["method"] == "ia3":
         quantization["compute_dtype"] = "float32"
     return {
@@ -47,7 +53,7 @@ def recipe(adapter: dict[str, Any], factor: float, steps: int) -> dict[str, Any]
             "early_stopping": None,
         },
         "zero": {"stage": 0},
-        "evaluation": {"max_rows": 4, "max_new_tokens": 8},
+        "evaluation": {"max_rows": ANSWERS, "max_new_tokens": NEW},
     }  # fmt: skip
 
 
@@ -61,7 +67,9 @@ def measure(adapter: dict[str, Any], factor: float, steps: int) -> dict[str, Any
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
         found: dict[str, Any] = {"adapter": adapter, "base": asked["quantization"]["type"], "trained": trained(adapter)}
         if done.returncode != 0:
-            return found | {"failed": " ".join(done.stderr.split())[:300]}
+            # with --json a run says on stdout what is wrong, and a process that is killed says nothing at all
+            said = " ".join(f"{done.stdout} {done.stderr}".split())
+            return found | {"failed": f"exit code {done.returncode}: {said[-TOLD:]}"}
         told = json.loads(done.stdout)
         return found | {
             "learning_rate": BASE_RATE * factor,
@@ -86,7 +94,7 @@ def main() -> None:
         print(table())
         return
     found = []
-    print(f"{'method':<24}{'base':<6}{'trained':>10}{'held-out loss':>15}{'merge: mean, equal':>22}  reloads")
+    print(f"{'method':<24}{'base':<6}{'trained':>10}{'held-out loss':>15}{'merge: mean, equal of':>26}  reloads")
     for adapter, factor in RUNS:
         if asked.only and adapter["method"] not in asked.only:
             continue
@@ -97,8 +105,9 @@ def main() -> None:
         if "failed" in one:
             print(f"{start}  {one['failed']}", flush=True)
             continue
-        merge = f"{one['merge']['mean_abs_logit_diff']:.2g}, {one['merge']['equal_greedy_tokens']:.1%}"
-        print(f"{start}{one['heldout_loss']:>15.3f}{merge:>22}  {'yes' if one['reloads'] else 'no'}", flush=True)
+        same = f"{one['merge']['equal_greedy_tokens']:.1%} of {one['merge']['tokens']}"
+        merge = f"{one['merge']['mean_abs_logit_diff']:.2g}, {same}"
+        print(f"{start}{one['heldout_loss']:>15.3f}{merge:>26}  {'yes' if one['reloads'] else 'no'}", flush=True)
     if asked.json:
         asked.json.write_text(json.dumps({"steps": asked.steps, "methods": found}, indent=2) + "\n")
 
