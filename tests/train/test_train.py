@@ -178,6 +178,8 @@ def test_asked_twice_to_stop_in_the_middle_of_a_step_it_ends_at_once_and_goes_on
     if by == "llmtune":
         assert raised.value.exit_code == 75
         assert [event["text"] for event in told if event["kind"] == "note"] == [SAVES.now, "stopping at once"]
+    else:
+        assert raised.value.problems[0].what.startswith("was ended by SIGTERM")
     (saved,) = run.checkpoints.glob("step-*")
     assert (saved.name, files.is_whole(saved)) == ("step-000002", True)
     assert list((run.checkpoints / ".writing").iterdir()) == []
