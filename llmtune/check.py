@@ -27,6 +27,7 @@ from llmtune.recipe.load import Loaded, load
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.problems import leaves
 from llmtune.recipe.translate import deepspeed_config
+from llmtune.recipe.virtual import Virtual
 from llmtune.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -201,7 +202,13 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     if problems.found or not (met and base and weights and sizes and words and prepared and planned):
         raise RecipeError(problems.found)
     numbers = note(asked, recipe.quantization.compute_dtype, here.kind, here.number_type, here.name)
-    notes = (numbers, *left_alone(recipe, sizes), *prepared.notes)
+    alone = ["training.micro_batch: 1, as each row has its virtual tokens in front of it"]
+    notes = (
+        numbers,
+        *left_alone(recipe, sizes),
+        *prepared.notes,
+        *(alone if isinstance(recipe.adapter, Virtual) else ()),
+    )
     checked = Checked(loaded, run, base, sizes, words, prepared, here, planned, notes, met, 0.0)
     # without its weights a base cannot be compared; the training itself looks again
     if not anew and not weights.missing:

@@ -133,7 +133,8 @@ def say_train(record: Record, console: Console) -> None:
     best = f"best held-out loss {result['heldout_loss']:.3f} at step {result['best_step']} of {result['total_steps']}"
     say("train", record, console, best + early + resumed)
     if not record.again:
-        size_of = f"{counted(adapter['parameters'], 'number')} trained in {counted(adapter['layers'], 'layer')}"
+        where = f"in {counted(adapter['layers'], 'layer')}" if adapter["layers"] else "in front of every row"
+        size_of = f"{counted(adapter['parameters'], 'number')} trained {where}"
         console.more(f"{size_of}: none missing, not zero, what was saved equals what was trained")
 
 

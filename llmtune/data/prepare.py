@@ -18,6 +18,7 @@ from llmtune.errors import DataError, Problem
 from llmtune.models.family import Family
 from llmtune.models.tokenizer import ChatTokenizer
 from llmtune.recipe.schema import Data, Recipe
+from llmtune.recipe.virtual import readable
 
 LONGEST = 2048
 """Tokens of a row, when neither recipe nor base set a lower limit."""
@@ -58,6 +59,7 @@ class _Preparation:
 
     def __init__(self, recipe: Recipe, beside: Path) -> None:
         self._data: Data = recipe.data
+        self._adapter = recipe.adapter
         self._seed = recipe.training.seed
         self._beside = beside
         self._fatal: list[Problem] = []
@@ -72,7 +74,7 @@ class _Preparation:
         return self._choose({part: self._read(part, label) for part, label in self._files().items()})
 
     def prepared(self, chat: ChatTokenizer, family: Family) -> Prepared:
-        context = family.context or chat.context
+        context = readable(self._adapter, family.context or chat.context)
         self._check_limit(context)
         chosen = self.chosen()
         samples = self._tokenise(chosen, chat)

@@ -67,9 +67,10 @@ def portable(adapter: Adapter, base: Mapping[str, Stored], inputs: ExportInputs)
     }
     found = {name.removesuffix(".weight") for name in (stored(base, layer) for layer in adapter.layers) if name}
     revision = inputs.card.recipe["base"]["revision"]
+    layers = {"target_modules": suffixes if meant == found else sorted(adapter.layers)}
     return {
         **adapter.config,
-        "target_modules": suffixes if meant == found else sorted(adapter.layers),
+        **(layers if adapter.layers else {}),  # virtual tokens are of none
         "base_model_name_or_path": public_base(inputs.card),
         "revision": None if inputs.card.base_is_local else revision,
         "inference_mode": True,

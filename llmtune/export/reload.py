@@ -53,13 +53,16 @@ def distance(model: Any, reference: Path) -> dict[str, Any]:
 
     told = json.loads((reference / "reference.json").read_text(encoding="utf-8"))
     logits = load_file(reference / "reference.safetensors")
-    model.generation_config = GenerationConfig(
+    how = GenerationConfig(
         do_sample=False,
         max_new_tokens=told["max_new_tokens"],
         eos_token_id=told["stop_ids"] or None,
         pad_token_id=told["pad_id"],
         use_cache=True,
     )
+    model.generation_config = how
+    if hasattr(model, "get_base_model"):  # PEFT does not hand it on to where it is read, with virtual tokens
+        model.get_base_model().generation_config = how
     worst, equal = 0.0, 0
     with torch.inference_mode():
         for number, row in enumerate(told["prompts"]):
@@ -69,7 +72,7 @@ def distance(model: Any, reference: Path) -> dict[str, Any]:
             expected = logits[f"logits.{number}"]
             answered = row["answer_ids"][: len(expected) - 1]
             whole = torch.tensor([row["prompt_ids"] + answered], device=model.device)
-            found = model(input_ids=whole, use_cache=False).logits[0, prompt.shape[1] - 1 :].float().cpu()
+            found = model(input_ids=whole, use_cache=False).logits[0, -len(answered) - 1 :].float().cpu()
             apart = (found - expected).abs().max().item()
             # What is no number is infinitely far, and JSON has no name for it.
             worst = max(worst, apart if apart == apart else 1e30)

@@ -20,6 +20,8 @@ BESIDE = ("modules_to_save", "trainable_token_indices")
 """Keys of the configuration for what is trained of the base itself."""
 ROWS = "token_adapter.trainable_tokens_delta"
 """How PEFT calls the trained rows of a module."""
+VIRTUAL = "prompt_embeddings"
+"""PEFT's only tensor of virtual tokens."""
 HALVES = {"lora_A.weight", "lora_B.weight"}
 """What LoRA has for each layer: A of shape (rank, in) and B of shape (out, rank)."""
 _PARTS = "lora|vera|hada|lokr|oft|boft|ia3|miss|hira|shira|gralora"

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from llmtune import files
+from llmtune.models.virtual import answer_by
 
 PROMPTS = 8
 NEW_TOKENS = 32
@@ -49,7 +50,7 @@ def greedy(model: Any, prompt: list[int], stop_ids: list[int], pad_id: int, new_
         do_sample=False, max_new_tokens=new_tokens, eos_token_id=stop_ids or None, pad_token_id=pad_id, use_cache=True
     )
     # given as an argument, it would be filled up from the base's own, with its repetition penalty
-    model.generation_config = how
+    answer_by(model, how)
     made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids))
     return [int(token) for token in made[0, len(prompt) :].tolist()]
 
@@ -57,5 +58,5 @@ def greedy(model: Any, prompt: list[int], stop_ids: list[int], pad_id: int, new_
 @torch.no_grad()
 def _logits(model: Any, prompt: list[int], answer: list[int]) -> Tensor:
     ids = torch.tensor([prompt + answer], device=model.device)
-    found: Tensor = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :]
+    found: Tensor = model(input_ids=ids, use_cache=False).logits[0, -len(answer) - 1 :]
     return found.float().cpu().contiguous()

@@ -14,6 +14,7 @@ from llmtune.recipe.low_rank import VOCABULARY, Adalora, Lora
 from llmtune.recipe.methods import Adapter, Boft, Gralora, Hira, Ia3, Loha, Lokr, Miss, Oft, Shira, Vera
 from llmtune.recipe.own_weights import Full, Head, Partial
 from llmtune.recipe.to_peft import FEED_FORWARD
+from llmtune.recipe.virtual import Prefix, Prompt
 
 
 def trained_parameters(adapter: Adapter, adapted: Sequence[Linear]) -> int:
@@ -45,7 +46,7 @@ def _of_a_layer(adapter: Adapter, layer: Linear) -> int:
             return into if layer.suffix in FEED_FORWARD else out
         case Miss():
             return adapter.rank * out
-        case Full() | Partial() | Head():  # see `own_parameters`
+        case Full() | Partial() | Head() | Prompt() | Prefix():  # see `own_parameters` and `beside_parameters`
             return 0
         case _:
             assert_never(adapter)
@@ -152,7 +153,11 @@ def own_parameters(adapter: Adapter, family: Family, parameters: int) -> int:
 
 
 def beside_parameters(adapter: Adapter, family: Family) -> int:
-    """Numbers of the base that are trained beside an adapter's layers: whole modules, and rows of tokens."""
+    """Numbers that are trained beside an adapter's layers: whole modules, rows of tokens, or virtual ones."""
+    if isinstance(adapter, Prompt):
+        return adapter.virtual_tokens * family.hidden
+    if isinstance(adapter, Prefix):
+        return adapter.virtual_tokens * family.layers * 2 * family.kv_heads * family.head_width
     if not isinstance(adapter, Lora):
         return 0
     table, tables = family.vocab * family.hidden, 1 if family.tied else 2

@@ -21,6 +21,7 @@ from llmtune.plan.number_type import decided
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.method import OnLayers, OnSomeLayers
 from llmtune.recipe.schema import Recipe
+from llmtune.recipe.virtual import Prefix, Virtual
 
 if TYPE_CHECKING:
     from llmtune.data.conversation import Sample
@@ -121,6 +122,8 @@ def _ways(
     sizes = [n for n in range(share, 1, -1) if share % n == 0 and n * mean <= FLATTENED_TOKENS[device.kind]] + [1]
     if options.micro_batch is not None:
         sizes = [options.micro_batch]
+    if isinstance(recipe.adapter, Virtual):  # each row has its own in front
+        sizes = [1]
     count = partial(
         geometry,
         lengths,
@@ -133,7 +136,7 @@ def _ways(
         warmup=options.warmup,
         seed=options.seed,
     )
-    asked = options.gradient_checkpointing
+    asked = False if isinstance(recipe.adapter, Prefix) else options.gradient_checkpointing
     for checkpointing in RECOMPUTED if asked is None else [int(asked)]:
         for size in sizes:
             counted = count(micro_batch=size)
@@ -200,6 +203,7 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
         adapted=adapted(recipe, linears) * blocks,
         own=own_parameters(recipe.adapter, family, parameters),
         beside=beside_parameters(recipe.adapter, family),
+        virtual=recipe.adapter.virtual_tokens if isinstance(recipe.adapter, Virtual) else 0,
         tables=family.vocab * family.hidden * (1 if family.tied else 2) if rows else 0,
         trains_head=trains_head(recipe.adapter, family),
     )

@@ -55,7 +55,9 @@ class Shape:
     own: int
     """Parameters of the base itself that are trained, where there is no adapter."""
     beside: int
-    """Those that are trained beside an adapter's layers."""
+    """Numbers that are trained beside an adapter's layers, or in front of the rows."""
+    virtual: int
+    """Virtual tokens in front of each row."""
     tables: int
     """Parameters of the embeddings, and of a head of its own, of which rows are trained: copied for each pass."""
     trains_head: bool
@@ -126,7 +128,7 @@ def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, c
     width = WIDTH[recipe.quantization.compute_dtype]
     trained = trained_numbers(recipe, shape)
     sharded = geometry.processes if recipe.zero.stage >= 1 else 1
-    tokens = geometry.micro_batch_tokens
+    tokens = geometry.micro_batch_tokens + shape.virtual
     a_layer = _of_a_layer(recipe, shape, 1, tokens, device, whole=recipe.kernels.attention == "flattened")
     again = math.ceil(shape.layers / checkpointing) if checkpointing else 0
     whole = shape.layers - again + int(checkpointing > 0 and (shape.layers - 1) % checkpointing == 0)
@@ -150,8 +152,8 @@ def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, c
 def evaluating(recipe: Recipe, shape: Shape, answers: Answers, *, device: str) -> Memory:
     """Base and adapter, answering one batch with a cache of keys and values, or measuring the loss of one."""
     width = WIDTH[recipe.quantization.compute_dtype]
-    cached = answers.rows * (answers.prompt + answers.new) * 2 * shape.key * shape.layers * width
-    passes = ((answers.rows, answers.prompt), (1, answers.tokens))
+    cached = answers.rows * (shape.virtual + answers.prompt + answers.new) * 2 * shape.key * shape.layers * width
+    passes = ((answers.rows, shape.virtual + answers.prompt), (1, shape.virtual + answers.tokens))
     parts = {
         "weights": _base(recipe, shape),
         "adapter": width * shape.own or 4 * trained_numbers(recipe, shape),  # or the base's own beside them

@@ -14,6 +14,7 @@ from llmtune.recipe.closed import Share
 from llmtune.recipe.low_rank import Adalora, Lora
 from llmtune.recipe.method import Method, OnLayers, OnSomeLayers
 from llmtune.recipe.own_weights import Full, Head, Partial
+from llmtune.recipe.virtual import Prefix, Prompt
 
 DEFAULT = "lora"
 """The method of a recipe that names none."""
@@ -154,6 +155,8 @@ Adapter = Annotated[
     | Annotated[Hira, Tag("hira")]
     | Annotated[Shira, Tag("shira")]
     | Annotated[Gralora, Tag("gralora")]
+    | Annotated[Prompt, Tag("prompt")]
+    | Annotated[Prefix, Tag("prefix")]
     | Annotated[Full, Tag("full")]
     | Annotated[Partial, Tag("partial")]
     | Annotated[Head, Tag("head")],
@@ -161,8 +164,9 @@ Adapter = Annotated[
 ]
 METHODS: Mapping[str, type[Method]] = {
     kind.model_fields["method"].default: kind
-    for kind in (Lora, Adalora, Vera, Loha, Lokr, Oft, Boft, Ia3, Miss, Hira, Shira, Gralora, Full, Partial, Head)
-}
+    for kind in (Lora, Adalora, Vera, Loha, Lokr, Oft, Boft, Ia3, Miss, Hira, Shira, Gralora, Prompt, Prefix,
+                 Full, Partial, Head)
+}  # fmt: skip
 """Every method with its block."""
 
 

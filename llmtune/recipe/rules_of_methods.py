@@ -7,6 +7,7 @@ from llmtune.recipe.method import FOUR_BITS, OnLayers, OnSomeLayers
 from llmtune.recipe.methods import Gralora, Ia3
 from llmtune.recipe.own_weights import Full, Partial
 from llmtune.recipe.rule import Rule
+from llmtune.recipe.virtual import Prefix, Virtual
 
 RULES = (
     Rule(
@@ -29,9 +30,47 @@ RULES = (
     ),
     Rule(
         ("export", "adapter.method"),
-        lambda r: not set(r.export) <= set(r.adapter.exports),
+        lambda r: "adapter" in r.export and "adapter" not in r.adapter.exports,
         "the method makes no adapter that could be handed on",
         "set `export: [merged]`",
+    ),
+    Rule(
+        ("export", "adapter.method"),
+        lambda r: "merged" in r.export and "merged" not in r.adapter.exports,
+        "virtual tokens change no weight of the base, so there is nothing to merge",
+        "set `export: [adapter]`",
+    ),
+    Rule(
+        ("training.micro_batch", "adapter.method"),
+        lambda r: isinstance(r.adapter, Virtual) and (r.training.micro_batch or 1) > 1,
+        "each row has its virtual tokens in front of it, so rows are computed one at a time",
+        "remove `micro_batch`",
+    ),
+    Rule(
+        ("training.gradient_checkpointing", "adapter.method"),
+        lambda r: isinstance(r.adapter, Prefix) and bool(r.training.gradient_checkpointing),
+        "a prefix lies in the cache of keys and values, which is left out where activations are recomputed",
+        "remove `gradient_checkpointing`, or set `adapter.method: prompt`",
+    ),
+    Rule(
+        ("training.neftune", "adapter.method"),
+        lambda r: isinstance(r.adapter, Virtual) and r.training.neftune is not None,
+        "its noise goes by the place of a token in its row, and behind virtual tokens PEFT counts the places",
+        "remove `neftune`",
+    ),
+    Rule(
+        ("optimizer.layer_decay", "optimizer.unfreezing", "adapter.method"),
+        lambda r: (
+            isinstance(r.adapter, Virtual) and (r.optimizer.layer_decay != 1.0 or r.optimizer.unfreezing is not None)
+        ),
+        "virtual tokens are of no layer",
+        "remove `layer_decay` and `unfreezing`",
+    ),
+    Rule(
+        ("kernels.head", "adapter.method"),
+        lambda r: isinstance(r.adapter, Virtual) and r.kernels.head == "trl",
+        "TRL's own head does not know where the virtual tokens end",
+        "remove `kernels.head`",
     ),
     Rule(
         ("optimizer.rates.head", "adapter.method"),

@@ -84,6 +84,7 @@ def told(adapter: Method) -> str:
     taking = [name for name, reason in why.items() if reason is None]
     reasons = dict.fromkeys(reason for reason in why.values() if reason is not None)
     if not taking:
-        return "the adapter is for PEFT alone: no server loads it; serve the merged model"
+        instead = "; serve the merged model" if "merged" in adapter.exports else ", and there is nothing to merge"
+        return f"the adapter is for PEFT alone: no server loads it{instead}"
     not_so = [f"not {', '.join(n for n, r in why.items() if r == reason)}: {reason}" for reason in reasons]
     return "; ".join([f"the adapter is for PEFT, {', '.join(taking)}", *not_so])

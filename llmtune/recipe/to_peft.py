@@ -9,6 +9,7 @@ from llmtune.recipe.low_rank import Adalora, Lora
 from llmtune.recipe.method import OnLayers, OnSomeLayers
 from llmtune.recipe.methods import Adapter, Boft, Gralora, Hira, Ia3, Loha, Lokr, Miss, Oft, Shira, Vera
 from llmtune.recipe.own_weights import Full, Head, Partial
+from llmtune.recipe.virtual import Prefix, Prompt
 
 Arguments = dict[str, Any]
 
@@ -25,6 +26,8 @@ def peft_config(
     """
     if isinstance(adapter, Full | Partial | Head):
         return {"config": None, "arguments": own_arguments(adapter)}
+    if isinstance(adapter, Prompt | Prefix):
+        return virtual_config(adapter)
     targets = _targets(adapter, linear_suffixes)
     config, own = _own(adapter, targets, steps)
     if isinstance(adapter, OnSomeLayers) and adapter.layers is not None:
@@ -41,6 +44,17 @@ def own_arguments(adapter: Full | Partial | Head) -> Arguments:
     some = adapter if isinstance(adapter, Partial) else Partial()
     chosen = {"layers": some.last_layers, "modules": list(some.modules), "norms": some.norms, "biases": some.biases}
     return {"everything": isinstance(adapter, Full), "head": isinstance(adapter, Head), **chosen}
+
+
+def virtual_config(adapter: Prompt | Prefix) -> Arguments:
+    """As `peft_config`. Layers, heads and widths PEFT finds in the base, a text's tokens by the run's tokenizer."""
+    arguments: Arguments = {"num_virtual_tokens": adapter.virtual_tokens, "task_type": "CAUSAL_LM"}
+    if isinstance(adapter, Prefix):
+        return {"config": "PrefixTuningConfig", "arguments": arguments}
+    start = {"prompt_tuning_init": "SAMPLE_VOCAB"}
+    if adapter.text is not None:
+        start = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": adapter.text}
+    return {"config": "PromptTuningConfig", "arguments": arguments | start}
 
 
 def _own(adapter: Adapter, targets: str | list[str], steps: int) -> tuple[str, Arguments]:
@@ -72,7 +86,7 @@ def _own(adapter: Adapter, targets: str | list[str], steps: int) -> tuple[str, A
         case Gralora(rank=rank, blocks=blocks, dropout=dropout):
             own = {"r": rank, "alpha": _alpha(adapter), "gralora_k": blocks, "gralora_dropout": dropout}
             return "GraloraConfig", own
-        case Full() | Partial() | Head():  # not PEFT's
+        case Full() | Partial() | Head() | Prompt() | Prefix():  # of no layers
             raise AssertionError
         case _:
             assert_never(adapter)

@@ -16,6 +16,7 @@ from llmtune.errors import BaseModelError
 from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.models.spec import BaseSpec
 from llmtune.models.stopping import stop_ids
+from llmtune.models.virtual import answer_by, tokens
 
 NEW_TOKENS = 512
 """Longest answer."""
@@ -168,20 +169,21 @@ class Speaker:
         """Tokens that an answer may have behind this prompt."""
         config = self._tuned.config.get_text_config()
         if hasattr(config, "max_position_embeddings"):
-            return min(NEW_TOKENS, int(config.max_position_embeddings) - len(ids))
+            return min(NEW_TOKENS, int(config.max_position_embeddings) - tokens(self._tuned) - len(ids))
         return NEW_TOKENS
 
     @torch.inference_mode()
     def say(self, ids: list[int]) -> str:
         """The greedy answer, shown word by word."""
         with self._speaking() as model:
-            model.generation_config = GenerationConfig(
+            how = GenerationConfig(
                 do_sample=False,
                 max_new_tokens=self.room(ids),
                 eos_token_id=self.stops or None,
                 pad_token_id=self._tokenizer.pad_token_id,
                 use_cache=True,
             )
+            answer_by(model, how)
             prompt = torch.tensor([ids], device=model.device)
             shown = _Shown(self._tokenizer, self._write)
             whole = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), streamer=shown)

@@ -13,6 +13,7 @@ from peft import (
     AdaLoraConfig,
     EvaConfig,
     PeftModel,
+    PromptTuningInit,
     get_peft_model,
     get_peft_model_state_dict,
     initialize_lora_eva_weights,
@@ -52,6 +53,8 @@ def attach(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel | PreTrained
     if inputs.adapter["config"] is None:
         own.train_in_float32(base, own.choose(base, inputs.adapter["arguments"]))
         return base
+    if "num_virtual_tokens" in inputs.adapter["arguments"]:
+        return _with_virtual_tokens(base, inputs)
     wanted = inputs.adapter["arguments"]["target_modules"]
     names = {name for name, _ in base.named_modules() if name}
     listed = [] if isinstance(wanted, str) else wanted
@@ -79,6 +82,20 @@ def attach(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel | PreTrained
     hold(model)
     if looks:
         _look_at_rows(model, Rows.read(Path(inputs.train)))
+    return model
+
+
+def _with_virtual_tokens(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel:
+    """What is saved of them needs neither the text that they began as nor a tokenizer."""
+    arguments = dict(inputs.adapter["arguments"])
+    if arguments.get("prompt_tuning_init") == "TEXT":
+        arguments["tokenizer_name_or_path"] = inputs.tokenizer
+    set_seed(inputs.sft["seed"])
+    model = get_peft_model(base, vars(peft)[inputs.adapter["config"]](**arguments))
+    config = model.peft_config["default"]
+    if "prompt_tuning_init" in arguments:
+        config.prompt_tuning_init, config.prompt_tuning_init_text = PromptTuningInit.RANDOM, None
+        config.tokenizer_name_or_path = None
     return model
 
 

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from llmtune import files
 from llmtune.models import reference
 from llmtune.models.stopping import stop_ids
+from llmtune.models.virtual import tokens
 from llmtune.train.launch import rank
 
 NEW_TOKENS = 64
@@ -40,7 +41,7 @@ class Samples:
         model.eval()
         try:
             for row in self._rows:
-                room = model.config.get_text_config().max_position_embeddings - len(row["prompt_ids"])
+                room = model.config.get_text_config().max_position_embeddings - tokens(model) - len(row["prompt_ids"])
                 ids = reference.greedy(model, row["prompt_ids"], stops, pad, max(1, min(NEW_TOKENS, room)))
                 if rank() == 0:
                     self._write(step, row, self._tokenizer.decode(ids, skip_special_tokens=True))

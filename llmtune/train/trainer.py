@@ -23,6 +23,8 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from llmtune.errors import RecipeError
+from llmtune.models import virtual
 from llmtune.plan.order import Order
 from llmtune.train import apart, freezing, optimiser
 from llmtune.train.batches import BLOCK, IGNORED, Batch, MicroBatches, Rows, only
@@ -118,6 +120,9 @@ class RowTrainer(SavingTrainer):
             and "logits_to_keep" in inspect.signature(type(self._base).forward).parameters
             and not self.aux_loss_enabled
         )
+        if virtual.tokens(self.model) and not self._picks_positions:
+            what = "the loss of this base cannot be told from behind virtual tokens"
+            raise RecipeError.one("adapter.method", what, "choose another method")
 
     @property
     def sources(self) -> Sequence[str]:
@@ -148,7 +153,12 @@ class RowTrainer(SavingTrainer):
     def _ready(self) -> None:
         """Choose the ways that this base is shown to take, now that it is loaded and wrapped."""
         meet = self.args.per_device_train_batch_size > 1
-        if not apart.keep_apart(self._base, self.model_wrapped, self._rows, self._kernels, meet=meet, note=self._note):
+        if virtual.tokens(self.model):  # in front of each row, which is computed alone
+            self.model_wrapped.eval()
+            self._evaluated_at_once = 1
+        elif not apart.keep_apart(
+            self._base, self.model_wrapped, self._rows, self._kernels, meet=meet, note=self._note
+        ):
             self._evaluated_at_once = 1
         if self._picks_positions and self._kernels.head == "chunked":
             head = Head.of(self._base)
@@ -249,12 +259,12 @@ class RowTrainer(SavingTrainer):
         targets = labels[positions + 1]
         fill = (0, -len(positions) % BLOCK)  # as the tokens are: see BLOCK
         positions, targets = functional.pad(positions, fill), functional.pad(targets, fill, value=IGNORED)
-        given = {name: inputs[name] for name in ("input_ids", "position_ids")}
+        given = virtual.asked(self.model, inputs["input_ids"], inputs["position_ids"], positions)
         if self._head is None:
-            logits = model(**given, use_cache=False, logits_to_keep=positions).logits[0]
+            logits = model(**given, use_cache=False).logits[0]
             return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
         with self._head.states() as states:
-            model(**given, use_cache=False, logits_to_keep=positions)
+            model(**given, use_cache=False)
         return self._head.summed_loss(states[0][0], targets)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:

@@ -27,6 +27,7 @@ RUNS: tuple[tuple[dict[str, Any], float], ...] = (
     ({"method": "boft"}, 1), ({"method": "ia3"}, 10), ({"method": "miss"}, 1), ({"method": "hira"}, 10),
     ({"method": "shira"}, 2), ({"method": "gralora"}, 1),
     ({"method": "partial", "last_layers": 2}, 0.1), ({"method": "full"}, 0.1), ({"method": "head"}, 0.5),
+    ({"method": "prompt"}, 10), ({"method": "prefix"}, 5),
 )  # fmt: skip
 BASE_RATE = 2e-3
 """Of LoRA on a base this small."""
@@ -75,7 +76,7 @@ def measure(adapter: dict[str, Any], factor: float, steps: int) -> dict[str, Any
             "learning_rate": BASE_RATE * factor,
             "heldout_loss": told["train"]["heldout_loss"],
             "before": told["evaluation"]["heldout"]["before"]["loss"],
-            "merge": told["merge"],
+            "merge": told.get("merge"),
             "reloads": all(one["passed"] for one in told["verify"].values()),
             "seconds": told["stages"]["train"]["seconds"],
             "peak_rss_bytes": told["stages"]["train"]["peak_rss_bytes"],
@@ -105,8 +106,10 @@ def main() -> None:
         if "failed" in one:
             print(f"{start}  {one['failed']}", flush=True)
             continue
-        same = f"{one['merge']['equal_greedy_tokens']:.1%} of {one['merge']['tokens']}"
-        merge = f"{one['merge']['mean_abs_logit_diff']:.2g}, {same}"
+        merge = "none"
+        if one["merge"] is not None:
+            same = f"{one['merge']['equal_greedy_tokens']:.1%} of {one['merge']['tokens']}"
+            merge = f"{one['merge']['mean_abs_logit_diff']:.2g}, {same}"
         print(f"{start}{one['heldout_loss']:>15.3f}{merge:>26}  {'yes' if one['reloads'] else 'no'}", flush=True)
     if asked.json:
         asked.json.write_text(json.dumps({"steps": asked.steps, "methods": found}, indent=2) + "\n")

@@ -43,6 +43,8 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "adapter.block_size": (8, 16),
     "adapter.blocks": (2, 4),
     "adapter.target_modules": ("all-linear", ["q_proj"]),
+    "adapter.virtual_tokens": (8, 20),
+    "adapter.text": (None, "Answer as the shop does."),
     "adapter.last_layers": (1, 2),
     "adapter.modules": (["embed_tokens"], ["lm_head"]),
     "adapter.norms": (False, True),

@@ -186,7 +186,8 @@ def mean_loss(model: Any, path: str) -> float:
     for row in range(len(rows)):
         batch = rows.batch([row])
         with torch.no_grad():
-            logits = model(input_ids=batch["input_ids"]).logits[0, :-1].float()
+            # from the end: virtual tokens may have logits in front
+            logits = model(input_ids=batch["input_ids"]).logits[0, -batch["input_ids"].shape[1] : -1].float()
         labels = batch["labels"][0, 1:]
         total += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum"))
         count += int((labels != IGNORED).sum())

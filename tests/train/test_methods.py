@@ -23,7 +23,6 @@ from llmtune.models.spec import BaseSpec
 from llmtune.plan.estimate import shape_of
 from llmtune.plan.memory import trained_numbers
 from llmtune.recipe.methods import METHODS
-from llmtune.recipe.own_weights import OwnWeights
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.to_peft import peft_config
 from llmtune.train.attach import attach
@@ -47,7 +46,9 @@ SMALL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Sizes for the tiny base."""
 CASES: list[tuple[str, dict[str, Any]]] = [
-    (method, SMALL.get(method, {})) for method, kind in METHODS.items() if not issubclass(kind, OwnWeights)
+    (method, SMALL.get(method, {}))
+    for method, kind in METHODS.items()
+    if "merged" in kind.exports and "adapter" in kind.exports
 ]
 CASES += [
     ("lora", {"rank": 4, **keys})
