@@ -17,6 +17,11 @@ OF_EXPERTS = {"all-linear", "gate", "gate_proj", "up_proj", "down_proj", "w1", "
 """Names of layers that PEFT 0.21 turns into the parameter that transformers 5 makes of all experts."""
 
 
+STORED_TOGETHER = {"gpt_oss"}
+"""Families whose files hold all experts of a layer as one tensor, as the model does."""
+AROUND_EXPERTS = {"experts", "mlp", "block_sparse_moe", "gate_up_proj", "down_proj"}
+
+
 def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
     """Layers that the base does not have, sizes that do not fit them, and fewer than are to join later."""
     adapter, unfreezing = recipe.adapter, recipe.optimizer.unfreezing
@@ -26,6 +31,9 @@ def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
     if isinstance(adapter, Partial) and adapter.last_layers > family.layers:
         what = f"the base has {family.layers} layers"
         yield Problem("adapter.last_layers", what, f"write at most {family.layers}")
+    if family.experts and family.model_type not in STORED_TOGETHER and _trains_experts(adapter):
+        what = "the base's files hold its experts one by one, and what is trained of them cannot be put back there"
+        yield Problem("adapter.method", what, "name modules without experts, like self_attn, or adapter.method: lora")
     if isinstance(adapter, OwnWeights) and family.quantized is not None:
         what = "the base is stored quantized, and such weights cannot be trained themselves"
         yield Problem("adapter.method", what, "name the same model in full precision, or choose another method")
@@ -75,6 +83,12 @@ def _places(adapter: Method, family: Family) -> int | None:
         case OnLayers():
             return family.layers
     return None
+
+
+def _trains_experts(adapter: Method) -> bool:
+    if isinstance(adapter, Partial):
+        return adapter.last_layers > 0 or any(name.rpartition(".")[2] in AROUND_EXPERTS for name in adapter.modules)
+    return isinstance(adapter, Full)
 
 
 def _names(adapter: OnLayers) -> list[str]:

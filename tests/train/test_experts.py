@@ -114,6 +114,28 @@ def test_what_would_train_and_then_not_merge_is_refused_before(names: Any, refus
     assert [what.startswith("PEFT takes this for the experts") for what in found] == [True] * refused
 
 
+@pytest.mark.parametrize(
+    ("kind", "keys", "refused"),
+    [
+        ("mixtral", {"method": "full"}, True),
+        ("mixtral", {"method": "partial", "last_layers": 1}, True),
+        ("mixtral", {"method": "partial", "modules": ["mlp.experts"]}, True),
+        ("mixtral", {"method": "partial", "modules": ["self_attn"], "norms": True}, False),
+        ("gpt_oss", {"method": "full"}, False),
+    ],
+)
+def test_experts_that_could_not_be_put_back_into_the_files_are_not_trained(
+    kind: str, keys: dict[str, Any], refused: bool, tmp_path: Path
+) -> None:
+    """What is said of the files is so."""
+    where = write_experts(tmp_path, kind)
+    recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": keys, "quantization": {"type": "none"}})
+    found = list(adapter_problems(recipe, family.read(where)))
+    assert [problem.where for problem in found] == ["adapter.method"] * refused
+    stored = [tensor for name, tensor in load_file(where / "model.safetensors").items() if ".experts." in name]
+    assert any(tensor.dim() == 3 for tensor in stored) == (kind == "gpt_oss")
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("only_rank", "process_as_before")
 def test_attention_beside_experts_is_trained_measured_and_merged(tmp_path: Path) -> None:
