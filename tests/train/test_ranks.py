@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from llmtune.train.inputs import TrainInputs
 from llmtune.train.plain import is_plain, write_plain
 from llmtune.train.ranks import Ranks, settled
 from llmtune.train.train import train
+from tests.tiny_models import write_base
 from tests.train.setup import adapter_bytes, inputs, metrics
 from tests.train.test_bit_for_bit import killed
+from tests.train.test_methods import held, merge_and_compare
 
 NOBODY = Events(None)
 KEYS: dict[str, Any] = {"rank": 4, "first_rank": 6, "every": 2}
@@ -171,6 +174,25 @@ def test_what_is_left_of_the_ranks_is_plain_lora(tiny_base: Path, tmp_path: Path
         plain = load_with_adapter(asked.base, tmp_path / "adapter")(input_ids=ids).logits.float()
         alone = load_base(asked.base)(input_ids=ids).logits.float()
     assert (plain - live).norm() < 0.02 * (alone - live).norm()
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False but the target module is `Conv1D`")
+def test_what_is_left_fits_layers_that_are_stored_transposed(quantization: str, tmp_path: Path) -> None:
+    """As it trained, and merged into the base's own files."""
+    base = write_base(tmp_path / "gpt2", "gpt2")
+    asked = replace(given(base, tmp_path), base=held(base, quantization, "float32"))
+    model: Any = attach(load_base(asked.base), asked)
+    disturb(model, 1)
+    known = begun(model)
+    adapter = tmp_path / "adapter"
+    model.eval().save_pretrained(adapter)
+    write_plain(adapter, known.first, known.scales)
+    ids = torch.arange(4, 44)[None]
+    with torch.no_grad():
+        live, plain = (one(input_ids=ids).logits for one in (model, load_with_adapter(asked.base, adapter)))
+    assert (live - plain).abs().max() < 1e-4
+    merge_and_compare(asked.base, adapter, base, tmp_path)
 
 
 def test_the_divisor_of_the_update_is_not_trained(tiny_base: Path, tmp_path: Path) -> None:
