@@ -393,3 +393,25 @@ def test_a_learning_rate_that_explodes_is_named_with_its_step_and_as_what_change
     assert "rows.jsonl:" in failed.stderr
     assert "training.learning_rate" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_a_second_adapter_is_trained_on_what_the_first_was_merged_into(copy: Path) -> None:
+    """The lock knows this base by its bytes; base and second adapter, merged by PEFT itself, are the second model."""
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    recipe = RECIPE.format(rows=2).replace("base: base", "base: runs/shop/merged").replace("epochs: 2", "epochs: 1")
+    (copy / "again.yaml").write_text(f"{recipe}quantization: {{type: none}}\nmerge: {{dtype: float32}}\n")
+    done = llmtune(copy, "run", "again.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = copy / "runs" / "shop" / "merged", copy / "runs" / "again"
+    lock = json.loads((second / "recipe.lock").read_text())
+    assert lock["base"]["model.safetensors"]["sha256"] == hashes(first)["model.safetensors"]
+    model = AutoModelForCausalLM.from_pretrained(first, dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, str(second / "adapter")).merge_and_unload()
+    expected, found = dict(model.named_parameters()), load_file(second / "merged" / "model.safetensors")
+    assert all((tensor - expected[name]).abs().max() < 1e-5 for name, tensor in found.items())
+    before = load_file(first / "model.safetensors")
+    assert any((tensor - before[name].float()).abs().max() > 1e-4 for name, tensor in found.items())
