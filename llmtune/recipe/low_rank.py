@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from llmtune.recipe.closed import Names, Share
-from llmtune.recipe.method import FOUR_BITS, OnSomeLayers
+from llmtune.recipe.method import FOUR_BITS, Dropout, OnSomeLayers
 
 VOCABULARY = ("embed_tokens", "wte", "embed_in", "lm_head", "embed_out")
 """Modules with a row for each token."""
@@ -26,7 +26,7 @@ class Lora(OnSomeLayers):
     alpha: PositiveFloat | None = Field(
         None, description="Scale numerator: the update is alpha / rank * B A. Default: 2 * rank, with rslora the rank."
     )
-    dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
+    dropout: Dropout = 0.0
     rslora: bool = Field(
         False, description="Scale by alpha / sqrt(rank), for high ranks (Kalajdzievski 2023, arXiv:2312.03732)."
     )
@@ -89,7 +89,7 @@ class Adalora(OnSomeLayers):
     alpha: PositiveFloat | None = Field(
         None, description="Scale numerator: the update is alpha / first_rank * B E A. Default: 2 * first_rank."
     )
-    dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
+    dropout: Dropout = 0.0
     warmup: Share = Field(0.1, description="Share of the steps before a rank is taken away.")
     final: Share = Field(0.3, description="Share of the steps, at the end, in which the ranks stay as they are.")
     every: PositiveInt = Field(10, description="Ranks are shared out anew after so many steps, in between.")

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat
 
-from llmtune.recipe.closed import Closed, Names, as_tuple
+from llmtune.recipe.closed import Closed, Names, Share, as_tuple
 
 Export = Literal["adapter", "merged"]
+Dropout = Annotated[Share, Field(description="Dropout on the adapter's input while training.")]
+Alpha = Annotated[
+    PositiveFloat | None,
+    Field(description="Scale numerator: the update is alpha / rank times the product. Default: 2 * rank."),
+]
 FOUR_BITS = frozenset({"nf4", "fp4"})
 
 

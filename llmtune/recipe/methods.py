@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
+from pydantic import Discriminator, Field, PositiveInt, Tag
 
-from llmtune.recipe.closed import Share
 from llmtune.recipe.low_rank import Adalora, Lora
-from llmtune.recipe.method import Method, OnLayers, OnSomeLayers
+from llmtune.recipe.method import Alpha, Dropout, Method, OnLayers, OnSomeLayers
 from llmtune.recipe.own_weights import Full, Head, Partial
 from llmtune.recipe.virtual import Prefix, Prompt
 
@@ -28,7 +27,7 @@ class Vera(OnSomeLayers):
     transposed: ClassVar[bool] = True
     method: Literal["vera"] = Field("vera", description="The kind of adapter.")
     rank: PositiveInt = Field(256, description="Rank of the random matrices. Adds one trained number a layer.")
-    dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
+    dropout: Dropout = 0.0
 
 
 class Loha(OnSomeLayers):
@@ -38,9 +37,7 @@ class Loha(OnSomeLayers):
     quantized: ClassVar[frozenset[str]] = frozenset()
     method: Literal["loha"] = Field("loha", description="The kind of adapter.")
     rank: PositiveInt = Field(8, description="Rank of each of the two matrices; the update has up to its square.")
-    alpha: PositiveFloat | None = Field(
-        None, description="Scale numerator: the update is alpha / rank times the product. Default: 2 * rank."
-    )
+    alpha: Alpha = None
 
 
 class Lokr(OnSomeLayers):
@@ -50,9 +47,7 @@ class Lokr(OnSomeLayers):
     quantized: ClassVar[frozenset[str]] = frozenset()
     method: Literal["lokr"] = Field("lokr", description="The kind of adapter.")
     rank: PositiveInt = Field(16, description="Rank of the larger of the two matrices.")
-    alpha: PositiveFloat | None = Field(
-        None, description="Scale numerator: the update is alpha / rank times the product. Default: 2 * rank."
-    )
+    alpha: Alpha = None
     factor: PositiveInt | None = Field(
         None, description="Side of the smaller of the two matrices. Default: near the square root of the layer's."
     )
@@ -97,7 +92,7 @@ class Miss(OnSomeLayers):
     rank: PositiveInt = Field(
         64, description="Rows of the matrix. Features that go into a layer are added up into them."
     )
-    dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
+    dropout: Dropout = 0.0
 
 
 class Hira(OnSomeLayers):
@@ -107,7 +102,7 @@ class Hira(OnSomeLayers):
     transposed: ClassVar[bool] = True
     method: Literal["hira"] = Field("hira", description="The kind of adapter.")
     rank: PositiveInt = Field(32, description="Rank of the matrix that the base's weight is multiplied with.")
-    dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
+    dropout: Dropout = 0.0
 
 
 class Shira(OnLayers):
@@ -126,13 +121,11 @@ class Gralora(OnSomeLayers):
     transposed: ClassVar[bool] = True
     method: Literal["gralora"] = Field("gralora", description="The kind of adapter.")
     rank: PositiveInt = Field(32, description="Rank of the update; a multiple of `blocks`.")
-    alpha: PositiveFloat | None = Field(
-        None, description="Scale numerator: the update is alpha / rank * B A. Default: 2 * rank."
-    )
+    alpha: Alpha = None
     blocks: PositiveInt = Field(
         2, description="Parts that each side of a weight is cut into. It must divide the features in and out."
     )
-    dropout: Share = Field(0.0, description="Dropout on the adapter's input while training.")
+    dropout: Dropout = 0.0
 
 
 def _tag(value: Any) -> Any:

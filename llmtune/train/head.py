@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,18 @@ from llmtune.train.batches import IGNORED
 
 AGREES = 0.02
 """Relative difference, as a norm, between these logits and the base's own: what bfloat16 rounds."""
+
+
+SCALED: Mapping[str, Callable[[Any], float]] = {
+    **dict.fromkeys(("cohere", "cohere2", "cohere2_moe"), lambda config: float(config.logit_scale)),
+    **dict.fromkeys(
+        ("granite", "granitemoe", "granitemoeshared", "granitemoehybrid"), lambda config: 1 / config.logits_scaling
+    ),
+    "falcon_h1": lambda config: float(config.lm_head_multiplier),
+}
+BENT = ("gemma2", "gemma3_text", "gemma3n_text", "nanochat", "vaultgemma")
+"""By `model_type`, the families that scale their logits, and that bend them (`final_logit_softcapping`); transformers
+5.23. A family that is missing here does not agree with what is made of it, and keeps its own head."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +46,8 @@ class Head:
         if type(linear) is not nn.Linear or linear.weight.requires_grad or hasattr(linear.weight, "ds_id"):
             return None
         config = base.config.get_text_config()
-        multiplied = [getattr(config, name, None) for name in ("logit_scale", "lm_head_multiplier")]
-        scale = next((float(one) for one in multiplied if one is not None), 1.0)
-        if getattr(config, "logits_scaling", None) is not None:  # Granite
-            scale = 1 / config.logits_scaling
-        return cls(linear, scale, getattr(config, "final_logit_softcapping", None))
+        scale = SCALED[config.model_type](config) if config.model_type in SCALED else 1.0
+        return cls(linear, scale, config.final_logit_softcapping if config.model_type in BENT else None)
 
     def logits(self, states: Tensor) -> Tensor:
         """From states [positions, hidden] to logits [positions, vocabulary], as the family has them, float32."""
