@@ -328,3 +328,17 @@ def test_the_plan_and_the_stages_agree_on_how_much_is_computed_at_once() -> None
     )  # fmt: skip
     assert estimate.SPARE_TOKENS == evaluate.SPARE_TOKENS
     assert (memory.COMPARED_TOKENS, memory.COMPARED_BYTES) == (parity.ROWS * parity.POSITIONS, parity.LOGITS)
+
+
+def test_what_is_trained_beside_the_layers_is_planned(bases: dict[str, Path]) -> None:
+    """The numbers are the true model's; a head that learns has the logits of all supervised positions at once."""
+    asked = recipe(adapter={"rank": 4, "modules_to_save": ["embed_tokens"]})
+    plain, more = (planned(one, bases["llama"], 20_000, 15_000).parts for one in (recipe(adapter={"rank": 4}), asked))
+    table = 384 * 64
+    assert more["adapter"] - plain["adapter"] == 8 * table
+    assert more["logits"] > plain["logits"]
+    model = with_adapter(recipe(adapter={"rank": 4}), bases["llama"])
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert memory.trained_numbers(asked, shape(asked, bases["llama"])) == trained + table
+    norms = recipe(adapter={"rank": 4, "modules_to_save": ["norm", "input_layernorm", "q_norm"]})
+    assert memory.trained_numbers(norms, shape(norms, bases["qwen3"])) == trained + 64 + 2 * 64 + 2 * 32

@@ -18,10 +18,11 @@ from llmtune.errors import BaseModelError, ProofError, RecipeError
 from llmtune.events import Events
 from llmtune.models import family
 from llmtune.models.loading import load_base
+from llmtune.models.start import misfits_of_start
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.to_peft import peft_config
 from llmtune.train import proof
-from llmtune.train.attach import attach, begun
+from llmtune.train.attach import attach, begun, go_on_from
 from llmtune.train.batches import Rows
 from llmtune.train.beside import of_this_base
 from llmtune.train.head import Head
@@ -183,3 +184,22 @@ def test_an_adapter_whose_head_came_untied_is_not_merged(bases: dict[str, Path],
     with pytest.raises(BaseModelError, match="shares its weight with another layer"):
         merge_and_compare(exact, tmp_path / "adapter", bases["tied"], tmp_path)
     assert family.read(bases["tied"]).tied
+
+
+def test_it_is_gone_on_from_an_adapter_with_the_same_rows_alone(bases: dict[str, Path], tmp_path: Path) -> None:
+    given = inputs(bases["tied"], tmp_path, adapter=wanted(token_rows=["<|im_end|>"]))
+    attach(load_base(given.base), given).save_pretrained(tmp_path / "adapter")
+    keys = {"rank": 4, "target_modules": ["q_proj", "down_proj"]}
+    sizes = family.read(bases["tied"])
+
+    def said(**more: Any) -> list[str]:
+        asked = Lora.model_validate({**keys, **more})
+        return [problem.where for problem in misfits_of_start(asked, tmp_path / "adapter", sizes)]
+
+    assert said(token_rows=["<|im_end|>"]) == []
+    assert said() == ["adapter.token_rows"]
+    assert said(token_rows=["a"], modules_to_save=["norm"]) == ["adapter.modules_to_save"]
+    go_on_from(attach(load_base(given.base), given), tmp_path / "adapter")
+    other = replace(given, adapter=wanted(token_rows=["<|im_start|>"]))
+    with pytest.raises(RecipeError, match="rows of others"):
+        go_on_from(attach(load_base(given.base), other), tmp_path / "adapter")
