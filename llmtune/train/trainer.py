@@ -60,8 +60,8 @@ class Epoch(TrainerCallback):
 class RowTrainer(SavingTrainer):
     """Trains on flattened rows, without padding; see `batches`.
 
-    Only the supervised positions get logits, and a chunk of them at a time. A mixture of experts with a loss for the
-    balance between them is left to TRL's own head.
+    Only the supervised positions get logits, and a chunk of them at a time. The experts of a mixture are not balanced:
+    that the recipe does not ask for.
     """
 
     control: TrainerControl
@@ -109,16 +109,11 @@ class RowTrainer(SavingTrainer):
         self._plain = self._base.config._attn_implementation
         self._evaluated_at_once = EVALUATED_AT_ONCE
         self._head: Head | None = None
-        # read by TRL where experts are balanced; transformers sets it after the trial step
-        self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
-        if self.aux_loss_enabled and adapted:
-            # TRL balances experts by default; an adapter leaves the router as it is, so there is nothing to balance
+        if self.aux_loss_enabled:  # TRL's default, where transformers' is to balance nothing
             self.aux_loss_enabled: bool = False
             self._base.config.get_text_config().output_router_logits = False
         self._picks_positions = (
-            kernels.head != "trl"
-            and "logits_to_keep" in inspect.signature(type(self._base).forward).parameters
-            and not self.aux_loss_enabled
+            kernels.head != "trl" and "logits_to_keep" in inspect.signature(type(self._base).forward).parameters
         )
         if virtual.tokens(self.model) and not self._picks_positions:
             what = "the loss of this base cannot be told from behind virtual tokens"

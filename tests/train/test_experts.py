@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from llmtune.check import check
 from llmtune.events import Events
 from llmtune.models import family
+from llmtune.models.loading import load_base, load_with_adapter
+from llmtune.models.own import FILE
 from llmtune.plan.estimate import shape_of
 from llmtune.plan.fits import adapter_problems, left_alone
 from llmtune.plan.memory import quantizing
@@ -54,7 +56,6 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_experts_are_neither_quantized_nor_adapted_which_is_said_and_planned(base: Path) -> None:
-    from llmtune.models.loading import load_base
     from llmtune.models.source import count_parameters, find, weights
     from llmtune.recipe.schema import Base
 
@@ -139,14 +140,12 @@ def test_experts_that_could_not_be_put_back_into_the_files_are_not_trained(
 @pytest.mark.slow
 @pytest.mark.usefixtures("only_rank", "process_as_before")
 def test_attention_beside_experts_is_trained_measured_and_merged(tmp_path: Path) -> None:
-    """The loss is the cross-entropy alone: TRL would add one that balances experts, which stay as they are."""
+    """The loss is the cross-entropy alone: TRL would add one that balances experts."""
     where = write_experts(tmp_path / "base", "qwen3_moe")
     adapter: dict[str, Any] = peft_config(RECIPE.adapter, family.read(where).linear_suffixes, 2)
     given = inputs(where, tmp_path, adapter=adapter, sft={"max_steps": 2, "warmup_steps": 0})
     result = train(given, Events(None))
     assert result["adapter"]["layers"] == 2 * 4
-    from llmtune.models.loading import load_with_adapter
-
     trained = Path(given.out) / "adapter"
     again = load_with_adapter(given.base, trained)
     assert metrics(given)[-1]["heldout_loss"] == pytest.approx(mean_loss(again, given.heldout), rel=2e-3)
@@ -156,3 +155,22 @@ def test_attention_beside_experts_is_trained_measured_and_merged(tmp_path: Path)
     experts = [name for name in before if ".experts." in name]
     assert len(experts) == 2 * 4 * 3
     assert all(torch.equal(before[name].float(), after[name]) for name in experts)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("only_rank", "process_as_before")
+def test_experts_are_trained_themselves_where_all_is(tmp_path: Path) -> None:
+    where = write_experts(tmp_path / "base", "gpt_oss")
+    recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": "full", "quantization": {"type": "none"}})
+    given = inputs(
+        where, tmp_path, adapter=peft_config(recipe.adapter, None, 1), evaluate_every=1,
+        sft={"max_steps": 1, "warmup_steps": 0, "per_device_train_batch_size": 1},
+    )  # fmt: skip
+    given = replace(given, base=held(where, "none", "bfloat16"))
+    train(given, Events(None))
+    trained = Path(given.out) / "adapter"
+    before, after = load_file(where / "model.safetensors"), load_file(trained / FILE)
+    experts = [name for name in after if ".experts." in name]
+    assert len(experts) == 2 * 4 and all((after[name] - before[name].float()).norm() > 0 for name in experts)
+    again = load_with_adapter(given.base, trained)
+    assert metrics(given)[-1]["heldout_loss"] == pytest.approx(mean_loss(again, given.heldout), rel=2e-3)
