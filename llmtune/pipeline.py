@@ -139,7 +139,8 @@ class Run:
         plan = self.checked.plan
         counted = plan.geometry
         first = Split(counted.micro_batch, counted.accumulation, plan.checkpointing)
-        self.planned = Planned(self.dir.plan, self.checked.planned(), first)
+        recompute = self.recipe.adapter.recomputes
+        self.planned = Planned(self.dir.plan, self.checked.planned(), first, recompute=recompute)
         self.planned.write()
         found = manifest(self.dir.root)
         now = {path.name: sha256(path) for path in (self.dir.lock, self.dir.plan)}

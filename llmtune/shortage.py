@@ -26,13 +26,16 @@ class Split:
     gradient_checkpointing: int
     """Of every so many layers the activations of one are recomputed; 0: of none."""
 
-    def smaller(self) -> Split | None:
-        """Micro-batches of half the rows or fewer; of one row, all activations recomputed; after that there is none."""
+    def smaller(self, *, recompute: bool = True) -> Split | None:
+        """Micro-batches of half the rows or fewer; of one row, all activations recomputed; after that there is none.
+
+        `recompute`: whether the method of tuning lets them be.
+        """
         rows = self.micro_batch * self.accumulation
         fitting = [size for size in range(1, self.micro_batch // 2 + 1) if rows % size == 0]
         if fitting:
             return Split(fitting[-1], rows // fitting[-1], self.gradient_checkpointing)
-        if self.gradient_checkpointing != 1:
+        if recompute and self.gradient_checkpointing != 1:
             return Split(self.micro_batch, self.accumulation, 1)
         return None
 
@@ -49,13 +52,14 @@ class Planned:
     Forgotten when the plan itself is another one.
     """
 
-    def __init__(self, path: Path, plan: Mapping[str, Any], first: Split) -> None:
+    def __init__(self, path: Path, plan: Mapping[str, Any], first: Split, *, recompute: bool = True) -> None:
         self._path = path
         self._plan = json.loads(json.dumps(plan))
         before = _read(path)
         kept = before.pop(KEY, [])
         self._smaller = [Split(**one) for one in kept] if before == self._plan else []
         self._first = first
+        self._recompute = recompute
 
     @property
     def split(self) -> Split:
@@ -64,7 +68,7 @@ class Planned:
 
     def shrink(self) -> Split | None:
         """Make it smaller and write that down; None where it is as small as can be."""
-        found = self.split.smaller()
+        found = self.split.smaller(recompute=self._recompute)
         if found is not None:
             self._smaller.append(found)
             self.write()

@@ -23,6 +23,8 @@ def test_micro_batches_are_halved_and_the_rows_of_a_step_stay_the_same() -> None
     assert seen == [(12, 2, 0), (6, 4, 0), (3, 8, 0), (1, 24, 0), (1, 24, 1)]
     assert Split(1, 8, 4).smaller() == Split(1, 8, 1)
     assert Split(1, 8, 1).smaller() is None
+    assert Split(2, 4, 0).smaller(recompute=False) == Split(1, 8, 0)
+    assert Split(1, 8, 0).smaller(recompute=False) is None
 
 
 def test_what_was_made_smaller_is_in_the_plan_and_is_found_again(tmp_path: Path) -> None:
@@ -39,6 +41,12 @@ def test_what_was_made_smaller_is_in_the_plan_and_is_found_again(tmp_path: Path)
     assert again.split == Split(4, 4, 0)
     other = Planned(tmp_path / "plan.json", plan | {"steps": 11}, first)
     assert other.split == first
+
+
+def test_what_trains_otherwise_when_recomputed_is_not(tmp_path: Path) -> None:
+    """Of prefix tuning the cache that holds the prefix is left out then, and nothing of it would be trained."""
+    planned = Planned(tmp_path / "plan.json", {}, Split(1, 8, 0), recompute=False)
+    assert planned.shrink() is None
 
 
 def test_training_goes_on_in_smaller_micro_batches_until_they_fit(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from llmtune.plan.number_type import decided
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.method import OnLayers, OnSomeLayers
 from llmtune.recipe.schema import Recipe
-from llmtune.recipe.virtual import Prefix, Virtual
+from llmtune.recipe.virtual import Virtual
 
 if TYPE_CHECKING:
     from llmtune.data.conversation import Sample
@@ -136,7 +136,7 @@ def _ways(
         warmup=options.warmup,
         seed=options.seed,
     )
-    asked = False if isinstance(recipe.adapter, Prefix) else options.gradient_checkpointing
+    asked = options.gradient_checkpointing if recipe.adapter.recomputes else False
     for checkpointing in RECOMPUTED if asked is None else [int(asked)]:
         for size in sizes:
             counted = count(micro_batch=size)
@@ -225,7 +225,7 @@ def smaller(recipe: Recipe, plan: Plan, stage: str) -> str:
     size = plan.geometry.micro_batch
     if stage == "train" and size > 1:
         do = f"set training.micro_batch: {max(n for n in range(1, size) if size % n == 0)}"
-    elif stage == "train" and plan.checkpointing != 1:
+    elif stage == "train" and plan.checkpointing != 1 and recipe.adapter.recomputes:
         do = "set training.gradient_checkpointing: true"
     else:
         do = _remedy(recipe, "merge" if stage == "verify" and "merged" in recipe.export else stage)

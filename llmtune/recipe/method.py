@@ -28,6 +28,8 @@ class Method(Closed):
     """It can be merged into layers that store their weight transposed, as GPT-2's do."""
     sharded: ClassVar[bool] = False
     """It trains under ZeRO-3, where no process has a whole weight to read."""
+    recomputes: ClassVar[bool] = True
+    """It trains the same where activations are recomputed in the backward pass."""
     exports: ClassVar[tuple[Export, ...]] = ("adapter", "merged")
     """What can be made of it for others."""
 

@@ -7,7 +7,7 @@ from llmtune.recipe.method import FOUR_BITS, OnLayers, OnSomeLayers
 from llmtune.recipe.methods import Gralora, Ia3
 from llmtune.recipe.own_weights import Full, Partial
 from llmtune.recipe.rule import Rule
-from llmtune.recipe.virtual import Prefix, Virtual
+from llmtune.recipe.virtual import Virtual
 
 RULES = (
     Rule(
@@ -48,7 +48,7 @@ RULES = (
     ),
     Rule(
         ("training.gradient_checkpointing", "adapter.method"),
-        lambda r: isinstance(r.adapter, Prefix) and bool(r.training.gradient_checkpointing),
+        lambda r: not r.adapter.recomputes and bool(r.training.gradient_checkpointing),
         "a prefix lies in the cache of keys and values, which is left out where activations are recomputed",
         "remove `gradient_checkpointing`, or set `adapter.method: prompt`",
     ),

@@ -35,6 +35,7 @@ class Prefix(Virtual):
     """Prefix tuning: keys and values in each layer (Li and Liang 2021, arXiv:2101.00190), trained as they are."""
 
     title: ClassVar[str] = "prefix tuning"
+    recomputes: ClassVar[bool] = False
     method: Literal["prefix"] = Field("prefix", description="The kind of adapter.")
 
 

@@ -182,6 +182,8 @@ def test_a_stage_whose_memory_ran_out_after_all_is_told_what_needs_less() -> Non
     assert needing_less("train") == f"set training.micro_batch: {chosen // 2}"
     one = {"micro_batch": 1, "gradient_checkpointing": False}
     assert needing_less("train", training=one) == "set training.gradient_checkpointing: true"
+    prefix = needing_less("train", adapter={"method": "prefix"})
+    assert prefix.startswith("set data.max_tokens lower")
     assert needing_less("evaluate") == "set evaluation.batch_size lower"
     assert needing_less("verify").startswith("set export: [adapter]")
     assert needing_less("verify", export=["adapter"]).startswith("set data.max_tokens lower")
