@@ -115,6 +115,12 @@ RULES = (
         "remove one of the two",
     ),
     Rule(
+        ("adapter.init", "merge.onto"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.init == "loftq" and r.merge.onto == "original",
+        "LoftQ adds what 4 bits took from the base, and its original weights have that still",
+        "set `merge.onto: trained`, or `adapter.init: default`",
+    ),
+    Rule(
         ("optimizer.unfreezing", "adapter.method"),
         lambda r: r.optimizer.unfreezing is not None and isinstance(r.adapter, Adalora),
         "AdaLoRA takes ranks from layers without gradients, as those are that have not joined yet",

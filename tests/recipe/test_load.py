@@ -235,6 +235,7 @@ BREAKS = {
     "an average over": "adapter: adalora\nzero: {stage: 0}\ntraining: {average: 0.9}",
     "AdaLoRA measures": "adapter: adalora\nzero: {stage: 0}\nwatch: {not_finite: skip}",
     "LoftQ makes up": "adapter: {init: loftq}\nquantization: {type: int8}",
+    "LoftQ adds": "adapter: {init: loftq}\nmerge: {onto: original}",
     "LoftQ has changed": "adapter: {init: loftq, dora: true}",
     "adapter.dora quantization.type": "adapter: {dora: true}\nquantization: {type: int8}",
     "adapter.init zero.stage": "adapter: {init: eva}\nzero: {stage: 3}",
