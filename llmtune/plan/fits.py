@@ -15,11 +15,10 @@ from llmtune.recipe.schema import Recipe
 
 OF_EXPERTS = {"all-linear", "gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
 """Names of layers that PEFT 0.21 turns into the parameter that transformers 5 makes of all experts."""
-
-
 STORED_TOGETHER = {"gpt_oss"}
 """Families whose files hold all experts of a layer as one tensor, as the model does."""
 AROUND_EXPERTS = {"experts", "mlp", "block_sparse_moe", "gate_up_proj", "down_proj"}
+"""Names of modules and parameters that are experts, or hold them."""
 
 
 def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
@@ -33,7 +32,11 @@ def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
         yield Problem("adapter.last_layers", what, f"write at most {family.layers}")
     if family.experts and family.model_type not in STORED_TOGETHER and _trains_experts(adapter):
         what = "the base's files hold its experts one by one, and what is trained of them cannot be put back there"
-        yield Problem("adapter.method", what, "name modules without experts, like self_attn, or adapter.method: lora")
+        if isinstance(adapter, Lora):
+            yield Problem("adapter.modules_to_save", what, "name embeddings, head or norms")
+        else:
+            do = "name modules without experts, like self_attn, or adapter.method: lora"
+            yield Problem("adapter.method", what, do)
     if isinstance(adapter, OwnWeights) and family.quantized is not None:
         what = "the base is stored quantized, and such weights cannot be trained themselves"
         yield Problem("adapter.method", what, "name the same model in full precision, or choose another method")
@@ -78,6 +81,8 @@ def _places(adapter: Method, family: Family) -> int | None:
             return family.layers + 1
         case Partial(modules=()):
             return family.layers if adapter.norms or adapter.biases else adapter.last_layers
+        case Lora() if adapter.trains_the_base:
+            return None
         case OnSomeLayers(layers=tuple(chosen)):
             return len(set(chosen))
         case OnLayers():
@@ -86,9 +91,14 @@ def _places(adapter: Method, family: Family) -> int | None:
 
 
 def _trains_experts(adapter: Method) -> bool:
-    if isinstance(adapter, Partial):
-        return adapter.last_layers > 0 or any(name.rpartition(".")[2] in AROUND_EXPERTS for name in adapter.modules)
-    return isinstance(adapter, Full)
+    match adapter:
+        case Full():
+            return True
+        case Partial(last_layers=last) if last > 0:
+            return True
+        case Partial(modules=names) | Lora(modules_to_save=names):
+            return any(name.rpartition(".")[2] in AROUND_EXPERTS for name in names)
+    return False
 
 
 def _names(adapter: OnLayers) -> list[str]:

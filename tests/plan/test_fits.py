@@ -18,6 +18,7 @@ from llmtune.recipe.schema import Recipe
         ({"method": "lora"}, 2, 2),
         ({"method": "lora"}, 1, None),
         ({"method": "lora", "layers": [1]}, 1, 1),
+        ({"method": "lora", "layers": [1], "modules_to_save": ["embed_tokens"]}, 1, None),  # they join after it
         ({"method": "full"}, 3, 3),  # the embeddings lie before the two layers
         ({"method": "full"}, 2, None),
         ({"method": "partial", "last_layers": 1}, 1, 1),

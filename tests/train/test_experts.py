@@ -122,6 +122,8 @@ def test_what_would_train_and_then_not_merge_is_refused_before(names: Any, refus
         ("mixtral", {"method": "partial", "last_layers": 1}, True),
         ("mixtral", {"method": "partial", "modules": ["mlp.experts"]}, True),
         ("mixtral", {"method": "partial", "modules": ["self_attn"], "norms": True}, False),
+        ("mixtral", {"method": "lora", "modules_to_save": ["mlp"]}, True),
+        ("mixtral", {"method": "lora", "modules_to_save": ["norm"]}, False),
         ("gpt_oss", {"method": "full"}, False),
     ],
 )
@@ -132,7 +134,8 @@ def test_experts_that_could_not_be_put_back_into_the_files_are_not_trained(
     where = write_experts(tmp_path, kind)
     recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": keys, "quantization": {"type": "none"}})
     found = list(adapter_problems(recipe, family.read(where)))
-    assert [problem.where for problem in found] == ["adapter.method"] * refused
+    where_from = "adapter.modules_to_save" if "modules_to_save" in keys else "adapter.method"
+    assert [problem.where for problem in found] == [where_from] * refused
     stored = [tensor for name, tensor in load_file(where / "model.safetensors").items() if ".experts." in name]
     assert any(tensor.dim() == 3 for tensor in stored) == (kind == "gpt_oss")
 
