@@ -75,6 +75,10 @@ def _named(behind: Sequence[int], layers: int) -> str:
     """By the layers' own numbers; the embeddings lie before layer 0."""
     numbers = sorted(layers - 1 - place for place in behind if place < layers)
     names = ["the embeddings"] if layers in behind else []
-    if numbers:
-        names.append(f"layer {numbers[0]}" if len(numbers) == 1 else f"layers {numbers[0]} to {numbers[-1]}")
+    if len(numbers) == 1:
+        names.append(f"layer {numbers[0]}")
+    elif numbers:
+        without_gap = numbers[-1] - numbers[0] == len(numbers) - 1
+        named = f"{numbers[0]} to {numbers[-1]}" if without_gap else ", ".join(map(str, numbers))
+        names.append(f"layers {named}")
     return " and ".join(names)

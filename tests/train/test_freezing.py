@@ -42,6 +42,7 @@ def test_people_are_told_which_layers_train_from_which_step_on() -> None:
     assert freezing.told({0: 0, 1: 12, 2: 12, 3: 25}, 3) == (
         "layer 2 from step 1, layers 0 to 1 from step 13, the embeddings from step 26"
     )
+    assert freezing.told({0: 0, 3: 0, 5: 4}, 6) == "layers 2, 5 from step 1, layer 0 from step 5"  # an adapter on some
     assert freezing.told({place: 10 * place for place in range(28)}, 28) == (
         "layer 27 from step 1, layer 26 from step 11, layer 25 from step 21, layer 24 from step 31,"
         " ..., layer 0 from step 271"
