@@ -28,7 +28,8 @@ from llmtune.train.beside import of_this_base
 from llmtune.train.head import Head
 from llmtune.train.train import train
 from tests.tiny_models import write_base, write_rows
-from tests.train.setup import BY_THE_LIBRARIES, inputs, metrics, zero
+from tests.train.setup import BY_THE_LIBRARIES, adapter_bytes, inputs, metrics, zero
+from tests.train.test_bit_for_bit import killed
 from tests.train.test_methods import merge_and_compare
 from tests.trained_models import spec
 
@@ -158,6 +159,20 @@ def test_a_row_or_module_that_did_not_move_is_no_proof(bases: dict[str, Path], t
         model.save_pretrained(tmp_path / "adapter")
         with pytest.raises(ProofError, match=said):
             proof.prove(tmp_path / "adapter", before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("base", "adapter", "by_hand"), CASES, ids=[f"{b} {next(iter(h))}" for b, _, h in CASES])
+def test_killed_and_gone_on_with_it_is_the_same_to_the_last_bit(
+    base: str, adapter: dict[str, Any], by_hand: dict[str, Any], bases: dict[str, Path], tmp_path: Path
+) -> None:
+    del by_hand
+    whole = inputs(bases[base], tmp_path / "whole", adapter=adapter, sft={"max_steps": 4, "warmup_steps": 0})
+    train(whole, NOBODY)
+    again = killed(whole, 2, tmp_path / "killed")
+    assert train(again, NOBODY)["resumed_from"] == 2
+    assert [line["loss"] for line in metrics(again)] == [line["loss"] for line in metrics(whole)]
+    assert adapter_bytes(again) == adapter_bytes(whole)
 
 
 @pytest.mark.slow
