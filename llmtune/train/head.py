@@ -16,7 +16,8 @@ from llmtune.train.batches import IGNORED
 
 AGREES = 0.02
 """Relative difference, as a norm, between these logits and the base's own: what bfloat16 rounds."""
-
+LOUD = 200.0
+"""Logits are compared at this size too: small ones hardly tell a family that bends them from one that does not."""
 
 SCALED: Mapping[str, Callable[[Any], float]] = {
     **dict.fromkeys(("cohere", "cohere2", "cohere2_moe"), lambda config: float(config.logit_scale)),
@@ -25,7 +26,7 @@ SCALED: Mapping[str, Callable[[Any], float]] = {
     ),
     "falcon_h1": lambda config: float(config.lm_head_multiplier),
 }
-BENT = ("gemma2", "gemma3_text", "gemma3n_text", "nanochat", "vaultgemma")
+BENT = ("gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "gemma4_unified_text", "nanochat", "vaultgemma")
 """By `model_type`, the families that scale their logits, and that bend them (`final_logit_softcapping`); transformers
 5.23. A family that is missing here does not agree with what is made of it, and keeps its own head."""
 
@@ -76,14 +77,21 @@ class Head:
         finally:
             handle.remove()
 
+    @torch.no_grad()
     def agrees(self, model: Any, ids: Tensor) -> bool:
-        """Whether this gives the base's own logits, on one row of token ids [tokens]."""
-        with torch.no_grad():
-            own = model(input_ids=ids[None], use_cache=False).logits[0].float()
-            with self.states() as states:
-                model(input_ids=ids[None], use_cache=False)
-            found = self.logits(states[0][0])
-        return bool((found - own).norm() <= AGREES * own.norm())
+        """Whether this gives the base's own logits, on one row of token ids [tokens], as they are and where LOUD."""
+        with self.states() as states:
+            model(input_ids=ids[None], use_cache=False)
+        found = self.logits(states[0][0])
+        for factor in (1.0, float(LOUD / found.abs().max())):
+            handle = self.linear.register_forward_pre_hook(lambda _, given, by=factor: (given[0] * by,))
+            try:
+                own = model(input_ids=ids[None], use_cache=False).logits[0].float()
+            finally:
+                handle.remove()
+            if not (self.logits(states[0][0] * factor) - own).norm() <= AGREES * own.norm():
+                return False
+        return True
 
 
 class ChunkedLoss(torch.autograd.Function):

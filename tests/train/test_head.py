@@ -56,6 +56,16 @@ def test_a_family_has_the_loss_of_its_own_logits(family: str) -> None:
     assert not wrong.agrees(model, rows()[1])
 
 
+def test_logits_that_are_bent_are_told_from_others_however_small_they_are() -> None:
+    """A family that nobody has written down here must not agree by chance."""
+    model = model_of("gemma2").requires_grad_(False)
+    model.get_output_embeddings().weight.data *= 0.01
+    head = Head.of(model)
+    assert head is not None and head.softcap is not None
+    assert head.agrees(model, rows()[1])
+    assert not Head(head.linear, head.scale).agrees(model, rows()[1])
+
+
 def test_scaled_logits_are_scaled() -> None:
     small: dict[str, Any] = {
         "vocab_size": 128, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
