@@ -27,6 +27,14 @@ def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
     if unfreezing is not None and (places := _places(adapter, family)) is not None and places <= unfreezing.layers:
         what = f"all would join at once: {places} to train, {unfreezing.layers} at a time"
         yield Problem("optimizer.unfreezing.layers", what, "write a smaller number, or remove `unfreezing`")
+    if isinstance(adapter, OwnWeights | Lora):
+        yield from _of_the_base(adapter, family)
+    if isinstance(adapter, OnLayers):
+        yield from _on_layers(recipe, adapter, family)
+
+
+def _of_the_base(adapter: OwnWeights | Lora, family: Family) -> Iterator[Problem]:
+    """Weights of the base that cannot be trained, alone or beside LoRA, or that LoRA cannot begin from."""
     if isinstance(adapter, Partial) and adapter.last_layers > family.layers:
         what = f"the base has {family.layers} layers"
         yield Problem("adapter.last_layers", what, f"write at most {family.layers}")
@@ -48,8 +56,9 @@ def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
         if names & set(HEADS) and not names & (set(VOCABULARY) - set(HEADS)):
             what = "the head of this base is one with its embeddings, which would no longer be so"
             yield Problem("adapter.modules_to_save", what, "name embed_tokens as well: both are trained as one")
-    if not isinstance(adapter, OnLayers):
-        return
+
+
+def _on_layers(recipe: Recipe, adapter: OnLayers, family: Family) -> Iterator[Problem]:
     if family.transposed and not adapter.transposed and "merged" in recipe.export:
         what = f"PEFT merges no {adapter.title} into layers that are stored transposed, as this base's are"
         yield Problem("adapter.method", what, "set export: [adapter], or adapter.method: lora")
@@ -64,7 +73,7 @@ def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
             what = "PEFT finds the linear layers of this base by itself, and then in every block"
             yield Problem("adapter.layers", what, "name adapter.target_modules")
         return
-    yield from misfits(adapter, adapted(recipe, list(family.linears)))
+    yield from misfits(recipe.adapter, adapted(recipe, list(family.linears)))
     wanted = family.linear_suffixes if adapter.target_modules == "all-linear" else adapter.target_modules
     for name in wanted:
         if name.rsplit(".", 1)[-1] not in family.linear_suffixes:
