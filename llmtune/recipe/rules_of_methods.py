@@ -6,7 +6,7 @@ from llmtune.recipe.low_rank import VOCABULARY, Adalora, Lora
 from llmtune.recipe.method import FOUR_BITS, OnLayers, OnSomeLayers
 from llmtune.recipe.methods import Gralora, Ia3
 from llmtune.recipe.own_weights import Full, Partial
-from llmtune.recipe.rule import Rule
+from llmtune.recipe.rule import Rule, given
 from llmtune.recipe.virtual import Virtual
 
 RULES = (
@@ -71,6 +71,18 @@ RULES = (
         lambda r: isinstance(r.adapter, Virtual) and r.kernels.head == "trl",
         "TRL's own head does not know where the virtual tokens end",
         "remove `kernels.head`",
+    ),
+    Rule(
+        ("kernels.attention", "adapter.method"),
+        lambda r: isinstance(r.adapter, Virtual) and given(r.kernels, "attention"),
+        "behind virtual tokens each row is computed alone, by transformers' own attention",
+        "remove `kernels.attention`",
+    ),
+    Rule(
+        ("kernels.adapter", "adapter.method"),
+        lambda r: not isinstance(r.adapter, Lora) and given(r.kernels, "adapter"),
+        "it is read for LoRA's layers alone",
+        "remove `kernels.adapter`, or set `adapter.method: lora`",
     ),
     Rule(
         ("optimizer.rates.head", "adapter.method"),

@@ -217,6 +217,8 @@ BREAKS = {
     "training.gradient_checkpointing": "adapter: prefix\ntraining: {gradient_checkpointing: true}",
     "training.neftune": "adapter: prompt\ntraining: {neftune: 5}",
     "optimizer.layer_decay": "adapter: prompt\noptimizer: {layer_decay: 0.9}",
+    "kernels.adapter": "adapter: vera\nkernels: {adapter: fused}",
+    "each row is computed alone, by": "adapter: prompt\nkernels: {attention: rows}",
     "where the virtual tokens end": "adapter: prefix\nkernels: {head: trl}",
     "optimizer.rates.head": "optimizer: {rates: {head: 1e-4}}",
     "optimizer.rates.embeddings": "optimizer: {rates: {embeddings: 1e-4}}",
