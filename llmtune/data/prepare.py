@@ -116,6 +116,9 @@ class _Preparation:
         return {part: label for part, label in named.items() if label is not None}
 
     def _check_limit(self, context: int | None) -> None:
+        if context is not None and context < 1:
+            what = "the base reads no more tokens than these, which leaves none for the rows"
+            raise DataError.one("adapter.virtual_tokens", what, "write a smaller number")
         asked = self._data.max_tokens
         if asked is not None and context is not None and asked > context:
             what = f"data.max_tokens: {asked:,}, but the base reads {counted(context, 'token')} at most"

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from llmtune.check import check
+from llmtune.errors import RecipeError
 from llmtune.evaluate.generation import greedy
 from llmtune.events import Events
 from llmtune.models import family
@@ -156,6 +157,16 @@ def test_rows_are_planned_one_at_a_time_and_with_room_for_the_tokens(tiny_base: 
     assert found.plan.trained_parameters == 20 * 2 * 2 * 32  # two layers, keys and values of one head
     assert any("each row has its virtual tokens" in note for note in found.notes)
     assert found.loaded.recipe.export == ("adapter",)
+
+
+def test_tokens_that_leave_none_for_the_rows_are_refused(tiny_base: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    text = f"base: {tiny_base}\ndata: rows.jsonl\nadapter: {{method: prompt, virtual_tokens: 256}}\n"
+    (tmp_path / "shop.yaml").write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        check(tmp_path / "shop.yaml", tmp_path / "run", ())
+    (problem,) = caught.value.problems
+    assert "shop.yaml:3" in problem.where and "leaves none for the rows" in problem.what
 
 
 def test_generation_is_told_how_where_it_is_read(tiny_base: Path, tmp_path: Path) -> None:
