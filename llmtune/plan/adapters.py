@@ -12,6 +12,7 @@ from llmtune.models.checkpoint import checkpoint
 from llmtune.models.family import Family, Linear
 from llmtune.recipe.low_rank import VOCABULARY, Adalora, Lora
 from llmtune.recipe.methods import Adapter, Boft, Gralora, Hira, Ia3, Loha, Lokr, Miss, Oft, Shira, Vera
+from llmtune.recipe.optimizing import Unfreezing
 from llmtune.recipe.own_weights import Full, Head, Partial
 from llmtune.recipe.to_peft import FEED_FORWARD
 from llmtune.recipe.virtual import Prefix, Prompt
@@ -76,6 +77,13 @@ def too_short(adapter: Adapter, steps: int) -> Iterator[Problem]:
     if isinstance(adapter, Adalora) and steps - int(adapter.final * steps) < 2:
         what = f"AdaLoRA measures before it takes ranks away, and the training has {counted(steps, 'step')} in all"
         yield Problem("adapter.method", what, "train for longer, or set adapter.method: lora")
+
+
+def joins_too_early(unfreezing: Unfreezing | None, steps: int) -> Iterator[Problem]:
+    """Layers that are to join later, and would in the first step."""
+    if unfreezing is not None and int(unfreezing.until * steps) == 0:
+        what = f"{unfreezing.until:g} of {counted(steps, 'step')} is none, so all would train from the start"
+        yield Problem("optimizer.unfreezing.until", what, "train for longer, write more, or remove `unfreezing`")
 
 
 def _of_kronecker(adapter: Lokr, layer: Linear) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from llmtune.errors import MachineError, Problem, RecipeError
 from llmtune.models.family import Linear
-from llmtune.plan.adapters import beside_parameters, own_parameters, too_short, trains_head
+from llmtune.plan.adapters import beside_parameters, joins_too_early, own_parameters, too_short, trains_head
 from llmtune.plan.device import Device
 from llmtune.plan.device import processes as processes_on
 from llmtune.plan.geometry import Geometry, geometry
@@ -73,13 +73,16 @@ def plan(recipe: Recipe, family: Family, parameters: int, splits: Splits, device
     Where the recipe leaves it open, activations are kept if that fits, else recomputed in as few layers as will do.
 
     Raises:
-        RecipeError: the training is too short for its method.
+        RecipeError: the training is too short for its method, or for layers to join later.
         MachineError: with every stage that does not fit, even with one row at a time, and with what would.
     """
     recipe = decided(recipe, device.number_type)
     shape = shape_of(recipe, family, parameters)
     counted, trained, checkpointing = _training(recipe, shape, splits["train"], device)
-    if short := list(too_short(recipe.adapter, counted.steps)):
+    if short := [
+        *too_short(recipe.adapter, counted.steps),
+        *joins_too_early(recipe.optimizer.unfreezing, counted.steps),
+    ]:
         raise RecipeError(short)
     memory = {"train": trained, "evaluate": _evaluating(recipe, shape, splits, device)}
     if recipe.quantization.type != "none":

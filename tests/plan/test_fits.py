@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from llmtune.models import family
+from llmtune.plan.adapters import joins_too_early
 from llmtune.plan.fits import adapter_problems
+from llmtune.recipe.optimizing import Unfreezing
 from llmtune.recipe.schema import Recipe
 
 
@@ -34,3 +36,9 @@ def test_layers_that_would_all_join_at_once_are_no_unfreezing(
     found = [problem.what for problem in adapter_problems(recipe, family.read(tiny_base))]
     at_once = f"all would join at once: {places} to train, {layers} at a time"
     assert found == ([] if places is None else [at_once])
+
+
+def test_a_training_too_short_for_layers_to_join_later_is_refused() -> None:
+    assert list(joins_too_early(None, 1)) == list(joins_too_early(Unfreezing(until=0.1), 10)) == []
+    (problem,) = joins_too_early(Unfreezing(until=0.1), 9)
+    assert problem.what == "0.1 of 9 steps is none, so all would train from the start"
