@@ -191,6 +191,12 @@ RULES = (
         "keep one of the two",
     ),
     Rule(
+        ("adapter.modules_to_save",),
+        lambda r: isinstance(r.adapter, Lora) and len(set(r.adapter.modules_to_save)) != len(r.adapter.modules_to_save),
+        "names a module twice",
+        "keep one of the two",
+    ),
+    Rule(
         ("adapter.modules_to_save", "adapter.token_rows", "zero.stage"),
         lambda r: r.zero.stage == 3 and isinstance(r.adapter, Lora) and r.adapter.trains_the_base,
         "what is trained beside the layers begins as a copy of whole weights, which no process holds",

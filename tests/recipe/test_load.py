@@ -245,6 +245,7 @@ BREAKS = {
     "adapter.layers": "adapter: {layers: []}",
     "adapter.modules_to_save": "adapter: {modules_to_save: [embed_tokens], token_rows: [a]}",
     "adapter.init adapter.modules_to_save adapter.token_rows": "adapter: {init: eva, token_rows: [a]}",
+    "names a module twice": "adapter: {modules_to_save: [norm, norm]}",
     "adapter.token_rows": "adapter: {token_rows: [a, a]}",
     "adapter.modules_to_save adapter.token_rows zero.stage": "adapter: {token_rows: [a]}\nzero: {stage: 3}",
     "adapter.method quantization.type": "adapter: lokr",
