@@ -20,13 +20,14 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_method_is_tried_and_fits_the_base_it_is_tried_on() -> None:
     from bench_methods.__main__ import RUNS, recipe
 
+    from llmtune.recipe.rules import broken_rules
     from llmtune.recipe.schema import Recipe
 
     assert {adapter["method"] for adapter, _ in RUNS} == set(METHODS)
     for adapter, factor in RUNS:
         asked = recipe(adapter, factor, 1)
         assert asked["quantization"]["type"] in ("none", *block(adapter).quantized)
-        Recipe.model_validate(asked)
+        assert list(broken_rules(Recipe.model_validate(asked))) == []
 
 
 @pytest.mark.slow
