@@ -202,18 +202,17 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     if problems.found or not (met and base and weights and sizes and words and prepared and planned):
         raise RecipeError(problems.found)
     numbers = note(asked, recipe.quantization.compute_dtype, here.kind, here.number_type, here.name)
-    alone = ["training.micro_batch: 1, as each row has its virtual tokens in front of it"]
-    notes = (
-        numbers,
-        *left_alone(recipe, sizes),
-        *prepared.notes,
-        *(alone if isinstance(recipe.adapter, Virtual) else ()),
-    )
+    notes = (numbers, *left_alone(recipe, sizes), *prepared.notes, *_one_by_one(recipe))
     checked = Checked(loaded, run, base, sizes, words, prepared, here, planned, notes, met, 0.0)
     # without its weights a base cannot be compared; the training itself looks again
     if not anew and not weights.missing:
         _unfinished(checked)
     return replace(checked, seconds=time.monotonic() - started)
+
+
+def _one_by_one(recipe: Recipe) -> list[str]:
+    said = "training.micro_batch: 1, as each row has its virtual tokens in front of it"
+    return [said] if isinstance(recipe.adapter, Virtual) else []
 
 
 def _unfinished(checked: Checked) -> None:
