@@ -69,6 +69,9 @@ def say_plan(checked: Checked, console: Console) -> None:
     for note in geometry.notes:
         console.more(note)
     console.more(escape(engine(checked.loaded.recipe.zero, geometry.processes)))
+    if plan.checkpointing:
+        which = "every layer" if plan.checkpointing == 1 else f"one layer in {plan.checkpointing}"
+        console.more(f"the activations of {which} are computed again in the backward pass, which takes less memory")
     most = plan.memory[plan.largest]
     parts = ", ".join(f"{name} {size(number)}" for name, number in most.parts.items() if number)
     at = f"memory at most about {size(most.total)} (in {plan.largest}) of {size(checked.device.free_bytes)} free"

@@ -165,6 +165,18 @@ def test_what_deepspeed_is_asked_for_is_said_in_a_line_and_shown_whole(
         assert other.nvme not in (None, folder)
 
 
+def test_which_activations_are_computed_again_is_said(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text(f"base: {tiny_base}\ndata: rows.jsonl\n")
+    for value, said in (("false", None), ("true", "of every layer are computed again"), ("2", "of one layer in 2 are")):
+        overrides = [f"training.gradient_checkpointing={value}"]
+        check_only(tmp_path / "shop.yaml", tmp_path / "run", overrides, Console())
+        told = " ".join(capsys.readouterr().out.split())
+        assert said in told if said else "computed again" not in told
+
+
 def test_a_disk_for_what_is_offloaded_must_be_there_and_large_enough(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
