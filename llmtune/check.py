@@ -21,7 +21,7 @@ from llmtune.plan.adapters import unknown_modules
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan, plan, shape_of
 from llmtune.plan.fits import adapter_problems, left_alone
-from llmtune.plan.memory import WIDTH, checkpoint, trained_numbers
+from llmtune.plan.memory import WIDTH, adapter_file, checkpoint
 from llmtune.plan.number_type import decided, note
 from llmtune.recipe.load import Loaded, load
 from llmtune.recipe.low_rank import Lora
@@ -305,7 +305,7 @@ def _space(
     # those that are kept, the best one, and the one that is being written
     checkpoints = (recipe.training.keep_checkpoints + 2) * checkpoint(recipe, shape, tied=family.tied)
     there = sum(file.stat().st_size for file in run.checkpoints.rglob("*") if file.is_file())
-    adapters = 2 * 4 * trained_numbers(recipe, shape)  # as it was trained, and as it is handed on
+    adapters = 2 * adapter_file(recipe, shape, tied=family.tied)  # as it was trained, and as it is handed on
     needed = merged + max(0, checkpoints - there) + adapters + OTHER_BYTES
     free = shutil.disk_usage(existing).free
     if free < needed:

@@ -16,9 +16,8 @@ from llmtune.errors import Problem, RecipeError
 from llmtune.evaluate.report import cautions, exact_change
 from llmtune.files import manifest
 from llmtune.lock import base_of, read_lock
-from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.methods import block
-from llmtune.recipe.servers import handed_rank, max_lora_rank, refusals, told
+from llmtune.recipe.servers import handed_on, handed_rank, max_lora_rank, refusals, told
 from llmtune.rundir import RunDir
 from llmtune.stages import Record, read_record
 
@@ -295,11 +294,11 @@ def next_commands(run: RunDir, found: dict[str, Any]) -> list[tuple[str, str]]:
     activate = Path(sys.prefix, "bin", "activate")
     if shutil.which("llmtune") is None and activate.exists():
         commands.insert(0, ("first", ["source", shown(activate)]))
-    adapted = block(lock["recipe"]["adapter"])
+    adapted = handed_on(block(lock["recipe"]["adapter"]))
     if "merged" in found["artifacts"]:
         # of a 4-bit base the merged model is what was measured; the adapter on the full base answers a little otherwise
         commands.append(("serve it", ["vllm", "serve", merged]))
-    elif isinstance(adapted, Lora) and refusals(adapted)["vLLM"] is None:
+    elif adapted is not None and refusals(adapted)["vLLM"] is None:
         base = shown(Path(base_of(run, lock).path)) if lock["base_is_local"] else found["base"]
         served = ["vllm", "serve", base, "--enable-lora", "--lora-modules", f"{found['name']}={adapter}"]
         served += [

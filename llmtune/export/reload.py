@@ -61,7 +61,7 @@ def distance(model: Any, reference: Path) -> dict[str, Any]:
         use_cache=True,
     )
     model.generation_config = how
-    if hasattr(model, "get_base_model"):  # PEFT does not hand it on to where it is read, with virtual tokens
+    if hasattr(model, "get_base_model"):  # as models.virtual does, which this file must not know
         model.get_base_model().generation_config = how
     worst, equal = 0.0, 0
     with torch.inference_mode():

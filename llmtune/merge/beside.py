@@ -35,12 +35,13 @@ class Beside:
     def of(cls, adapter: Adapter) -> Beside:
         """PEFT has one list of tokens for the embeddings, or a list for each of several modules."""
         own = {key.removeprefix(PREFIX): span for key, span in adapter.beside.items()}
-        tokens = adapter.config.get("trainable_token_indices") or []
+        tokens = adapter.config.get("trainable_token_indices") or {}
         rows = {}
         for name in (name for name in own if name.endswith(f".{ROWS}")):
             module = name.removesuffix(f".{ROWS}")
-            of_it = next((tokens[key] for key in tokens if f".{module}".endswith(f".{key}")), None)
-            rows[f"{module}.weight"] = Rows((of_it or []) if isinstance(tokens, dict) else tokens, own[name])
+            by_module = tokens if isinstance(tokens, dict) else {module: tokens}
+            of_it: Sequence[int] = next((ids for key, ids in by_module.items() if f".{module}".endswith(f".{key}")), [])
+            rows[f"{module}.weight"] = Rows(of_it, own[name])
         whole = {name: span for name, span in own.items() if not name.endswith(f".{ROWS}")}
         return cls(whole, rows, bool(adapter.config.get("ensure_weight_tying")))
 

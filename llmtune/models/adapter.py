@@ -73,11 +73,12 @@ def read_adapter(folder: Path) -> Adapter:
         raise BaseModelError.one(str(folder / WEIGHTS), "has no tensors", "save the adapter again")
     layers: dict[str, dict[str, Span]] = {}
     others, beside = {}, {}
+    has_beside = any(config.get(name) for name in BESIDE)
     for key, span in tensors.items():
         match = _KEY.fullmatch(key)
         if match is not None:
             layers.setdefault(match["layer"], {})[match["part"]] = span
-        elif any(config.get(key) for key in BESIDE) and key.startswith(PREFIX):
+        elif has_beside and key.startswith(PREFIX):
             beside[key] = span
         else:
             others[key] = span

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import BaseModelError, Problem
-from llmtune.models.adapter import CONFIG, HALVES, Adapter, read_adapter
+from llmtune.models.adapter import BESIDE, CONFIG, HALVES, Adapter, read_adapter
 from llmtune.models.family import Family
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.to_peft import peft_config
@@ -56,11 +56,14 @@ def misfits_of_start(adapter: Lora, folder: Path, family: Family) -> Iterator[Pr
 
 def _beside(found: Adapter, adapter: Lora) -> Iterator[Problem]:
     """Weights of the base that one of the two trains and the other does not; which they are, the training looks at."""
-    for key, name in {"modules_to_save": "modules_to_save", "trainable_token_indices": "token_rows"}.items():
+    named = {"modules_to_save": (adapter.modules_to_save, "whole modules of the base"),
+             "token_rows": (adapter.token_rows, "rows of single tokens")}  # fmt: skip
+    for name, key in zip(named, BESIDE, strict=True):
+        asked, which = named[name]
         has = bool(found.config.get(key))
-        if has != bool(getattr(adapter, name)):
-            what = f"the adapter to go on from was trained {'with' if has else 'without'} such"
-            yield Problem(f"adapter.{name}", what, "write those that it has" if has else "remove it")
+        if has != bool(asked):
+            what = f"the adapter to go on from was trained {'with' if has else 'without'} {which}"
+            yield Problem(f"adapter.{name}", what, "name those that it has" if has else "remove it")
 
 
 def _layers(found: Adapter, targets: str | list[str], family: Family) -> Iterator[Problem]:

@@ -32,6 +32,8 @@ def problems(adapter: object, tokenizer: ChatTokenizer, rows: Sequence[Sample]) 
         pieces = ", ".join(repr(tokenizer.decode([[piece]])[0]) for piece in tokenizer.encode([text])[0])
         what = f"{text!r} is not one token of this base but {pieces or 'none'}"
         yield Problem(KEY, what, "name tokens that its tokenizer has")
+    for text in (text for text in known if list(known.values()).count(known[text]) > 1):
+        yield Problem(KEY, f"{text!r} is the same token as another text that is named", "keep one of them")
     seen = set().union(*(row.ids for row in rows)) if known else set()
     for text in (text for text, number in known.items() if number not in seen):
         yield Problem(KEY, f"no training row holds {text!r}", "give rows that use it, or remove it")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from llmtune.models.family import Linear
 from llmtune.plan.adapters import kept_features, kept_weights, trained_parameters
 from llmtune.plan.geometry import Geometry
-from llmtune.recipe.low_rank import Adalora, Lora
+from llmtune.recipe.low_rank import VOCABULARY, Adalora, Lora
 from llmtune.recipe.schema import Recipe
 
 # Python, torch, transformers, PEFT, DeepSpeed and the launcher, before any weight is loaded (measured: 0.9 to 1.1 GB
@@ -176,6 +176,14 @@ def merging(recipe: Recipe, shape: Shape, *, device: str) -> Memory:
     return Memory(parts)
 
 
+def adapter_file(recipe: Recipe, shape: Shape, *, tied: bool) -> int:
+    """Bytes of what was trained on disk, in float32. PEFT writes a table that is head and embeddings in one twice."""
+    adapter = recipe.adapter
+    names = adapter.modules_to_save if isinstance(adapter, Lora) else ()
+    whole = any(name.rpartition(".")[2] in VOCABULARY for name in names)
+    return 4 * (trained_numbers(recipe, shape) + (shape.vocabulary * shape.hidden if tied and whole else 0))
+
+
 def checkpoint(recipe: Recipe, shape: Shape, *, tied: bool) -> int:
     """Bytes of a checkpoint on disk, but for some 300 kB and the tokenizer; measured with DeepSpeed 0.19.
 
@@ -187,11 +195,11 @@ def checkpoint(recipe: Recipe, shape: Shape, *, tied: bool) -> int:
     state = _state(recipe, trained) + (0 if recipe.training.average is None else 4 * trained)
     state += 2 * 4 * trained if isinstance(recipe.adapter, Adalora) else 0
     if recipe.zero.stage == 0:
-        return 4 * trained + state
+        return adapter_file(recipe, shape, tied=tied) + state
     if shape.own:  # here DeepSpeed writes what is frozen too
         return 12 * trained + state + (shape.parameters - shape.own) * WIDTH[recipe.quantization.compute_dtype]
     head = shape.vocabulary * shape.hidden * WIDTH[recipe.quantization.compute_dtype] if tied else 0
-    return 12 * trained + state + head + _constants(recipe, shape)
+    return adapter_file(recipe, shape, tied=tied) + 8 * trained + state + head + _constants(recipe, shape)
 
 
 def on_disk(recipe: Recipe, shape: Shape) -> int:

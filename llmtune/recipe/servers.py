@@ -27,9 +27,15 @@ def max_lora_rank(rank: int) -> int | None:
     return next((allowed for allowed in VLLM_RANKS if allowed >= rank), None)
 
 
-def _beside(adapter: Lora) -> Reason:
-    """vLLM, llama.cpp and LMDeploy refuse such an adapter; SGLang leaves the weights out without a word."""
-    return "it takes no weights of the base beside LoRA's own" if adapter.trains_the_base else None
+def _any(adapter: Lora) -> Reason:
+    """What keeps every server from it.
+
+    Weights of the base beside it are refused by vLLM, llama.cpp and LMDeploy, and left out by SGLang without a word.
+    LoftQ makes up for what 4 bits took from the base: on a base in 16 bits that is added to what is all there.
+    """
+    if adapter.trains_the_base:
+        return "it takes no weights of the base beside LoRA's own"
+    return "LoftQ's adapter fits the base in 4 bits alone" if adapter.init == "loftq" else None
 
 
 def _vllm(adapter: Lora) -> Reason:
@@ -69,12 +75,17 @@ SERVERS: Mapping[str, Callable[[Lora], Reason]] = {
 """By name, what keeps each from loading a LoRA adapter."""
 
 
+def handed_on(adapter: Method) -> Lora | None:
+    """What others get of a method that ends as LoRA; of AdaLoRA no layer keeps more ranks than it began with."""
+    if isinstance(adapter, Adalora):
+        return Lora(rank=adapter.begins_with, target_modules=adapter.target_modules, layers=adapter.layers)
+    return adapter if isinstance(adapter, Lora) else None
+
+
 def refusals(adapter: Method) -> dict[str, Reason]:
     """Of each server why it does not load this adapter; None: it does."""
-    if isinstance(adapter, Adalora):  # no layer keeps more than it began with
-        adapter = Lora(rank=adapter.begins_with, target_modules=adapter.target_modules, layers=adapter.layers)
-    if isinstance(adapter, Lora):
-        return {name: why(adapter) or _beside(adapter) for name, why in SERVERS.items()}
+    if (lora := handed_on(adapter)) is not None:
+        return {name: _any(lora) or why(lora) for name, why in SERVERS.items()}
     return dict.fromkeys(SERVERS, "it loads LoRA alone")
 
 

@@ -65,6 +65,7 @@ class RowTrainer(SavingTrainer):
     """
 
     control: TrainerControl
+    aux_loss_enabled: bool
     optimizer: Optimizer | None
     optimizer_cls_and_kwargs: tuple[type[Optimizer], dict[str, Any]] | None
 
@@ -110,7 +111,7 @@ class RowTrainer(SavingTrainer):
         self._evaluated_at_once = EVALUATED_AT_ONCE
         self._head: Head | None = None
         if self.aux_loss_enabled:  # TRL's default, where transformers' is to balance nothing
-            self.aux_loss_enabled: bool = False
+            self.aux_loss_enabled = False
             self._base.config.get_text_config().output_router_logits = False
         self._picks_positions = (
             kernels.head != "trl" and "logits_to_keep" in inspect.signature(type(self._base).forward).parameters
