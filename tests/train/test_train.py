@@ -368,8 +368,8 @@ def test_an_optimiser_that_deepspeed_keeps_elsewhere_makes_the_same_steps(
     engine_of["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
     given = inputs(tiny_base, tmp_path, deepspeed=engine_of)
     with pytest.raises(Stopped):
-        train(given, StopAt(3))
-    assert train(given, NOBODY)["resumed_from"] > 0
+        train(given, StopAt(2))
+    assert train(given, NOBODY)["resumed_from"] == 3
     losses = [[line["loss"] for line in metrics(run)] for run in (given, undisturbed[0])]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     expected = load_file(Path(undisturbed[0].out) / "adapter" / ADAPTER[0])
