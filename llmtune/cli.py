@@ -166,10 +166,13 @@ class _told:  # noqa: N801 (used like a function)
         return self.console
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        from llmtune.errors import LlmtuneError
+        from llmtune.errors import LlmtuneError, MachineError
 
         if isinstance(error, KeyboardInterrupt):
             raise SystemExit(130) from None
+        if isinstance(error, PermissionError) and error.filename is not None:
+            do = "give yourself the right to it, or name another"
+            error = MachineError.one(str(error.filename), "may not be read or written by you", do)
         if not isinstance(error, LlmtuneError) or self.debug:
             return
         self.console.error(error)

@@ -69,5 +69,7 @@ def hush() -> None:
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     # raised inside transformers and TRL about their own attribute
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    # PEFT, at every answer of a model with virtual tokens, of what transformers' generation hands it
+    warnings.filterwarnings("ignore", message="Position ids are not supported for parameter efficient tuning")
     # DeepSpeed's own calls of older collectives
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.", category=FutureWarning)

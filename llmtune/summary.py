@@ -39,7 +39,7 @@ FIGURES = (
 """Of the table: key, name, form, and what it means."""
 PLACES = {
     "adapter": "to be loaded on top of its base",
-    "merged": "base and adapter as one model",
+    "merged": "a model of its own",
     "report.md": "worst answers, what was forgotten",
 }
 

@@ -6,10 +6,13 @@ loading it for training goes through. So no rule of transformers is written here
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from llmtune.models.spec import BaseSpec
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class Layout:
             if name in self.parameters:
                 return name
         return key
+
+    def by_name(self, tensors: Mapping[str, T]) -> dict[str, T]:
+        """By the model's own names, what is one with another under that one's too, whichever of them the file has."""
+        found = {self.name_of(key): one for key, one in tensors.items()}
+        return {other: found[name] for name, other in self.one_with.items() if name in found} | found
 
 
 def bare(base: BaseSpec) -> Any:

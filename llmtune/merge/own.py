@@ -31,13 +31,15 @@ class Replaced:
 
     @property
     def tensors(self) -> dict[str, Span]:
-        """Those of the base's file, and an untied head."""
-        there = {self.layout.name_of(key) for key in self.base}
-        return self.base | {name: self.trained[name] for name in self.untied if name not in there}
+        """Those of the base's file, and where the head is untied both it and the embeddings that it was one with."""
+        there, whole = {self.layout.name_of(key) for key in self.base}, self.layout.by_name(self.base)
+        heads = {name: self.trained[name] for name in self.untied if name not in there}
+        others = (self.layout.one_with[name] for name in self.untied)
+        return self.base | heads | {name: whole[name] for name in others if name not in there}
 
     def check(self) -> None:
         """Raises BaseModelError naming every trained tensor that the base has not, or has in another shape."""
-        there = {self.layout.name_of(key): span for key, span in self.tensors.items()}
+        there = self.layout.by_name(self.tensors)
         problems = []
         for name, span in self.trained.items():
             if name not in there:

@@ -118,8 +118,7 @@ class Merged:
     def check(self) -> None:
         """Raises BaseModelError where the file has no weight of its own for a layer that was quantized, or changed, and
         for what the adapter has of the base itself and does not fit it."""
-        base = {self.layout.name_of(key): stored for key, stored in self.tensors.items()}
-        if wrong := list(self.beside.problems(base, self.layout)):
+        if wrong := list(self.beside.problems(self.layout.by_name(self.tensors), self.layout)):
             do = "merge into the base that it was trained on"
             raise BaseModelError([Problem(self.held.base.path, what, do) for what in wrong])
         there = {self.layer(key) for key in self.tensors if key.endswith(".weight")}

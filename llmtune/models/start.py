@@ -49,8 +49,9 @@ def misfits_of_start(adapter: Lora, folder: Path, family: Family) -> Iterator[Pr
     for key, name in NAMES.items():
         there = found.config.get(key) or NEUTRAL.get(key)
         if there != wanted[key] and (there or wanted[key]):
-            asked, has = (str(value).lower() for value in (wanted[key], there))
-            yield Problem(f"adapter.{name}", f"is {asked}, and the adapter to go on from has {has}", f"write {has}")
+            asked, has = ("null" if value is None else str(value).lower() for value in (wanted[key], there))
+            what = f"{name} is {asked}, and of the adapter to go on from {has}"
+            yield Problem(f"adapter.{name}", what, f"write {name}: {has}")
     yield from _layers(found, wanted["target_modules"], family)
 
 

@@ -182,6 +182,7 @@ def _of_a_norm(name: str, family: Family) -> int:
 
 
 HEADS = ("lm_head", "embed_out")
+EMBEDDINGS = tuple(name for name in VOCABULARY if name not in HEADS)
 
 
 def trains_head(adapter: Adapter, family: Family) -> bool:
@@ -209,7 +210,10 @@ def unknown_modules(adapter: Adapter, family: Family, folder: Path) -> Iterator[
         case _:
             return
     names = [f".{name.rpartition('.')[0]}." for name in checkpoint(folder)] if asked else []
-    names += [".lm_head."] if family.tied else []  # which is no tensor of its own then
+    if family.tied:  # then one of the two is no tensor of its own, mostly the head
+        names.append(".lm_head.")
+        if asked and not any(f".{table}." in name for name in names for table in EMBEDDINGS):
+            names += [f".{table}." for table in EMBEDDINGS]
     for wanted in asked:
         if not any(f".{wanted}." in name for name in names):
             parts = sorted({part for name in names for part in name.split(".") if part and not part.isdecimal()})

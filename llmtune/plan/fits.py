@@ -26,7 +26,8 @@ def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
     adapter, unfreezing = recipe.adapter, recipe.optimizer.unfreezing
     if unfreezing is not None and (places := _places(adapter, family)) is not None and places <= unfreezing.layers:
         what = f"all would join at once: {places} to train, {unfreezing.layers} at a time"
-        yield Problem("optimizer.unfreezing.layers", what, "write a smaller number, or remove `unfreezing`")
+        do = "write a smaller number, or remove `unfreezing`" if places > 1 else "remove `optimizer.unfreezing`"
+        yield Problem("optimizer.unfreezing.layers", what, do)
     if isinstance(adapter, OwnWeights | Lora):
         yield from _of_the_base(adapter, family)
     if isinstance(adapter, OnLayers):

@@ -45,9 +45,13 @@ class Loaded:
     def broken(self) -> list[Problem]:
         """What does not fit together in it."""
         return [
-            Problem(self.where(rule.keys[0]), f"{' and '.join(rule.keys)}: {rule.says}", rule.do)
+            Problem(self.where(self._written(rule.keys)), f"{' and '.join(rule.keys)}: {rule.says}", rule.do)
             for rule in broken_rules(self.recipe)
         ]
+
+    def _written(self, keys: Sequence[str]) -> str:
+        """The first of them that the recipe gives; else the first."""
+        return next((key for key in keys if tuple(key.split(".")) in self.positions), keys[0])
 
     def where(self, key: str) -> str:
         """`shop.yaml:7:3` of a dotted key, or of the nearest mapping above it that was written."""
@@ -159,7 +163,8 @@ def _override(values: dict[str, Any], positions: dict[KeyPath, str], override: s
     for depth, part in enumerate(above):
         below = place.get(part)
         if isinstance(below, str):  # a string that stands for a mapping: `data: rows.jsonl`
-            named = {"base": "name", "data": "train", "replay": "path", "adapter": "method"}
+            named = {"base": "name", "data": "train", "replay": "path", "adapter": "method",
+                     "quantization": "type"}  # fmt: skip
             below = {named[part]: below} if part in named else None
         elif below is None:
             below = {}

@@ -83,6 +83,8 @@ def _problem(path: KeyPath, error: Any, block: Block | None, positions: Mapping[
         case "string_type" | "model_type" if isinstance(value, list) and path in FILES:
             mapping = ", or a mapping with train: ..." if path == ("data",) else ""
             return Problem(where, f"{key}: is a list", f"write one file{mapping}; join several files into one")
+        case "string_too_short":
+            return Problem(where, f"{key}: is empty", f"write a text, or remove it{meaning(path)}")
         case "string_type":
             return Problem(where, f"{key}: {value!r} is not text", f"write text, in quotes if need be{meaning(path)}")
         case "model_type" | "model_attributes_type" | "tuple_type" | "dict_type":
@@ -156,7 +158,8 @@ def _no_such_key(where: str, path: KeyPath, block: Block | None) -> Problem:
         keys = ", ".join(key for key in beside if key != "method")
         if others or not near:
             has = f"{', '.join(others)} {'has' if len(others) == 1 else 'have'} it; " if others else ""
-            return Problem(where, f"{key}: method {name} has no such key", f"{has}its keys are {keys}")
+            its = f"its keys are {keys}" if keys else f"method {name} has no keys of its own"
+            return Problem(where, f"{key}: method {name} has no such key", f"{has}{its}")
     if near:
         return Problem(where, f"{key}: no such key", f"did you mean {'.'.join([*above, near[0]])}?")
     everywhere = {leaf.rsplit(".", 1)[-1]: leaf for leaf in leaves()}

@@ -272,7 +272,9 @@ class Recipe(Closed):
     adapter: Annotated[Adapter, short("method")] = Field(
         default_factory=Lora, description="What is trained on top of the frozen base."
     )
-    quantization: Quantization = Field(default_factory=Quantization, description="How the base is held.")
+    quantization: Annotated[Quantization, short("type")] = Field(
+        default_factory=Quantization, description="How the base is held."
+    )
     training: Training = Field(default_factory=Training, description="How it is trained.")
     optimizer: Optimizer = Field(default_factory=Optimizer, description="What makes steps of the gradients.")
     kernels: Kernels = Field(default_factory=Kernels, description="How the training computes.")

@@ -36,8 +36,8 @@ def test_an_adapter_of_the_same_kind_is_gone_on_from(adapter: Path, tiny_base: P
 def test_every_difference_is_named_with_what_to_write(adapter: Path, tiny_base: Path) -> None:
     found = said(adapter, tiny_base, rank=8, dora=True, alpha_pattern={"q_proj": 2.0}, layers=[0])
     assert {problem.where: problem.do for problem in found} == {
-        "adapter.rank": "write 4", "adapter.alpha": "write 8", "adapter.dora": "write false",
-        "adapter.alpha_pattern": "write {}", "adapter.layers": "write none",
+        "adapter.rank": "write rank: 4", "adapter.alpha": "write alpha: 8", "adapter.dora": "write dora: false",
+        "adapter.alpha_pattern": "write alpha_pattern: {}", "adapter.layers": "write layers: null",
     }  # fmt: skip
     (problem,) = said(adapter, tiny_base, rank=4, target_modules=["q_proj"])
     assert problem.where == "adapter.target_modules"

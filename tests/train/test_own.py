@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from llmtune.errors import BaseModelError, ProofError, RecipeError, Stopped
@@ -200,6 +201,32 @@ def test_trained_tensors_of_another_base_are_refused_by_the_merge(tiny_base: Pat
     )  # fmt: skip
     with pytest.raises(BaseModelError, match=r"model\.layers\.7\.mlp\.up_proj\.weight is no tensor of the base"):
         merge(asked, NOBODY)
+
+
+@pytest.mark.parametrize("trained", ["lm_head.weight", "model.embed_tokens.weight"])
+def test_a_tied_base_that_stores_only_its_head_gets_what_was_trained_of_it(
+    trained: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    """The head alone, and then the embeddings are the base's; or both, which are one."""
+    from llmtune.merge.merge import write_merged
+
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    table = tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    own.save({trained: torch.nn.Parameter(torch.ones(384, 64))}, tmp_path)
+    asked = MergeInputs(
+        base=spec(base, quantization=None), adapter=str(tmp_path), tokenizer=str(base), onto="trained",
+        dtype="bfloat16", out="", heldout="", answers=None, reference="",
+    )  # fmt: skip
+    out = tmp_path / "out"
+    out.mkdir()
+    write_merged(asked, out, NOBODY)
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert model.get_output_embeddings().weight.eq(1).all()
+    found = model.get_input_embeddings().weight
+    expected = table.float() if trained == "lm_head.weight" else torch.ones(384, 64)
+    assert torch.equal(found.float(), expected.bfloat16().float())
 
 
 def test_an_untied_head_is_said_in_the_configuration(tiny_base: Path, tmp_path: Path) -> None:
