@@ -10,7 +10,7 @@ from llmtune.console import counted
 from llmtune.errors import Problem
 from llmtune.models.checkpoint import checkpoint
 from llmtune.models.family import Family, Linear
-from llmtune.recipe.low_rank import VOCABULARY, Adalora, Lora
+from llmtune.recipe.low_rank import EMBEDDINGS, HEADS, VOCABULARY, Adalora, Lora
 from llmtune.recipe.methods import Adapter, Boft, Gralora, Hira, Ia3, Loha, Lokr, Miss, Oft, Shira, Vera
 from llmtune.recipe.optimizing import Unfreezing
 from llmtune.recipe.own_weights import Full, Head, Partial
@@ -170,7 +170,7 @@ def beside_parameters(adapter: Adapter, family: Family) -> int:
         return 0
     table, tables = family.vocab * family.hidden, 1 if family.tied else 2
     names = [name.rpartition(".")[2] for name in adapter.modules_to_save]
-    whole = min(tables, sum(name in VOCABULARY for name in names))
+    whole = min(tables, len(adapter.tables))
     norms = sum(_of_a_norm(name, family) for name in names if name not in VOCABULARY)
     return whole * table + norms + tables * len(adapter.token_rows) * family.hidden
 
@@ -179,10 +179,6 @@ def _of_a_norm(name: str, family: Family) -> int:
     if name in ("q_norm", "k_norm"):
         return family.head_width * family.layers
     return family.hidden * (1 if name in ("norm", "ln_f", "final_layernorm", "final_layer_norm") else family.layers)
-
-
-HEADS = ("lm_head", "embed_out")
-EMBEDDINGS = tuple(name for name in VOCABULARY if name not in HEADS)
 
 
 def trains_head(adapter: Adapter, family: Family) -> bool:

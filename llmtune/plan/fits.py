@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from llmtune.errors import Problem
 from llmtune.models.family import Family
-from llmtune.plan.adapters import HEADS, misfits
+from llmtune.plan.adapters import misfits
 from llmtune.plan.estimate import adapted
-from llmtune.recipe.low_rank import VOCABULARY, Lora
+from llmtune.recipe.low_rank import EMBEDDINGS, Lora
 from llmtune.recipe.method import Method, OnLayers, OnSomeLayers
 from llmtune.recipe.own_weights import Full, OwnWeights, Partial
 from llmtune.recipe.schema import Recipe
@@ -52,11 +52,10 @@ def _of_the_base(adapter: OwnWeights | Lora, family: Family) -> Iterator[Problem
     if isinstance(adapter, Lora) and adapter.init == "loftq" and family.quantized is not None:
         what = "the base is stored quantized, so nothing tells what that took from it, which LoftQ makes up for"
         yield Problem("adapter.init", what, "name the same model in full precision, or set adapter.init: default")
-    if isinstance(adapter, Lora) and family.tied:
-        names = {name.rpartition(".")[2] for name in adapter.modules_to_save}
-        if names & set(HEADS) and not names & (set(VOCABULARY) - set(HEADS)):
-            what = "the head of this base is one with its embeddings, which would no longer be so"
-            yield Problem("adapter.modules_to_save", what, "name embed_tokens as well: both are trained as one")
+    tables = set(adapter.tables) if isinstance(adapter, Lora) else set()
+    if family.tied and tables and not tables & set(EMBEDDINGS):
+        what = "the head of this base is one with its embeddings, which would no longer be so"
+        yield Problem("adapter.modules_to_save", what, "name embed_tokens as well: both are trained as one")
 
 
 def _on_layers(recipe: Recipe, adapter: OnLayers, family: Family) -> Iterator[Problem]:

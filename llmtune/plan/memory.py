@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from llmtune.models.family import Linear
 from llmtune.plan.adapters import kept_features, kept_weights, trained_parameters
 from llmtune.plan.geometry import Geometry
-from llmtune.recipe.low_rank import VOCABULARY, Adalora, Lora
+from llmtune.recipe.low_rank import Adalora, Lora
 from llmtune.recipe.schema import Recipe
 
 # Python, torch, transformers, PEFT, DeepSpeed and the launcher, before any weight is loaded (measured: 0.9 to 1.1 GB
@@ -179,9 +179,8 @@ def merging(recipe: Recipe, shape: Shape, *, device: str) -> Memory:
 def adapter_file(recipe: Recipe, shape: Shape, *, tied: bool) -> int:
     """Bytes of what was trained on disk, in float32. PEFT writes a table that is head and embeddings in one twice."""
     adapter = recipe.adapter
-    names = adapter.modules_to_save if isinstance(adapter, Lora) else ()
-    whole = any(name.rpartition(".")[2] in VOCABULARY for name in names)
-    return 4 * (trained_numbers(recipe, shape) + (shape.vocabulary * shape.hidden if tied and whole else 0))
+    twice = tied and isinstance(adapter, Lora) and adapter.tables
+    return 4 * (trained_numbers(recipe, shape) + (shape.vocabulary * shape.hidden if twice else 0))
 
 
 def checkpoint(recipe: Recipe, shape: Shape, *, tied: bool) -> int:

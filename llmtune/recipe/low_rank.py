@@ -10,7 +10,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from llmtune.recipe.closed import Names, Share
 from llmtune.recipe.method import FOUR_BITS, Dropout, OnSomeLayers
 
-VOCABULARY = ("embed_tokens", "wte", "embed_in", "lm_head", "embed_out")
+EMBEDDINGS, HEADS = ("embed_tokens", "wte", "embed_in"), ("lm_head", "embed_out")
+VOCABULARY = (*EMBEDDINGS, *HEADS)
 """Modules with a row for each token."""
 
 
@@ -64,6 +65,11 @@ class Lora(OnSomeLayers):
     @property
     def trains_the_base(self) -> bool:
         return bool(self.modules_to_save or self.token_rows)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The last names of those of `modules_to_save` that have a row for each token."""
+        return tuple(last for name in self.modules_to_save if (last := name.rpartition(".")[2]) in VOCABULARY)
 
     @property
     def moves_the_base(self) -> bool:

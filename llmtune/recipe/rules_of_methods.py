@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmtune.recipe.low_rank import VOCABULARY, Adalora, Lora
+from llmtune.recipe.low_rank import Adalora, Lora
 from llmtune.recipe.method import FOUR_BITS, OnLayers, OnSomeLayers
 from llmtune.recipe.methods import Gralora, Ia3
 from llmtune.recipe.own_weights import Full, Partial
@@ -170,11 +170,7 @@ RULES = (
     ),
     Rule(
         ("adapter.modules_to_save", "adapter.token_rows"),
-        lambda r: (
-            isinstance(r.adapter, Lora)
-            and bool(r.adapter.token_rows)
-            and any(name.rpartition(".")[2] in VOCABULARY for name in r.adapter.modules_to_save)
-        ),
+        lambda r: isinstance(r.adapter, Lora) and bool(r.adapter.token_rows) and bool(r.adapter.tables),
         "the rows are part of what is trained whole",
         "remove one of the two",
     ),

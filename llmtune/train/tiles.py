@@ -47,14 +47,15 @@ def tiles(lengths: Sequence[int], sees: Callable[[Tensor, Tensor], Tensor], devi
     made = []
     for first in range(0, tokens, TILE):
         last = min(first + TILE, tokens)
-        start = begins[bisect_right(begins, first) - 1]
-        stop = begins[bisect_right(begins, last - 1)]
-        queries, keys = torch.arange(first, last, device=device), torch.arange(start, stop, device=device)
-        used = sees(queries[:, None], keys[None, :]).any(0).nonzero().flatten()
-        start, stop = start + int(used[0]), start + int(used[-1]) + 1
-        start, stop = start // BLOCK * BLOCK, min(tokens, -(-stop // BLOCK) * BLOCK)
-        keys = torch.arange(start, stop, device=device)
-        made.append(Tile(first, last, start, stop, ~sees(queries[:, None], keys[None, :])))
+        # of the rows that these queries are of
+        lowest = begins[bisect_right(begins, first) - 1] // BLOCK * BLOCK
+        highest = min(tokens, -(-begins[bisect_right(begins, last - 1)] // BLOCK) * BLOCK)
+        queries, keys = torch.arange(first, last, device=device), torch.arange(lowest, highest, device=device)
+        seen = sees(queries[:, None], keys[None, :])
+        used = seen.any(0).nonzero().flatten()
+        start = lowest + int(used[0]) // BLOCK * BLOCK
+        stop = min(highest, lowest + (int(used[-1]) // BLOCK + 1) * BLOCK)
+        made.append(Tile(first, last, start, stop, ~seen[:, start - lowest : stop - lowest]))
     return made
 
 

@@ -216,8 +216,10 @@ class RowTrainer(SavingTrainer):
         return made
 
     def _joins(self) -> dict[int, int]:
-        asked, behind = self._asked["unfreezing"], [place.behind for place in optimiser.places(self.model)]
-        return {} if asked is None else freezing.joining(behind, self.args.max_steps, **asked)
+        asked = self._asked["unfreezing"]
+        if asked is None:
+            return {}
+        return freezing.joining([place.behind for place in optimiser.places(self.model)], self.args.max_steps, **asked)
 
     def waiting(self, steps: int) -> set[str]:
         """Names of the parameters that none of the first `steps` trains."""
