@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import resource
 import shlex
@@ -40,6 +41,13 @@ def test_run_and_check_have_the_same_options_but_for_what_is_dropped() -> None:
     options = [set(re.findall(r"(?m)^  (--\S+|RECIPE)", told(command, "--help"))) for command in ("run", "check")]
     assert options[0] - options[1] == {"--anew"}
     assert options[0] > options[1]
+
+
+def test_a_file_that_may_not_be_read_is_a_message_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, cli._told(False, False):
+        raise PermissionError(errno.EACCES, "Permission denied", "secret.csv")
+    assert ended.value.code == 2
+    assert "secret.csv" in capsys.readouterr().err
 
 
 def test_the_version_is_printed() -> None:

@@ -19,8 +19,11 @@ from llmtune.merge.layout import layout
 from llmtune.merge.merge import write_merged
 from llmtune.merge.skeleton import Skeleton
 from llmtune.merge.weights import Held, Merged, write
+from llmtune.models import family
 from llmtune.models.adapter import read_adapter
 from llmtune.models.checkpoint import checkpoint
+from llmtune.plan.adapters import unknown_modules
+from llmtune.recipe.low_rank import Lora
 from tests.tiny_models import write_base
 from tests.trained_models import INT8, SUFFIXES, Trained, spec, write_adapter, write_trained
 
@@ -160,6 +163,20 @@ def test_a_tied_base_that_stores_only_its_head_is_merged(tmp_path: Path) -> None
     save_file(tensors, file, {"format": "pt"})
     ours = merged(trained, tmp_path / "merged", dtype="bfloat16")
     assert torch.equal(ours["lm_head.weight"], tensors["lm_head.weight"])
+
+
+def test_a_tied_base_that_stores_only_its_head_has_its_embeddings_too(tmp_path: Path) -> None:
+    """To be trained whole, or by rows, and to be found again where they are merged."""
+    trained = write_trained(tmp_path, "llama")
+    base = Path(trained.base.path)
+    tensors = load_file(base / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    asked = Lora(modules_to_save=("embed_tokens", "lm_head"))
+    assert list(unknown_modules(asked, family.read(base), base)) == []
+    by_name = layout(trained.base).by_name(tensors)
+    assert by_name["model.embed_tokens.weight"] is by_name["lm_head.weight"]
+    assert by_name.keys() == tensors.keys() | {"model.embed_tokens.weight"}
 
 
 def test_a_file_that_leaves_the_prefix_out_is_merged_under_its_own_names(tmp_path: Path) -> None:

@@ -142,6 +142,18 @@ def test_an_override_may_name_the_method_first(tmp_path: Path) -> None:
     assert read(tmp_path, text, "adapter.method=lora", "adapter.rank=4").recipe.adapter == Lora(rank=4)
 
 
+def test_a_quantization_may_be_named_alone(tmp_path: Path) -> None:
+    text = "base: a/b\ndata: rows.csv\nquantization: int8\n"
+    assert read(tmp_path, text).recipe.quantization.type == "int8"
+    assert read(tmp_path, text, "quantization.compute_dtype=float16").recipe.quantization.type == "int8"
+
+
+def test_keys_in_each_others_way_are_told_where_the_recipe_has_the_first_of_them(tmp_path: Path) -> None:
+    broken = read(tmp_path, "base: a/b\ndata: rows.csv\nlaunch: {processes: 1000}\n").broken
+    assert [problem.where.rpartition("/")[2] for problem in broken] == ["shop.yaml:3:10"]
+    assert "launch.processes" in broken[0].what
+
+
 @pytest.mark.parametrize(
     ("adapter", "what", "do"),
     [
@@ -155,6 +167,8 @@ def test_an_override_may_name_the_method_first(tmp_path: Path) -> None:
         ("{rank: 0}", "adapter.rank: 0 is out of range", "it should be greater than 0"),
         ("{rank: -3}", "adapter.rank: -3 is out of range", "it should be greater than 0"),
         ("3", "adapter: 3 is not a mapping of keys", "What is trained on top"),
+        ("{method: full, rank: 8}", "adapter.rank: method full has no such key", "method full has no keys of its own"),
+        ("{method: prompt, text: ''}", "adapter.text: is empty", "write a text, or remove it"),
     ],
 )
 def test_a_key_of_another_method_is_told_as_such(tmp_path: Path, adapter: str, what: str, do: str) -> None:
