@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from llmtune.errors import Problem, RecipeError
-from llmtune.files import nearest
-from llmtune.recipe.problems import KeyPath, place_of, problems_of
+from llmtune.recipe.document import KeyPath, read
+from llmtune.recipe.problems import place_of, problems_of
 from llmtune.recipe.rules import broken_rules
 from llmtune.recipe.schema import Recipe
-
-MAX_BYTES = 1_000_000
-MAX_NODES = 10_000
 
 
 @dataclass(frozen=True)
@@ -64,8 +59,8 @@ def load(file: Path, overrides: Sequence[str] = ()) -> Loaded:
     Raises:
         RecipeError: with every problem that was found, each with file, line and column.
     """
-    text = _read(file)
-    values, positions = _parse(text, file)
+    document = read(file, "recipe", "a recipe needs at least `base:` and `data:`")
+    values, positions = document.values, document.positions
     for override in overrides:
         _override(values, positions, override)
     try:
@@ -73,76 +68,6 @@ def load(file: Path, overrides: Sequence[str] = ()) -> Loaded:
     except ValidationError as error:
         raise RecipeError(problems_of(error, positions, file)) from None
     return Loaded(recipe, file, positions)
-
-
-def _read(file: Path) -> str:
-    try:
-        if file.is_dir():
-            raise RecipeError.one(str(file), "is a folder, not a recipe", "name the .yaml file in it")
-        if file.stat().st_size > MAX_BYTES:
-            raise RecipeError.one(str(file), "is too large for a recipe", "is this the data file? name the recipe")
-        return file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        near = nearest(file.name, [p.name for p in file.parent.glob("*.y*ml")])
-        remedy = f"did you mean {file.parent / near}?" if near is not None else "check the path"
-        raise RecipeError.one(str(file), "no such recipe", remedy) from None
-    except UnicodeDecodeError as error:
-        raise RecipeError.one(str(file), f"is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
-    except OSError as error:
-        raise RecipeError.one(str(file), f"cannot be read: {error.strerror}", "check its permissions") from None
-
-
-def _parse(text: str, file: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
-    """YAML 1.2: `2e-4` is a number, `no` is a string, a key given twice is refused."""
-    yaml = YAML(typ="safe", pure=True)
-    try:
-        tree = yaml.compose(io.StringIO(text))
-        positions = {path: f"{file}:{line}:{column}" for path, line, column in _places(tree, file)}
-        values = yaml.load(io.StringIO(text))
-    except DuplicateKeyError as error:
-        mark = error.problem_mark
-        key = str(error.problem).split('"')[1] if '"' in str(error.problem) else "a key"
-        raise RecipeError.one(
-            f"{file}:{mark.line + 1}:{mark.column + 1}", f"{key}: is given twice", "keep one of the two"
-        ) from None
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise RecipeError.one(
-            f"{file}:{mark.line + 1}:{mark.column + 1}", f"is not YAML: {error.problem}", "mend the line"
-        ) from None
-    except YAMLError as error:
-        raise RecipeError.one(str(file), f"is not YAML: {error}", "mend the file") from None
-    if values is None:
-        raise RecipeError.one(str(file), "is empty", "a recipe needs at least `base:` and `data:`")
-    if not isinstance(values, dict):
-        raise RecipeError.one(f"{file}:1:1", "is not a mapping of keys", "a recipe needs at least `base:` and `data:`")
-    return values, positions
-
-
-def _places(tree: Node | None, file: Path) -> Iterator[tuple[KeyPath, int, int]]:
-    """Path, line and column of every key and list entry, values of aliases at the place of their anchor."""
-    if tree is None:
-        return
-    # a path, the node that names it, the node that it holds
-    stack: list[tuple[KeyPath, Node, Node]] = [((), tree, tree)]
-    seen = 0
-    while stack:
-        path, name, node = stack.pop()
-        seen += 1
-        if seen > MAX_NODES:
-            raise RecipeError.one(str(file), f"has more than {MAX_NODES} entries", "a recipe is a few lines")
-        if path:
-            yield path, name.start_mark.line + 1, name.start_mark.column + 1
-        below: list[tuple[KeyPath, Node, Node]] = []
-        if isinstance(node, MappingNode):
-            for key, _ in node.value:
-                if not isinstance(key, ScalarNode):
-                    line, column = key.start_mark.line + 1, key.start_mark.column + 1
-                    raise RecipeError.one(f"{file}:{line}:{column}", "is not a key", "write a name, then a colon")
-            below = [((*path, key.value), key, value) for key, value in node.value]
-        elif isinstance(node, SequenceNode):
-            below = [((*path, index), value, value) for index, value in enumerate(node.value)]
-        stack.extend(reversed(below))
 
 
 def _reason(error: YAMLError) -> str:

@@ -10,11 +10,11 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from llmtune.errors import Problem
+from llmtune.recipe.document import KeyPath
 from llmtune.recipe.method import Method
 from llmtune.recipe.methods import METHODS
 from llmtune.recipe.schema import Recipe
 
-KeyPath = tuple[str | int, ...]
 Block = type[BaseModel]
 
 FILES = {("data",), *(("data", key) for key in ("train", "heldout", "unseen", "general", "replay"))}
