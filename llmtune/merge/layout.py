@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from llmtune.merge.pieces import Piece, Pieces
 from llmtune.models.spec import BaseSpec
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ class Layout:
     parameters: frozenset[str]
     prefix: str
     """Of all but the head, `model` or `transformer`; some files leave it out."""
+    pieces: Pieces
 
     def name_of(self, key: str) -> str:
         """The model's own name for a tensor of the file; the key itself when the model has none."""
@@ -44,6 +46,10 @@ class Layout:
             if name in self.parameters:
                 return name
         return key
+
+    def piece(self, key: str) -> Piece:
+        """Of which parameter of the model a tensor of the file is a part, or which one it is."""
+        return self.pieces.of(key) or Piece(self.name_of(key), None)
 
     def by_name(self, tensors: Mapping[str, T]) -> dict[str, T]:
         """By the model's own names, what is one with another under that one's too, whichever of them the file has."""
@@ -74,10 +80,11 @@ def layout(base: BaseSpec) -> Layout:
         if isinstance(module, (torch.nn.Linear, Conv1D))
     }
     parameters = frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
+    pieces = Pieces(model, parameters)
     tied = frozenset(model.all_tied_weights_keys) | frozenset(model.all_tied_weights_keys.values())
     quantized = _quantized(model, base)
     layers = {name: Layer(name in quantized, transposed) for name, transposed in linear.items()}
-    return Layout(layers, tied, dict(model.all_tied_weights_keys), parameters, model.base_model_prefix)
+    return Layout(layers, tied, dict(model.all_tied_weights_keys), parameters, model.base_model_prefix, pieces)
 
 
 def _quantized(model: Any, base: BaseSpec) -> frozenset[str]:

@@ -13,21 +13,23 @@ from typing import Any
 import torch
 from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from llmtune.errors import BaseModelError, Problem
 from llmtune.merge.layout import Layout, bare
-from llmtune.models.adapter import BESIDE, Adapter
+from llmtune.merge.pieces import Piece
+from llmtune.models.adapter import BESIDE, EXPERTS, Adapter
 from llmtune.models.spec import BaseSpec
 
 DO = "merge the adapter into the base that it was trained on, as PEFT has saved it"
 MOVES_THE_BASE = ("pissa", "olora", "corda", "loftq", "orthogonal")
 """Values of init_lora_weights with which the base is not its own any more: what is saved fits another one."""
 
-MORE_THAN_LAYERS = ("lora_bias", "target_parameters")
-"""Keys of what is more than an update of linear layers, and weights of the base beside them (see `beside`)."""
+MORE_THAN_LAYERS = ("lora_bias",)
+"""Keys of what is more than an update of weights, and weights of the base beside them (see `beside`)."""
 
 
 class Skeleton:
@@ -41,6 +43,10 @@ class Skeleton:
         model = bare(base)
         for name in layout.layers:
             _hollow(model.get_submodule(name))
+        for module in model.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.dim() == 3:  # experts
+                    setattr(module, name, _without_memory(parameter.shape))
         config = PeftConfig.from_pretrained(adapter.file.parent)
         for key in BESIDE:
             vars(config)[key] = None
@@ -49,17 +55,40 @@ class Skeleton:
         if transposed and "fan_in_fan_out" in _fields(type(config)):
             config.fan_in_fan_out = True  # trained on bitsandbytes' layers, which are not
         whole = get_peft_model(model, config)
-        problems = list(_tensors(adapter, get_peft_model_state_dict(whole)))
+        problems = [*_tensors(adapter, get_peft_model_state_dict(whole)), *_parameters(adapter, whole)]
         if problems:
             raise BaseModelError(problems)
         tensors = load_file(adapter.file)
         set_peft_model_state_dict(whole, {key: tensors[key] for key in tensors if key not in adapter.beside})
-        found = whole.get_base_model().named_modules()
-        self._layers: dict[str, Any] = {name: one for name, one in found if isinstance(one, BaseTunerLayer)}
+        found = list(whole.get_base_model().named_modules())
+        self._layers: dict[str, Any] = {
+            name: one for name, one in found if isinstance(one, BaseTunerLayer) and not isinstance(one, ParamWrapper)
+        }
+        self._experts: dict[str, ParamWrapper] = {
+            f"{name.replace('.base_layer', '')}.{one.parameter_name}": one
+            for name, one in found
+            if isinstance(one, ParamWrapper)
+        }
 
     def changes(self, layer: str | None) -> bool:
-        """Whether the adapter changes this layer."""
-        return layer in self._layers
+        """Whether the adapter changes this layer, or this parameter of all experts."""
+        return layer in self._layers or layer in self._experts
+
+    @property
+    def experts(self) -> dict[str, int]:
+        """How many numbers each parameter of experts has that the adapter changes."""
+        return {name: one.get_param().numel() for name, one in self._experts.items()}
+
+    def with_update(self, piece: Piece, weight: Tensor) -> Tensor:
+        """What a tensor of the file is with the adapter in it, in float32: of one expert, or of all of them.
+
+        PEFT says where its matrices hold which expert, so of a mixture no more than one tensor of the file is made.
+        """
+        left, right, scale = self._experts[piece.parameter].get_delta_factors("default")
+        if piece.expert is not None:
+            left, right = left[piece.expert].chunk(piece.parts)[piece.part], right[piece.expert]
+        update: Tensor = (left @ right) * scale
+        return weight.to("cpu", torch.float32) + update
 
     def merged(self, layer: str, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The layer's weight, as the file has it, and bias with the adapter in them, in float32."""
@@ -79,9 +108,13 @@ class Skeleton:
 
 def _hollow(layer: Any) -> None:
     """Give a layer on the meta device a weight of its shape that takes no memory, for PEFT to measure."""
-    layer.weight = nn.Parameter(torch.zeros(1, 1).expand(layer.weight.shape), requires_grad=False)
+    layer.weight = _without_memory(layer.weight.shape)
     if layer.bias is not None:
         layer.bias = nn.Parameter(torch.zeros(layer.bias.shape), requires_grad=False)
+
+
+def _without_memory(shape: torch.Size) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(()).expand(shape), requires_grad=False)
 
 
 def _config(adapter: Adapter) -> list[Problem]:
@@ -92,7 +125,8 @@ def _config(adapter: Adapter) -> list[Problem]:
         return [Problem(where, f"peft_type: {adapter.kind!r} is not known", DO)]
     unknown = (key for key in adapter.config if key not in _fields(kind))
     more = (key for key in MORE_THAN_LAYERS if adapter.config.get(key))
-    absent = (key for key in BESIDE if adapter.config.get(key) and not adapter.beside)
+    held = {**dict.fromkeys(BESIDE, adapter.beside), EXPERTS: adapter.experts}
+    absent = (key for key, there in held.items() if adapter.config.get(key) and not there)
     said = [f"{key}: {adapter.config[key]!r}" for key in (*unknown, *more, *absent)]
     if adapter.config.get("bias", "none") != "none":
         said.append(f"bias: {adapter.config['bias']!r}")
@@ -115,6 +149,13 @@ def _layers(adapter: Adapter, layout: Layout) -> list[Problem]:
         elif layer not in layout.layers:
             said.append(f"{layer} is no linear layer of the base model")
     return [Problem(str(adapter.file), one, DO) for one in said]
+
+
+def _parameters(adapter: Adapter, whole: Any) -> list[Problem]:
+    """Parameters that PEFT changes by themselves and that are not all experts of a layer."""
+    wrapped = [one for one in whole.modules() if isinstance(one, ParamWrapper)]
+    said = {f"{EXPERTS}: {one.parameter_name} holds no experts" for one in wrapped if one.get_param().dim() != 3}
+    return [Problem(str(adapter.file), one, DO) for one in sorted(said)]
 
 
 def _tensors(adapter: Adapter, expected: dict[str, Tensor]) -> list[Problem]:

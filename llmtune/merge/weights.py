@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -127,6 +128,12 @@ class Merged:
         if lost := sorted(used - there):
             what = f"the file has no weight of its own for {lost[0]} ({len(lost)} such layers)"
             raise BaseModelError.one(self.held.base.path, what, "merge with merge.onto: original")
+        sizes, stored = self.skeleton.experts, Counter[str]()
+        for key, one in self.tensors.items() if sizes else ():
+            stored[self.layout.piece(key).parameter] += prod(one.shape)
+        if lost := [name for name, size in sizes.items() if stored[name] != size]:
+            what = f"the file has not all experts of {lost[0]}, or stores them otherwise ({len(lost)} such parameters)"
+            raise BaseModelError.one(self.held.base.path, what, "merge into the base that it was trained on")
 
     def saved(self, key: str) -> str:
         """Type in which a tensor is written: `dtype`, but what is no plain float stays as it is."""
@@ -143,6 +150,8 @@ class Merged:
             found = self.beside.put(name, found, load(self.beside.rows[name].span))
         if layer is not None and self.skeleton.changes(layer):
             found = self._merged(key, layer, found)
+        elif self.skeleton.changes((piece := self.layout.piece(key)).parameter):
+            found = self.skeleton.with_update(piece, found)
         return found.to("cpu", TORCH[self.saved(key)]).contiguous()
 
     def _held(self, key: str, layer: str | None) -> torch.Tensor:

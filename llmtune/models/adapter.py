@@ -18,6 +18,8 @@ OWN_WEIGHTS = "own_weights.safetensors"
 PREFIX = "base_model.model."
 BESIDE = ("modules_to_save", "trainable_token_indices")
 """Keys of the configuration for what is trained of the base itself."""
+EXPERTS = "target_parameters"
+"""Key of the configuration for parameters that are no layers' weights, as all experts of a layer are one."""
 ROWS = "token_adapter.trainable_tokens_delta"
 """How PEFT calls the trained rows of a module."""
 VIRTUAL = "prompt_embeddings"
@@ -38,6 +40,9 @@ class Adapter:
     layers: dict[str, dict[str, Span]]
     """By the full name of the layer in the base, the tensors of each by what the method calls them:
     `{"model.layers.0.mlp.up_proj": {"lora_A.weight": ...}}`."""
+    experts: dict[str, dict[str, Span]]
+    """The same of parameters that hold all experts of a layer, by where PEFT has put them: around the module that holds
+    them, one around the other (`model.layers.0.mlp.experts.base_layer`)."""
     others: dict[str, Span]
     """Tensors that are of no single layer, by the keys of the file."""
 
@@ -52,7 +57,8 @@ class Adapter:
     @property
     def tensors(self) -> dict[str, Span]:
         """By the keys of the file."""
-        own = {f"{PREFIX}{layer}.{part}": span for layer, parts in self.layers.items() for part, span in parts.items()}
+        held = self.layers | self.experts
+        own = {f"{PREFIX}{layer}.{part}": span for layer, parts in held.items() for part, span in parts.items()}
         return own | self.others | self.beside
 
 
@@ -72,14 +78,17 @@ def read_adapter(folder: Path) -> Adapter:
     if not tensors:
         raise BaseModelError.one(str(folder / WEIGHTS), "has no tensors", "save the adapter again")
     layers: dict[str, dict[str, Span]] = {}
+    experts: dict[str, dict[str, Span]] = {}
     others, beside = {}, {}
+    around = tuple(f".{name.rpartition('.')[0]}" for name in config.get(EXPERTS) or ())
     has_beside = any(config.get(name) for name in BESIDE)
     for key, span in tensors.items():
         match = _KEY.fullmatch(key)
         if match is not None:
-            layers.setdefault(match["layer"], {})[match["part"]] = span
+            is_around = f".{match['layer'].replace('.base_layer', '')}".endswith(around)
+            (experts if is_around else layers).setdefault(match["layer"], {})[match["part"]] = span
         elif has_beside and key.startswith(PREFIX):
             beside[key] = span
         else:
             others[key] = span
-    return Adapter(folder / WEIGHTS, config, layers, others, beside)
+    return Adapter(folder / WEIGHTS, config, layers, experts, others, beside)

@@ -22,35 +22,20 @@ from llmtune.recipe.schema import Recipe
 from llmtune.recipe.to_peft import peft_config
 from llmtune.recipe.translate import quantization_arguments
 from llmtune.train.train import train
+from tests.expert_models import write_experts
 from tests.models.test_family import SIZES
 from tests.plan.test_memory import bytes_held
-from tests.tiny_models import write_rows, write_tokenizer
+from tests.tiny_models import write_rows
 from tests.train.setup import inputs, mean_loss, metrics
 from tests.train.test_methods import held, merge_and_compare
 from tests.trained_models import spec
 
-NUMBER = {"qwen3_moe": "num_experts", "mixtral": "num_local_experts", "gpt_oss": "num_local_experts"}
+KNOWN = ("qwen3_moe", "mixtral", "gpt_oss")
+"""Families whose linear layers are named here."""
 RECIPE = Recipe.model_validate({"base": "x", "data": "y", "quantization": {"compute_dtype": "bfloat16"}})
 
 
-def write_experts(folder: Path, kind: str) -> Path:
-    """Two layers with four experts each, of which two see a token."""
-    import transformers
-
-    vocabulary = (write_tokenizer(folder) + 63) // 64 * 64
-    config = transformers.AutoConfig.for_model(
-        kind, vocab_size=vocabulary, pad_token_id=3, bos_token_id=None, eos_token_id=2, hidden_size=64,
-        intermediate_size=128, moe_intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, max_position_embeddings=256, num_experts_per_tok=2,
-        **{NUMBER[kind]: 4}, rope_parameters={"rope_type": "default", "rope_theta": 1e4},
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module", params=NUMBER)
+@pytest.fixture(scope="module", params=KNOWN)
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_experts(tmp_path_factory.mktemp("bases") / request.param, request.param)
 

@@ -1,0 +1,57 @@
+"""Which tensor of a file is which part of an expert parameter.
+
+transformers 5 holds the experts of a layer as one parameter of three dimensions, and files of most families hold them
+one by one. How the one is made of the others is asked of transformers' own conversion, so it is written nowhere here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of a file, seen from the parameter that it is part of."""
+
+    parameter: str
+    """By the model's own name: `model.layers.0.mlp.experts.gate_up_proj`."""
+    expert: int | None
+    """Whose it is; None where the file has the parameter whole."""
+    part: int = 0
+    parts: int = 1
+    """An expert's rows are so many tensors of the file, one above the other; this is the `part`th of them, from 0."""
+
+
+class Pieces:
+    """How a model's expert parameters are stored."""
+
+    def __init__(self, model: Any, parameters: Collection[str]) -> None:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+        found = get_model_conversion_mapping(model)
+        self._parameters = parameters
+        self._renamings = [one for one in found if isinstance(one, WeightRenaming)]
+        self._converters = [one for one in found if isinstance(one, WeightConverter)]
+
+    def of(self, key: str) -> Piece | None:
+        """The piece that a tensor of the file is; None for what is no expert's own, or is put together otherwise."""
+        from transformers.core_model_loading import Concatenate, MergeModulelist, rename_source_key
+
+        name, source = rename_source_key(key, self._renamings, self._converters)
+        if source is None or name not in self._parameters:
+            return None
+        (converter,) = (one for one in self._converters if source in one.source_patterns)
+        merged, *joined = converter.operations
+        # stacked along the experts, and then at most laid one above the other
+        if not isinstance(merged, MergeModulelist) or merged.dim != 0 or len(joined) > 1:
+            return None
+        if any(not isinstance(one, Concatenate) or one.dim != 1 for one in joined):
+            return None
+        number = re.search(re.escape(source).replace(r"\*", r"(\d+)"), key)
+        if number is None:
+            return None
+        return Piece(name, int(number[1]), converter.source_patterns.index(source), len(converter.source_patterns))
