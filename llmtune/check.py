@@ -23,9 +23,9 @@ from llmtune.plan.estimate import Plan, plan, shape_of
 from llmtune.plan.fits import adapter_problems, left_alone
 from llmtune.plan.memory import WIDTH, adapter_file, checkpoint
 from llmtune.plan.number_type import decided, note
-from llmtune.recipe.load import Loaded, load
+from llmtune.recipe.keys import leaves
+from llmtune.recipe.load import Loaded, read
 from llmtune.recipe.low_rank import Lora
-from llmtune.recipe.problems import leaves
 from llmtune.recipe.translate import deepspeed_config
 from llmtune.recipe.virtual import Virtual
 from llmtune.rundir import RunDir
@@ -140,6 +140,8 @@ class Problems:
         for problem in problems:
             # a stage names the recipe's key; here it becomes a line of the file
             is_key = problem.where in self._keys
+            if is_key and not self._loaded.knows(problem.where):
+                continue  # it is not what the recipe says
             self.found.append(replace(problem, where=self._loaded.where(problem.where)) if is_key else problem)
 
 
@@ -151,25 +153,25 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     Raises:
         LlmtuneError: with every problem found.
     """
-    from llmtune.data.prepare import look, prepare
+    from llmtune.data.prepare import absent, look, prepare
     from llmtune.models import family, prequantized, source, tokenizer
     from llmtune.models.start import misfits_of_start, start_folder
 
     started = time.monotonic()
-    loaded = load(file, overrides)
+    loaded, misread = read(file, overrides)
     asked = loaded.recipe.quantization.compute_dtype
     here = machine.device(loaded.recipe.launch.processes)
     loaded = replace(loaded, recipe=spread.decided(decided(loaded.recipe, here.number_type), here))
     recipe, beside = loaded.recipe, loaded.beside
     run = RunDir((out or Path("runs") / loaded.name).absolute())
     problems = Problems(loaded)
-    problems.add(loaded.broken)
+    problems.add([*misread, *loaded.broken])
     problems.add(list(_folder(run, loaded)))
     problems.add(machine.problems(here, machine.processes(recipe.launch.processes, here), machine.torch_version()))
     problems.add(list(_loggers(loaded)))
     problems.add(spread.operators(recipe.zero, here))
     met = problems.of(lambda: spread.meeting(loaded.recipe.launch))
-    base = problems.of(lambda: source.find(recipe.base, beside))
+    base = problems.of(lambda: source.find(recipe.base, beside)) if loaded.knows("base") else None
     weights = sizes = words = prepared = planned = None
     if base is not None:
         weights = problems.of(lambda: source.weights(base))
@@ -186,13 +188,15 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     start = start_folder(recipe.adapter, beside)
     if sizes is not None and start is not None and isinstance(recipe.adapter, Lora):
         problems.add(list(misfits_of_start(recipe.adapter, start, sizes)))
-    if sizes is not None and words is not None:
+    if not loaded.knows("data"):
+        problems.add(list(absent(recipe, beside)))
+    elif sizes is not None and words is not None:
         prepared = problems.of(lambda: prepare(recipe, beside, words, sizes))
         if prepared is not None:
             problems.add(list(token_rows.problems(recipe.adapter, words, prepared.splits["train"])))
     else:
         problems.of(lambda: look(recipe, beside))
-    if base is not None and weights is not None and sizes is not None:
+    if base is not None and weights is not None and sizes is not None and not misread:
         parameters = sizes.parameters or source.count_parameters(base, weights)
         problems.add(list(_space(run, recipe, sizes, parameters, base, weights)))
         problems.add(list(spread.offloaded(recipe, beside, shape_of(recipe, sizes, parameters))))

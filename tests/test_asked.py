@@ -10,7 +10,7 @@ from llmtune.asked import Asked
 from llmtune.export.inputs import CardFacts
 from llmtune.models.spec import BaseSpec
 from llmtune.plan.geometry import geometry
-from llmtune.recipe.problems import leaves
+from llmtune.recipe.keys import leaves
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.translate import Facts, base_arguments, translate
 from llmtune.stages import fingerprint

@@ -14,6 +14,7 @@ from llmtune.data.audit import Audit, Rejected, Shown, count, count_of, count_re
 from llmtune.data.conversation import Conversation, Sample
 from llmtune.data.conversations import read_conversations
 from llmtune.data.render import render
+from llmtune.data.sources import nearest_data
 from llmtune.errors import DataError, Problem
 from llmtune.models.family import Family
 from llmtune.models.tokenizer import ChatTokenizer
@@ -54,10 +55,32 @@ def look(recipe: Recipe, beside: Path) -> None:
     preparation.stop_if_bad()
 
 
+def absent(recipe: Recipe, beside: Path) -> Iterator[Problem]:
+    """The data files that are not there, each at the key that names it."""
+    for part, label in _files(recipe.data).items():
+        path = beside / Path(label).expanduser()
+        if not path.exists():
+            key = "data.replay.path" if part == "replay" else f"data.{part}"
+            yield Problem(key, f"{key}: there is no file {path}", nearest_data(path))
+
+
+def _files(data: Data) -> dict[str, str]:
+    """By what they are for, as the recipe names them."""
+    named = {
+        "train": data.train,
+        "heldout": data.heldout if isinstance(data.heldout, str) else None,
+        "unseen": data.unseen,
+        "general": data.general,
+        "replay": None if data.replay is None else data.replay.path,
+    }
+    return {part: label for part, label in named.items() if label is not None}
+
+
 class _Preparation:
     """One call of `prepare`: problems and rejected rows are gathered while it goes on."""
 
     def __init__(self, recipe: Recipe, beside: Path) -> None:
+        self._recipe = recipe
         self._data: Data = recipe.data
         self._adapter = recipe.adapter
         self._seed = recipe.training.seed
@@ -71,7 +94,8 @@ class _Preparation:
 
     def chosen(self) -> dict[str, list[Conversation]]:
         """Conversations by split."""
-        return self._choose({part: self._read(part, label) for part, label in self._files().items()})
+        self._fatal += absent(self._recipe, self._beside)
+        return self._choose({part: self._read(part, label) for part, label in _files(self._data).items()})
 
     def prepared(self, chat: ChatTokenizer, family: Family) -> Prepared:
         context = readable(self._adapter, family.context or chat.context)
@@ -83,7 +107,7 @@ class _Preparation:
         self.stop_if_bad()
         for part, rows in fitting.items():
             if not rows:
-                self._fatal.append(self._nothing_left(part, self._files().get(part, self._data.train)))
+                self._fatal.append(self._nothing_left(part, _files(self._data).get(part, self._data.train)))
         self.stop_if_bad()
         counts = {part: count(rows) for part, rows in fitting.items()}
         notes = [*chat.notes, *self._forms(), *self._notes]
@@ -104,17 +128,6 @@ class _Preparation:
             for form, labels in alike.items()
         ]
 
-    def _files(self) -> dict[str, str]:
-        data = self._data
-        named = {
-            "train": data.train,
-            "heldout": data.heldout if isinstance(data.heldout, str) else None,
-            "unseen": data.unseen,
-            "general": data.general,
-            "replay": None if data.replay is None else data.replay.path,
-        }
-        return {part: label for part, label in named.items() if label is not None}
-
     def _check_limit(self, context: int | None) -> None:
         if context is not None and context < 1:
             what = "the base reads no more tokens than these, which leaves none for the rows"
@@ -126,6 +139,8 @@ class _Preparation:
 
     def _read(self, part: str, label: str) -> list[Conversation]:
         path = self._beside / Path(label).expanduser()
+        if not path.exists():  # told already
+            return []
         # the general skills are those of the base as it was: without the new system prompt
         data = self._data.model_copy(update={"system": None}) if part in ("general", "replay") else self._data
         try:

@@ -57,7 +57,7 @@ def _check(path: Path, label: str, suffix: str) -> None:
     if path.is_dir():
         raise DataError.one(label, "a folder, not a data file", f"name a file in it: {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise DataError.one(label, f"there is no file {path}", _nearest(path))
+        raise DataError.one(label, f"there is no file {path}", nearest_data(path))
     if suffix not in SUFFIXES:
         what = f"{suffix or 'no ending'}: not a form of data file"
         raise DataError.one(label, what, f"use one of {', '.join(SUFFIXES)}")
@@ -65,7 +65,8 @@ def _check(path: Path, label: str, suffix: str) -> None:
         raise DataError.one(label, "the file is empty", "write at least a few rows into it")
 
 
-def _nearest(path: Path) -> str:
+def nearest_data(path: Path) -> str:
+    """What to do where a data file is not there."""
     if not path.parent.is_dir():
         return f"there is no folder {path.parent} either; paths are as seen from the recipe"
     files = [p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES]

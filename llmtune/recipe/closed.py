@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -17,9 +18,25 @@ class Closed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def short(key: str) -> BeforeValidator:
-    """Let a plain string stand for a mapping with this one key."""
-    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+@dataclass(frozen=True)
+class Short:
+    """A plain text may stand for a mapping with this one key."""
+
+    key: str
+
+    def spelt_out(self, value: Any) -> Any:
+        return {self.key: value} if isinstance(value, str) else value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.spelt_out, handler(source))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The text is a path that starts at the folder of the file it is written in."""
+
+    or_hub: bool = False
+    """It may be the name of a model of the hub instead."""
 
 
 def as_tuple(value: Any) -> Any:
@@ -27,6 +44,7 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+FileName = Annotated[str, Seen()]
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ KeyPath = tuple[str | int, ...]
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 10_000
+TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""What can be escaped in YAML, and be neither the name of a file nor written as UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -30,34 +34,52 @@ class Document:
     positions: dict[KeyPath, str]
 
 
-def read(file: Path, kind: str, needs: str) -> Document:
-    """Read a file of keys. `kind` is what it is to be, and `needs` what such a file cannot do without, for messages.
+def read(file: Path, kind: str, needs: str, shown: str | None = None) -> Document:
+    """Read a file of keys. `kind` is what it is to be, `needs` what such a file cannot do without, for messages.
 
-    Raises:
+    `shown` is how its name is told. Raises:
         RecipeError: where it cannot be read, or is no mapping of keys.
     """
-    values, positions = _parse(_read(file, kind), file, kind, needs)
+    shown = str(file) if shown is None else shown
+    values, positions = _parse(_read(file, shown, kind), shown, kind, needs)
     return Document(values, positions)
 
 
-def _read(file: Path, kind: str) -> str:
+def value_of(text: str, where: str) -> Any:
+    """A value that is given on its own, as on the command line.
+
+    Raises:
+        RecipeError: it is no YAML.
+    """
+    if NO_TEXT.search(text) is not None:
+        raise RecipeError.one(where, "the value holds a character that is no text", "remove it")
+    try:
+        return YAML(typ="safe", pure=True).load(io.StringIO(text))
+    except (YAMLError, ValueError) as error:
+        reason = error.problem if isinstance(error, MarkedYAMLError) else error
+        raise RecipeError.one(where, f"the value is not YAML: {reason}", "quote it") from None
+    except RecursionError:
+        raise RecipeError.one(where, "the value is nested too deeply", "shorten it") from None
+
+
+def _read(file: Path, shown: str, kind: str) -> str:
     try:
         if file.is_dir():
-            raise RecipeError.one(str(file), f"is a folder, not a {kind}", "name the .yaml file in it")
+            raise RecipeError.one(shown, f"is a folder, not a {kind}", "name the .yaml file in it")
         if file.stat().st_size > MAX_BYTES:
-            raise RecipeError.one(str(file), f"is too large for a {kind}", f"is this the data file? name the {kind}")
+            raise RecipeError.one(shown, f"is too large for a {kind}", f"is this the data file? name the {kind}")
         return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         near = nearest(file.name, [p.name for p in file.parent.glob("*.y*ml")])
         remedy = f"did you mean {file.parent / near}?" if near is not None else "check the path"
-        raise RecipeError.one(str(file), f"no such {kind}", remedy) from None
+        raise RecipeError.one(shown, f"no such {kind}", remedy) from None
     except UnicodeDecodeError as error:
-        raise RecipeError.one(str(file), f"is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
+        raise RecipeError.one(shown, f"is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
     except OSError as error:
-        raise RecipeError.one(str(file), f"cannot be read: {error.strerror}", "check its permissions") from None
+        raise RecipeError.one(shown, f"cannot be read: {error.strerror}", "check its permissions") from None
 
 
-def _parse(text: str, file: Path, kind: str, needs: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+def _parse(text: str, file: str, kind: str, needs: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     """YAML 1.2: `2e-4` is a number, `no` is a string, a key given twice is refused."""
     yaml = YAML(typ="safe", pure=True)
     try:
@@ -75,16 +97,18 @@ def _parse(text: str, file: Path, kind: str, needs: str) -> tuple[dict[str, Any]
         raise RecipeError.one(
             f"{file}:{mark.line + 1}:{mark.column + 1}", f"is not YAML: {error.problem}", "mend the line"
         ) from None
-    except YAMLError as error:
-        raise RecipeError.one(str(file), f"is not YAML: {error}", "mend the file") from None
+    except (YAMLError, ValueError) as error:  # a ValueError is of a number: `!!int x`, or one of 5,000 digits
+        raise RecipeError.one(file, f"is not YAML: {error}", "mend the file") from None
+    except RecursionError:
+        raise RecipeError.one(file, "is nested too deeply", f"a {kind} is a few lines") from None
     if values is None:
-        raise RecipeError.one(str(file), "is empty", needs)
+        raise RecipeError.one(file, "is empty", needs)
     if not isinstance(values, dict):
         raise RecipeError.one(f"{file}:1:1", "is not a mapping of keys", needs)
     return values, positions
 
 
-def _places(tree: Node | None, file: Path, kind: str) -> Iterator[tuple[KeyPath, int, int]]:
+def _places(tree: Node | None, file: str, kind: str) -> Iterator[tuple[KeyPath, int, int]]:
     """Path, line and column of every key and list entry, values of aliases at the place of their anchor."""
     if tree is None:
         return
@@ -95,16 +119,34 @@ def _places(tree: Node | None, file: Path, kind: str) -> Iterator[tuple[KeyPath,
         path, name, node = stack.pop()
         seen += 1
         if seen > MAX_NODES:
-            raise RecipeError.one(str(file), f"has more than {MAX_NODES} entries", f"a {kind} is a few lines")
+            raise RecipeError.one(file, f"has more than {MAX_NODES} entries", f"a {kind} is a few lines")
         if path:
             yield path, name.start_mark.line + 1, name.start_mark.column + 1
-        below: list[tuple[KeyPath, Node, Node]] = []
+        inside: list[tuple[KeyPath, Node, Node]] = []
         if isinstance(node, MappingNode):
-            for key, _ in node.value:
-                if not isinstance(key, ScalarNode):
-                    line, column = key.start_mark.line + 1, key.start_mark.column + 1
-                    raise RecipeError.one(f"{file}:{line}:{column}", "is not a key", "write a name, then a colon")
-            below = [((*path, key.value), key, value) for key, value in node.value]
+            pairs = list(_pairs(node))
+            for key, _ in pairs:
+                if not isinstance(key, ScalarNode) or key.tag not in (TEXT, MERGE):
+                    what = f"{key.value} is not a key" if isinstance(key, ScalarNode) else "is not a key"
+                    raise RecipeError.one(_place(file, key), what, "write a name, then a colon")
+            inside = [((*path, key.value), key, value) for key, value in pairs]
         elif isinstance(node, SequenceNode):
-            below = [((*path, index), value, value) for index, value in enumerate(node.value)]
-        stack.extend(reversed(below))
+            inside = [((*path, index), value, value) for index, value in enumerate(node.value)]
+        elif (bad := NO_TEXT.search(node.value)) is not None:
+            what = f"holds the character U+{ord(bad.group()):04X}, which is no text"
+            raise RecipeError.one(_place(file, node), what, "remove it")
+        stack.extend(reversed(inside))
+
+
+def _place(file: str, node: Node) -> str:
+    return f"{file}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
+
+
+def _pairs(node: MappingNode) -> Iterator[tuple[Node, Node]]:
+    """Keys and values, those of a mapping that is merged in (`<<: *other`) among them, its own ones last."""
+    for key, value in node.value:
+        if key.tag == MERGE:
+            for merged in value.value if isinstance(value, SequenceNode) else [value]:
+                if isinstance(merged, MappingNode):
+                    yield from merged.value
+    yield from (pair for pair in node.value if pair[0].tag != MERGE)

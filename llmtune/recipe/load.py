@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from llmtune.errors import Problem, RecipeError
-from llmtune.recipe.document import KeyPath, read
-from llmtune.recipe.problems import place_of, problems_of
+from llmtune.recipe.document import KeyPath
+from llmtune.recipe.extends import Stack, laid_over
+from llmtune.recipe.layer import of_override
+from llmtune.recipe.problems import place_of
+from llmtune.recipe.rest import rest_of
 from llmtune.recipe.rules import broken_rules
 from llmtune.recipe.schema import Recipe
 
@@ -26,6 +24,8 @@ class Loaded:
     recipe: Recipe
     file: Path
     positions: Mapping[KeyPath, str]
+    unknown: frozenset[KeyPath] = frozenset()
+    """Keys whose value is not the recipe's, because what it says there cannot be understood."""
 
     @property
     def beside(self) -> Path:
@@ -38,11 +38,17 @@ class Loaded:
 
     @property
     def broken(self) -> list[Problem]:
-        """What does not fit together in it."""
+        """What does not fit together in it, so far as it was understood."""
         return [
             Problem(self.where(self._written(rule.keys)), f"{' and '.join(rule.keys)}: {rule.says}", rule.do)
             for rule in broken_rules(self.recipe)
+            if all(self.knows(key) for key in rule.keys)
         ]
+
+    def knows(self, key: str) -> bool:
+        """The value of a dotted key is what the recipe means: nothing above or below it was misunderstood."""
+        path = tuple(key.split("."))
+        return not any(path[: len(bad)] == bad[: len(path)] for bad in self.unknown)
 
     def _written(self, keys: Sequence[str]) -> str:
         """The first of them that the recipe gives; else the first."""
@@ -54,49 +60,33 @@ class Loaded:
 
 
 def load(file: Path, overrides: Sequence[str] = ()) -> Loaded:
-    """Read a recipe and override keys of it (`training.epochs=1`).
+    """Read a recipe with all that it extends, and override keys of it (`training.epochs=1`).
 
     Raises:
         RecipeError: with every problem that was found, each with file, line and column.
     """
-    document = read(file, "recipe", "a recipe needs at least `base:` and `data:`")
-    values, positions = document.values, document.positions
+    loaded, problems = read(file, overrides)
+    if problems:
+        raise RecipeError(problems)
+    return loaded
+
+
+def read(file: Path, overrides: Sequence[str] = ()) -> tuple[Loaded, list[Problem]]:
+    """As `load`, and where something in it is wrong, that and the recipe as it would be without it.
+
+    Raises:
+        RecipeError: nothing of the file can be read.
+    """
+    stack = Stack(file)
+    problems, layers = list(stack.problems), list(stack.layers)
     for override in overrides:
-        _override(values, positions, override)
-    try:
-        recipe = Recipe.model_validate(values)
-    except ValidationError as error:
-        raise RecipeError(problems_of(error, positions, file)) from None
-    return Loaded(recipe, file, positions)
-
-
-def _reason(error: YAMLError) -> str:
-    return str(error.problem) if isinstance(error, MarkedYAMLError) else str(error)
-
-
-def _override(values: dict[str, Any], positions: dict[KeyPath, str], override: str) -> None:
-    key, equals, text = override.partition("=")
-    where = f"--set {override}"
-    if not equals or not key:
-        raise RecipeError.one(where, "is not key=value", "write for example --set training.epochs=1")
-    try:
-        value = YAML(typ="safe", pure=True).load(io.StringIO(text))
-    except YAMLError as error:
-        raise RecipeError.one(where, f"the value is not YAML: {_reason(error)}", "quote it") from None
-    *above, last = key.split(".")
-    place = values
-    for depth, part in enumerate(above):
-        below = place.get(part)
-        if isinstance(below, str):  # a string that stands for a mapping: `data: rows.jsonl`
-            named = {"base": "name", "data": "train", "replay": "path", "adapter": "method",
-                     "quantization": "type"}  # fmt: skip
-            below = {named[part]: below} if part in named else None
-        elif below is None:
-            below = {}
-        if not isinstance(below, dict):
-            raise RecipeError.one(where, f"{'.'.join(above[: depth + 1])} has no keys below it", "check the key")
-        place[part] = below
-        place = below
-    place[last] = value
-    for depth in range(len(above) + 1):
-        positions[tuple([*above, last][: depth + 1])] = where
+        try:
+            layers.append(of_override(override))
+        except RecipeError as error:
+            problems += error.problems
+    layer = reduce(laid_over, layers)
+    rest = rest_of(layer, file, lacking=bool(stack.problems))
+    problems += rest.problems
+    if rest.recipe is None:
+        raise RecipeError(problems)
+    return Loaded(rest.recipe, file, layer.positions, rest.unknown), problems

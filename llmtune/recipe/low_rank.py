@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from llmtune.recipe.closed import Names, Share
+from llmtune.recipe.closed import FileName, Names, Share
 from llmtune.recipe.method import FOUR_BITS, Dropout, OnSomeLayers
 
 EMBEDDINGS, HEADS = ("embed_tokens", "wte", "embed_in"), ("lm_head", "embed_out")
@@ -47,7 +47,7 @@ class Lora(OnSomeLayers):
     alpha_pattern: dict[str, PositiveFloat] = Field(
         default_factory=dict, description="Other alphas for layers of these names: {q_proj: 64}."
     )
-    start: str | None = Field(
+    start: FileName | None = Field(
         None, description="Adapter to go on from: a run's folder, or one that PEFT has saved. Default: a new one."
     )
 

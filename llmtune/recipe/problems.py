@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from llmtune.errors import Problem
 from llmtune.recipe.document import KeyPath
+from llmtune.recipe.keys import Block, below, dotted, leaves, meaning
 from llmtune.recipe.method import Method
 from llmtune.recipe.methods import METHODS
 from llmtune.recipe.schema import Recipe
 
-Block = type[BaseModel]
-
+MOST_SAID = 80
+"""Characters of a value that are told."""
 FILES = {("data",), *(("data", key) for key in ("train", "heldout", "unseen", "general", "replay"))}
 """Keys that hold the name of one file."""
 # Of a value that fits no branch of a union, pydantic tells what each branch says; the most telling is kept.
 TELLING = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "literal_error")
 
 
-def problems_of(error: ValidationError, positions: Mapping[KeyPath, str], file: Path) -> list[Problem]:
-    """One problem for each place that is wrong, in the order of the file."""
+@dataclass(frozen=True)
+class Wrong:
+    """A place of the recipe that is wrong."""
+
+    path: KeyPath
+    missing: bool
+    problem: Problem
+    means: KeyPath | None
+    """The key that was probably meant, where there is none of this name."""
+
+
+def wrong_places(error: ValidationError, positions: Mapping[KeyPath, str], file: Path) -> list[Wrong]:
+    """One for each place that is wrong, in the order of the file."""
     told: dict[KeyPath, tuple[Any, Block | None]] = {}
     for each in error.errors():
         if each["type"] == "default_factory_not_called":  # a default that follows from what is wrong
@@ -35,7 +48,13 @@ def problems_of(error: ValidationError, positions: Mapping[KeyPath, str], file: 
     inside = [p for p in told if not any(other[: len(p)] == p and other != p for other in told)]
     order = {path: number for number, path in enumerate(positions)}
     inside.sort(key=lambda path: order.get(path, len(order)))
-    return [_problem(path, *told[path], positions, file) for path in inside]
+    found = []
+    for path in inside:
+        each, block = told[path]
+        means = _meant(path, block) if each["type"] == "extra_forbidden" else None
+        problem = _problem(path, each, block, positions, file)
+        found.append(Wrong(path, each["type"] == "missing", problem, means))
+    return found
 
 
 def place_of(positions: Mapping[KeyPath, str], path: KeyPath, file: Path) -> str:
@@ -48,8 +67,8 @@ def place_of(positions: Mapping[KeyPath, str], path: KeyPath, file: Path) -> str
 
 def _problem(path: KeyPath, error: Any, block: Block | None, positions: Mapping[KeyPath, str], file: Path) -> Problem:
     """One of pydantic's errors in words of ours. `block` has the key, or is where it was looked for."""
-    key = _dotted(path)
-    value = error["input"]
+    key = dotted(path)
+    value, said = error["input"], _said(error["input"])
     context = error.get("ctx", {})
     where = place_of(positions, path, file)
     match error["type"]:
@@ -66,32 +85,41 @@ def _problem(path: KeyPath, error: Any, block: Block | None, positions: Mapping[
             hint = (
                 f"did you mean {near[0]}? (one of {context['expected']})" if near else f"one of {context['expected']}"
             )
-            return Problem(where, f"{key}: {value!r} is not a choice", hint)
+            return Problem(where, f"{key}: {said} is not a choice", hint)
         case "bool_type":
-            return Problem(where, f"{key}: {value!r} is not true or false", "write true or false")
+            return Problem(where, f"{key}: {said} is not true or false", "write true or false")
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            return Problem(where, f"{key}: {value!r} is out of range", str(error["msg"]).replace("Input", "it"))
+            return Problem(where, f"{key}: {said} is out of range", str(error["msg"]).replace("Input", "it"))
         case "string_pattern_mismatch" if path[-1] == "rendezvous":
-            return Problem(where, f"{key}: {value!r} is no host and port", "write for example node1:29500")
+            return Problem(where, f"{key}: {said} is no host and port", "write for example node1:29500")
         case "string_pattern_mismatch":
-            return Problem(where, f"{key}: {value!r} is not a name", "use letters, digits, dot, dash and underscore")
+            return Problem(where, f"{key}: {said} is not a name", "use letters, digits, dot, dash and underscore")
         case "duration":
-            return Problem(where, f"{key}: {value!r} is not a length of time", f"write one{meaning(path)}")
+            return Problem(where, f"{key}: {said} is not a length of time", f"write one{meaning(path)}")
         case "int_type" | "int_from_float" | "float_type" | "int_parsing" | "float_parsing":
             kind = "a whole number" if "int" in error["type"] else "a number"
-            return Problem(where, f"{key}: {value!r} is not {kind}", f"write {kind}{meaning(path)}")
+            return Problem(where, f"{key}: {said} is not {kind}", f"write {kind}{meaning(path)}")
         case "string_type" | "model_type" if isinstance(value, list) and path in FILES:
             mapping = ", or a mapping with train: ..." if path == ("data",) else ""
             return Problem(where, f"{key}: is a list", f"write one file{mapping}; join several files into one")
         case "string_too_short":
             return Problem(where, f"{key}: is empty", f"write a text, or remove it{meaning(path)}")
         case "string_type":
-            return Problem(where, f"{key}: {value!r} is not text", f"write text, in quotes if need be{meaning(path)}")
+            return Problem(where, f"{key}: {said} is not text", f"write text, in quotes if need be{meaning(path)}")
         case "model_type" | "model_attributes_type" | "tuple_type" | "dict_type":
             kind = "a list" if error["type"] == "tuple_type" else "a mapping of keys"
-            return Problem(where, f"{key}: {value!r} is not {kind}", f"write {kind}{meaning(path)}")
+            return Problem(where, f"{key}: {said} is not {kind}", f"write {kind}{meaning(path)}")
+        case "finite_number":
+            return Problem(where, f"{key}: {said} is no finite number", f"write a number{meaning(path)}")
         case _:
             return Problem(where, f"{key}: {error['msg']}", f"see its meaning{meaning(path)}")
+
+
+def _said(value: Any) -> str:
+    """A value of YAML, on a line."""
+    plain = value is None or isinstance(value, str | int | float | list | dict)
+    text = repr(value if plain else str(value))  # a date
+    return text if len(text) <= MOST_SAID else f"{text[:MOST_SAID]}..."
 
 
 def _written(location: Sequence[str | int]) -> tuple[KeyPath, Block | None]:
@@ -111,76 +139,38 @@ def _written(location: Sequence[str | int]) -> tuple[KeyPath, Block | None]:
         elif inside:
             path.append(part)
             holder = inside[0]
-            inside = _below(holder, part)
+            inside = below(holder, part)
     return tuple(path), holder
-
-
-def _below(block: Block, key: str) -> tuple[Block, ...]:
-    """The blocks that a key of a block may hold: of an adapter one for each method."""
-    if key not in block.model_fields:
-        return ()
-    annotation = block.model_fields[key].annotation
-    kinds = (_plain(kind) for kind in (annotation, *get_args(annotation)))
-    return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
-
-
-def _plain(kind: Any) -> Any:
-    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
-
-
-def _blocks_at(path: KeyPath) -> tuple[Block, ...]:
-    """Where a key is looked for: one block, or one for each method."""
-    blocks: tuple[Block, ...] = (Recipe,)
-    for part in path:
-        blocks = tuple(below for block in blocks for below in _below(block, str(part)))
-    return blocks
-
-
-def leaves(block: Block = Recipe, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Every option as a dotted key, once: `adapter.rank`."""
-    for key in block.model_fields:
-        below = _below(block, key)
-        if below:
-            yield from dict.fromkeys(leaf for each in below for leaf in leaves(each, (*above, key)))
-        else:
-            yield ".".join((*above, key))
 
 
 def _no_such_key(where: str, path: KeyPath, block: Block | None) -> Problem:
     """What was probably meant, or which methods have the key."""
-    key = _dotted(path)
-    *above, last = (str(part) for part in path)
+    key, last = dotted(path), str(path[-1])
     beside = list(block.model_fields) if block else []
-    near = difflib.get_close_matches(last, beside, n=1)
+    meant = _meant(path, block)
     if block is not None and issubclass(block, Method):
         name = block.model_fields["method"].default
         others = [other for other, kind in METHODS.items() if last in kind.model_fields]
         keys = ", ".join(key for key in beside if key != "method")
-        if others or not near:
+        if others or meant is None or meant[:-1] != path[:-1]:
             has = f"{', '.join(others)} {'has' if len(others) == 1 else 'have'} it; " if others else ""
             its = f"its keys are {keys}" if keys else f"method {name} has no keys of its own"
             return Problem(where, f"{key}: method {name} has no such key", f"{has}{its}")
-    if near:
-        return Problem(where, f"{key}: no such key", f"did you mean {'.'.join([*above, near[0]])}?")
-    everywhere = {leaf.rsplit(".", 1)[-1]: leaf for leaf in leaves()}
-    near = difflib.get_close_matches(last, list(everywhere), n=1, cutoff=0.75)
-    if near:
-        return Problem(where, f"{key}: no such key", f"did you mean {everywhere[near[0]]}?")
+    if meant is not None:
+        return Problem(where, f"{key}: no such key", f"did you mean {dotted(meant)}?")
     return Problem(where, f"{key}: no such key", f"the keys here are {', '.join(beside)}")
 
 
-def meaning(path: KeyPath) -> str:
-    """What the schema says of a key, as the end of a sentence."""
-    for block in _blocks_at(path[:-1]):
-        field = block.model_fields.get(str(path[-1]))
-        if field is not None and field.description:
-            return f": {field.description}"
-    return ""
+def _meant(path: KeyPath, block: Block | None) -> KeyPath | None:
+    """The nearest key beside, else the nearest anywhere."""
+    last = str(path[-1])
+    near = difflib.get_close_matches(last, list(block.model_fields) if block else [], n=1)
+    if near:
+        return (*path[:-1], near[0])
+    everywhere = {leaf.rsplit(".", 1)[-1]: leaf for leaf in leaves()}
+    near = difflib.get_close_matches(last, list(everywhere), n=1, cutoff=0.75)
+    return tuple(everywhere[near[0]].split(".")) if near else None
 
 
 def _choices(expected: str) -> list[str]:
     return [part.strip(" '") for part in expected.replace(" or ", ",").split(",")]
-
-
-def _dotted(path: KeyPath) -> str:
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")

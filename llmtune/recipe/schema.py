@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from llmtune.recipe.closed import Closed, Duration, Share, as_tuple, short
+from llmtune.recipe.closed import Closed, Duration, FileName, Names, Seen, Share, Short, as_tuple
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.method import Export, Method
 from llmtune.recipe.methods import Adapter
@@ -17,7 +17,9 @@ from llmtune.recipe.watching import Watch
 class Base(Closed):
     """The base model: a folder, or a model of the hub."""
 
-    name: str = Field(description="Folder (as seen from the recipe) or hub name, for example Qwen/Qwen3-0.6B.")
+    name: Annotated[str, Seen(or_hub=True)] = Field(
+        description="Folder (as seen from the recipe) or hub name, for example Qwen/Qwen3-0.6B."
+    )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub model. Default: its main branch.")
     trust_remote_code: bool = Field(
         False, description="Run Python code that came with the base model. Only for a source you trust."
@@ -35,27 +37,27 @@ class Columns(Closed):
 class Replay(Closed):
     """Rows of what the base can do already, mixed in so that it does not forget it."""
 
-    path: str = Field(description="Data file in any form that `data.train` may have.")
+    path: FileName = Field(description="Data file in any form that `data.train` may have.")
     share: Share = Field(0.3, description="Share of the mixed training rows that are replayed ones.")
 
 
 class Data(Closed):
     """What is trained on, and what it is measured on."""
 
-    train: str = Field(description="Data file: .jsonl, .json, .csv, .tsv or .parquet, as seen from the recipe.")
+    train: FileName = Field(description="Data file: .jsonl, .json, .csv, .tsv or .parquet, as seen from the recipe.")
     format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt", "question", "columns"] = Field(
         "auto", description="Form of the rows. `auto` finds it by the names of the columns."
     )
     columns: Columns | None = Field(None, description="The columns to read, for `format: columns`.")
     system: str | None = Field(None, description="System prompt for every conversation that has none of its own.")
-    heldout: str | Annotated[float, Field(gt=0, lt=1)] = Field(
+    heldout: FileName | Annotated[float, Field(gt=0, lt=1)] = Field(
         0.05, description="Held-out rows: a share cut off before training, or a data file of its own."
     )
-    unseen: str | None = Field(None, description="A second, harder held-out file, reported beside the first.")
-    general: str | None = Field(
+    unseen: FileName | None = Field(None, description="A second, harder held-out file, reported beside the first.")
+    general: FileName | None = Field(
         None, description="What the base could do before: measured before and after, to see what was forgotten."
     )
-    replay: Annotated[Replay | None, short("path")] = Field(None, description="Guard against forgetting.")
+    replay: Annotated[Replay | None, Short("path")] = Field(None, description="Guard against forgetting.")
     max_tokens: PositiveInt | None = Field(
         None, description="Longest row in tokens. Default: what the base can read, at most 2048."
     )
@@ -202,7 +204,7 @@ class Zero(Closed):
     offload_parameters: Place = Field(
         "none", description="Where the weights wait until a layer needs them, with stage 3: `cpu`, or `nvme`."
     )
-    nvme: str | None = Field(
+    nvme: FileName | None = Field(
         None, description="Folder on a disk of this machine, for what is offloaded to `nvme`; emptied after training."
     )
 
@@ -264,15 +266,21 @@ class Recipe(Closed):
     """A base model, data, and how the one is tuned on the other."""
 
     recipe: Literal[1] = Field(1, description="Version of the recipe language.")
+    extends: Annotated[Names, BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)] = Field(
+        (),
+        exclude=True,  # what comes of it is the recipe itself
+        description="Recipes that this one starts from, in order, a later one over an earlier one, and this one over"
+        " all: a file ending in .yaml, as seen from this one, or the name of a shipped recipe.",
+    )
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = Field(
         None, description="Name of the run and of its folder. Default: the recipe's file name."
     )
-    base: Annotated[Base, short("name")] = Field(description="The model that is tuned.")
-    data: Annotated[Data, short("train")] = Field(description="What it is tuned on.")
-    adapter: Annotated[Adapter, short("method")] = Field(
+    base: Annotated[Base, Short("name")] = Field(description="The model that is tuned.")
+    data: Annotated[Data, Short("train")] = Field(description="What it is tuned on.")
+    adapter: Annotated[Adapter, Short("method")] = Field(
         default_factory=Lora, description="What is trained on top of the frozen base."
     )
-    quantization: Annotated[Quantization, short("type")] = Field(
+    quantization: Annotated[Quantization, Short("type")] = Field(
         default_factory=Quantization, description="How the base is held."
     )
     training: Training = Field(default_factory=Training, description="How it is trained.")

@@ -127,6 +127,52 @@ def test_what_is_wrong_in_several_places_is_told_at_once(
         assert words in said
 
 
+def test_a_misspelt_key_a_wrong_type_a_contradiction_and_a_missing_file_are_told_in_one_run(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = recipe.read_text().splitlines()[0]
+    recipe.write_text(
+        f"{base}\ndata:\n  train: rowz.jsonl\nadapter: {{rank: many}}\ntraining: {{epocs: 1}}\n"
+        "quantization: {type: none, double: true}\n"
+    )
+    code, said = answer(capsys, monkeypatch, "check", "shop.yaml", "--json")
+    found = {problem["where"]: (problem["what"], problem["do"]) for problem in json.loads(said)["problems"]}
+    assert code == 2
+    assert found["shop.yaml:4:11"][0] == "adapter.rank: 'many' is not a whole number"
+    assert found["shop.yaml:5:12"] == ("training.epocs: no such key", "did you mean training.epochs?")
+    assert found["shop.yaml:6:28"][1] == "remove `double`, or set `type: nf4`"
+    assert found["shop.yaml:3:3"][0].startswith("data.train: there is no file")
+    assert found["shop.yaml:3:3"][1] == "did you mean rows.jsonl?"
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        # what is not understood breaks no rule: the rank may be meant for another method, the type may be none
+        (
+            "base: {base}\ndata: rows.jsonl\nadapter: {{init: pissa}}\nquantization: {{tpye: none}}\n",
+            ["quantization.tpye"],
+        ),
+        ("base: {base}\ndata: rows.jsonl\nadapter: {{method: lorra, rank: 4, blocks: 3}}\n", ["adapter.method"]),
+        (
+            "base: {base}\ndata: {{trian: rows.jsonl, heldout: no.jsonl}}\n",
+            ["data.trian", "data.heldout"],
+        ),
+        ("base: {base}\ndata: {{train: rows.jsonl, format: alpca}}\n", ["data.format"]),
+        ("bsae: {base}\ndata: no.jsonl\n", ["bsae", "data.train"]),
+        ("base: {base}\ndata: rows.jsonl\nadapter: {{target_modules: [a, 3]}}\n", ["adapter.target_modules[1]"]),
+    ],
+)
+def test_what_follows_from_a_mistake_alone_is_not_told(
+    text: str, told: list[str], recipe: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    recipe.write_text(text.format(base=tiny_base))
+    _, said = answer(capsys, monkeypatch, "check", "shop.yaml", "--json")
+    assert sorted(problem["what"].partition(":")[0] for problem in json.loads(said)["problems"]) == sorted(told)
+
+
 @pytest.mark.parametrize("gone", ["folder", "config.json", "tokenizer.json", "model.safetensors"])
 def test_a_base_that_cannot_be_used_hides_nothing_of_the_data_and_the_other_way_round(
     gone: str, recipe: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

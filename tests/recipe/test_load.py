@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from llmtune.errors import Problem, RecipeError
+from llmtune.recipe.keys import leaves, meaning
 from llmtune.recipe.load import Loaded, load
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.methods import Ia3
-from llmtune.recipe.problems import leaves, meaning
 from llmtune.recipe.rules import RULES
 
 
@@ -94,7 +94,13 @@ def test_pain_30_a_key_given_twice_is_refused(tmp_path: Path) -> None:
         ("base: a/b\ndata: {train: x, heldout: true}\n", "data.heldout: True is not"),
         ("base: a/b\ndata: {train: x, heldout: [y, z]}\n", "data.heldout: is a list"),
         ("base: a/b\ndata: x\nname: ../../etc\n", "name: '../../etc' is not a name"),
-        ("base: a/b\ndata: x\nrecipe: 2\n", "recipe: 2 is not a choice"),
+        ("base: a/b\ndata: x\nname: 2024-01-01\n", "name: '2024-01-01' is not text"),
+        ("base: a/b\ndata: x\ntraining: {epochs: 1e999}\n", "training.epochs: inf is no finite number"),
+        ("base: a/b\ndata: x\nadapter: {rank: " + "9" * 5000 + "}\n", "is not YAML: Exceeds the limit"),
+        ("base: a/b\ndata: x\nadapter: {rank: !!int many}\n", "is not YAML: invalid literal"),
+        ("base: " + "[" * 3000 + "]" * 3000, "is nested too deeply"),
+        ("base: a/b\ndata: x\n1: y\n", "1 is not a key"),
+        ('base: "a\\0b"\ndata: x\n', "holds the character U+0000"),
         ("base: a/b\ndata: x\nadapter: {target_modules: [q_proj, 3]}\n", "adapter.target_modules[1]: 3 is not text"),
         ("base: a/b\ndata: x\nadapter: {rank: 1.5}\n", "adapter.rank: 1.5 is not a whole number"),
         ("base: a/b\ndata: x\nadapter: {rank: true}\n", "adapter.rank: True is not a whole number"),

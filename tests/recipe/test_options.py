@@ -20,7 +20,7 @@ from llmtune.merge.merge import write_merged
 from llmtune.models import family, tokenizer
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import plan
-from llmtune.recipe.problems import leaves
+from llmtune.recipe.keys import leaves
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.translate import translate
 from tests.recipe.test_translate import FACTS, FIXED, VALUES

@@ -94,8 +94,9 @@ VALUES: dict[str, tuple[Any, Any]] = {
 }
 # Version and name decide nothing but themselves; the base and an adapter to go on from are known by their bytes, which
 # are found before anything is translated (tests/models/test_source.py, tests/models/test_start.py); and where a disk is
-# mounted or machines meet decides no number (tests/test_check.py, tests/end_to_end/test_machines.py).
-FIXED = {"recipe", "name", "base.name", "adapter.start", "zero.nvme", "launch.rendezvous", "launch.first"}
+# mounted or machines meet decides no number (tests/test_check.py, tests/end_to_end/test_machines.py). What is extended
+# is the recipe itself (tests/recipe/test_extends.py).
+FIXED = {"recipe", "extends", "name", "base.name", "adapter.start", "zero.nvme", "launch.rendezvous", "launch.first"}
 
 
 def method_with(key: str) -> str:
