@@ -25,6 +25,7 @@ from llmtune.rundir import RunDir
 
 if TYPE_CHECKING:
     from llmtune.models.family import Family
+    from llmtune.recipe.schema import Recipe
 
 Hashes = Mapping[str, str]
 """sha256 by name in the run folder."""
@@ -64,14 +65,19 @@ def facts_of(
     )
 
 
+def threads_now(run: RunDir, recipe: Recipe, plan: Plan, device: Device) -> int:
+    """CPU threads of a process, where the recipe does not say: those that the run began with, else its share here."""
+    here = plan.geometry.processes // recipe.launch.nodes
+    return threads_of(read_lock(run), recipe) or max(1, device.cores // here)
+
+
 def asked_now(
     run: RunDir, loaded: Loaded, plan: Plan, family: Family, device: Device, base: Path, *, nvme: Path | None,
     base_is_local: bool, files: Sequence[str], tokens: Mapping[str, int],
 ) -> Asked:  # fmt: skip
     """The questions of the run as the recipe, the files and the machine are now. What the machine alone decided when
     the run began stays. `base` is a local folder, `files` the data files as the recipe names them."""
-    threads = threads_of(read_lock(run), loaded.recipe)
-    threads = threads or max(1, device.cores // (plan.geometry.processes // loaded.recipe.launch.nodes))
+    threads = threads_now(run, loaded.recipe, plan, device)
     start = start_folder(loaded.recipe.adapter, loaded.beside)
     facts = facts_of(plan, family.linear_suffixes, device, nvme, threads)
     facts = replace(facts, start=None if start is None else sha256(start / WEIGHTS), tokens=tokens)

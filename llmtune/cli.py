@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,26 +40,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-OnRecipe = Callable[[Path, Path | None, Sequence[str], "Console"], None]
-
-
-def _of_a_recipe(work: OnRecipe) -> OnRecipe:
-    """Make a command of what is done with a recipe: all of them have the same options."""
-
-    @app.command(work.__name__, help=work.__doc__, epilog=f"Example: llmtune {work.__name__} {EXAMPLE}")
-    def command(
-        recipe: RecipeFile,
-        out: Out = None,
-        overrides: Overrides = None,
-        as_json: AsJson = False,
-        debug: Debug = False,
-    ) -> None:
-        with _told(as_json, debug) as console:
-            work(recipe, out, overrides or [], console)
-
-    return work
-
-
 @app.command(epilog=f"Example: llmtune run {EXAMPLE}")
 def run(
     recipe: RecipeFile,
@@ -77,12 +56,22 @@ def run(
         run_pipeline(recipe, out, overrides or [], console, anew=anew)
 
 
-@_of_a_recipe
-def check(recipe: Path, out: Path | None, overrides: Sequence[str], console: Console) -> None:
+@app.command(epilog="Example: llmtune check recipes/quickstart.yaml --resolved --set training.epochs=1")
+def check(
+    recipe: RecipeFile,
+    out: Out = None,
+    overrides: Overrides = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print the whole recipe, with where each value comes from.")
+    ] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
     """Find everything that can be known to go wrong, without loading a weight."""
     from llmtune.pipeline import check_only
 
-    check_only(recipe, out, overrides, console)
+    with _told(as_json, debug) as console:
+        check_only(recipe, out, overrides or [], console, whole=resolved)
 
 
 @app.command(epilog="Example: llmtune launch shop.yaml --slurm --set launch.nodes=2 --set launch.processes=8 >shop.sh")

@@ -16,7 +16,7 @@ STAGES = {"train", "evaluate", "merge", "export", "serve"}
 ROWS = (
     {"cli", "worker"},
     {"pipeline"},
-    {"narration", "summary", "cluster"},
+    {"narration", "summary", "cluster", "resolved"},
     {"asked", "check", "stages", "process", "held", "death", "machines", "spread", "shortage", "unfinished"},
     STAGES,
     {"lock"},

@@ -55,6 +55,16 @@ def look(recipe: Recipe, beside: Path) -> None:
     preparation.stop_if_bad()
 
 
+def longest(recipe: Recipe, family: Family, chat: ChatTokenizer) -> int:
+    """Tokens of the longest row that is trained on."""
+    return recipe.data.max_tokens or min(_context(recipe, family, chat) or LONGEST, LONGEST)
+
+
+def _context(recipe: Recipe, family: Family, chat: ChatTokenizer) -> int | None:
+    """Tokens of a row that the base can read."""
+    return readable(recipe.adapter, family.context or chat.context)
+
+
 def absent(recipe: Recipe, beside: Path) -> Iterator[Problem]:
     """The data files that are not there, each at the key that names it."""
     for part, label in _files(recipe.data).items():
@@ -82,7 +92,6 @@ class _Preparation:
     def __init__(self, recipe: Recipe, beside: Path) -> None:
         self._recipe = recipe
         self._data: Data = recipe.data
-        self._adapter = recipe.adapter
         self._seed = recipe.training.seed
         self._beside = beside
         self._fatal: list[Problem] = []
@@ -98,12 +107,11 @@ class _Preparation:
         return self._choose({part: self._read(part, label) for part, label in _files(self._data).items()})
 
     def prepared(self, chat: ChatTokenizer, family: Family) -> Prepared:
-        context = readable(self._adapter, family.context or chat.context)
-        self._check_limit(context)
+        self._check_limit(_context(self._recipe, family, chat))
         chosen = self.chosen()
         samples = self._tokenise(chosen, chat)
-        longest = self._data.max_tokens or min(context or LONGEST, LONGEST)
-        fitting = {part: [one for one in rows if self._fits(one, family.vocab, longest)] for part, rows in samples}
+        most = longest(self._recipe, family, chat)
+        fitting = {part: [one for one in rows if self._fits(one, family.vocab, most)] for part, rows in samples}
         self.stop_if_bad()
         for part, rows in fitting.items():
             if not rows:

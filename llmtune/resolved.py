@@ -1,0 +1,136 @@
+"""The whole recipe, every key with its value and where that came from: `llmtune check RECIPE --resolved`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from textwrap import wrap
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from llmtune.asked import facts_of, threads_now
+from llmtune.check import Checked
+from llmtune.data.prepare import longest
+from llmtune.recipe.load import Loaded
+from llmtune.recipe.low_rank import Adalora
+from llmtune.recipe.method import OnLayers
+from llmtune.recipe.to_peft import peft_config
+from llmtune.recipe.translate import base_arguments
+
+Source = Literal["default", "file", "command line", "model", "machine", "not understood"]
+WORDS = {"model": "chosen for this model", "machine": "chosen for this machine"}
+BY_MACHINE = {"quantization.compute_dtype", "launch.processes"}
+"""Keys that the check decides by the machine, where nobody has said; what else it decides, it reads in the base."""
+WIDEST = 44
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a key is, and who said so."""
+
+    key: str
+    value: Any
+    source: Source
+    where: str | None = None
+    """`shop.yaml:7:3`, or `--set adapter.rank=8`, where somebody wrote it."""
+    written: Any = None
+    """What the recipe has there itself, where something was chosen for it."""
+
+    @property
+    def words(self) -> str:
+        if self.source == "not understood":
+            return f"not understood: {self.where}"
+        if self.where is not None:
+            return self.where
+        chosen = WORDS.get(self.source)
+        if chosen is None or self.written is None:
+            return chosen or self.source
+        return f"{chosen} ({_text(self.written)})"
+
+
+def resolved(written: Loaded, checked: Checked | None = None) -> list[Value]:
+    """Every key of a recipe as it was written, in the order of the schema; with what the check chose, if it passed."""
+    chosen = {} if checked is None else _chosen(written, checked)
+    follows = _following(written)
+    found = []
+    for path, value, given in _leaves(written.recipe):
+        key = ".".join(path)
+        if not written.knows(key):
+            found.append(Value(key, None, "not understood", written.where(key)))
+        elif key in chosen and chosen[key][0] != value:
+            found.append(Value(key, *chosen[key], written=value))
+        elif given:
+            where = written.where(key)
+            found.append(Value(key, value, "command line" if where.startswith("--set ") else "file", where))
+        else:
+            found.append(Value(key, follows.get(key, value) if value is None else value, "default"))
+    return found
+
+
+def _leaves(block: BaseModel, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any, bool]]:
+    """Path, value, and whether it was written; a block that is not there counts as a value."""
+    plain = block.model_dump(mode="json")
+    for key in type(block).model_fields:
+        value = getattr(block, key)
+        if isinstance(value, BaseModel):
+            yield from _leaves(value, (*above, key))
+        elif key in plain:
+            yield (*above, key), plain[key], key in block.model_fields_set
+
+
+def _following(written: Loaded) -> dict[str, Any]:
+    """Defaults that follow from other keys."""
+    adapter = written.recipe.adapter
+    arguments = peft_config(adapter, None, steps=1, tokens=None)["arguments"]
+    found = {"name": written.name, "adapter.alpha": arguments.get("lora_alpha", arguments.get("alpha"))}
+    return found | ({"adapter.first_rank": adapter.begins_with} if isinstance(adapter, Adalora) else {})
+
+
+def _chosen(written: Loaded, checked: Checked) -> Mapping[str, tuple[Any, Source]]:
+    """What was decided where the recipe leaves it open."""
+    recipe, geometry, family = checked.loaded.recipe, checked.plan.geometry, checked.family
+    threads = threads_now(checked.run, recipe, checked.plan, checked.device)
+    facts = facts_of(checked.plan, family.linear_suffixes, checked.device, checked.nvme, threads)
+    base = base_arguments(recipe, facts)
+    found: dict[str, tuple[Any, Source]] = {
+        "training.threads": (base["threads"], "machine"),
+        "training.attention": (base["attention"], "machine"),
+        "training.micro_batch": (geometry.micro_batch, "machine"),
+        "training.gradient_checkpointing": (_recomputed(checked.plan.checkpointing), "machine"),
+        "data.max_tokens": (longest(recipe, family, checked.tokenizer), "model"),
+    }
+    if checked.source.on_hub:
+        found["base.revision"] = (checked.source.folder.name, "model")
+    if isinstance(recipe.adapter, OnLayers) and recipe.adapter.target_modules == "all-linear":
+        found["adapter.target_modules"] = (facts.linear_suffixes or "all-linear", "model")
+    decided = {".".join(path): value for path, value, _ in _leaves(recipe)}
+    for path, value, _ in _leaves(written.recipe):
+        key = ".".join(path)
+        if decided.get(key, value) != value:
+            found[key] = (decided[key], "machine" if key in BY_MACHINE else "model")
+    return found
+
+
+def _recomputed(every: int) -> bool | int:
+    """As the recipe would have it: of every layer, of every so many, of none."""
+    return every if every > 1 else bool(every)
+
+
+def _text(value: Any) -> str:
+    """As a recipe has it."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_text, value))}]"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def table(values: list[Value]) -> str:
+    """For people: key, value and source, one below the other."""
+    rows = [(each.key, wrap(_text(each.value), WIDEST) or [""], each.words) for each in values]
+    keys = max(len(key) for key, _, _ in rows)
+    width = max(len(line) for _, lines, _ in rows for line in lines)
+    said = []
+    for key, (first, *more), words in rows:
+        said += [f"{key:<{keys}}  {first:<{width}}  {words}", *(f"{'':<{keys}}  {line}" for line in more)]
+    return "".join(f"{line}\n" for line in said)
