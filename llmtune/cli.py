@@ -74,6 +74,14 @@ def check(
         check_only(recipe, out, overrides or [], console, whole=resolved)
 
 
+@app.command(epilog="Example: llmtune schema >recipe.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of a recipe, by which editors complete and check it."""
+    from llmtune.recipe.json_schema import text
+
+    typer.echo(text(), nl=False)
+
+
 @app.command(epilog="Example: llmtune launch shop.yaml --slurm --set launch.nodes=2 --set launch.processes=8 >shop.sh")
 def launch(
     recipe: RecipeFile,

@@ -13,8 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from llmtune import __version__, cli
+from llmtune.recipe.json_schema import SHIPPED
 
-COMMANDS = ("run", "check", "launch", "show", "runs", "chat")
+COMMANDS = ("run", "check", "schema", "launch", "show", "runs", "chat")
 
 
 def told(*arguments: str) -> str:
@@ -48,6 +49,10 @@ def test_a_file_that_may_not_be_read_is_a_message_and_no_traceback(capsys: pytes
         raise PermissionError(errno.EACCES, "Permission denied", "secret.csv")
     assert ended.value.code == 2
     assert "secret.csv" in capsys.readouterr().err
+
+
+def test_the_schema_is_printed_as_it_is_shipped() -> None:
+    assert told("schema") == SHIPPED.read_text()
 
 
 def test_the_version_is_printed() -> None:

@@ -6,7 +6,17 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+)
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -29,6 +39,15 @@ class Short:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self.spelt_out, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The text, or what is below: a block, a block or null, or one of several."""
+        below = handler(schema)
+        kinds = below.get("oneOf") or below.get("anyOf") or [below]
+        blocks = [handler.resolve_ref_schema(kind) for kind in kinds if "$ref" in kind]
+        texts = [block["properties"][self.key] for block in blocks]
+        text = texts[0] if len(texts) == 1 else {"enum": [each["const"] for each in texts]}
+        return {"anyOf": [{key: text[key] for key in text if key in ("type", "enum")}, below]}
 
 
 @dataclass(frozen=True)
@@ -61,4 +80,8 @@ def _is_duration(text: str) -> str:
     return text
 
 
-Duration = Annotated[str, AfterValidator(_is_duration)]
+Duration = Annotated[
+    str,
+    AfterValidator(_is_duration),
+    WithJsonSchema({"type": "string", "pattern": "^(?=.*[1-9])([0-9]+h)?([0-9]+m)?([0-9]+s)?$"}),
+]

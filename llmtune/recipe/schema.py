@@ -196,7 +196,7 @@ class Zero(Closed):
     stage: Literal[0, 1, 2, 3] = Field(
         2, description="0: nothing is sharded; 1: optimiser; 2: and gradients; 3: and the weights."
     )
-    offload_optimizer: Annotated[Place, BeforeValidator(_as_place)] = Field(
+    offload_optimizer: Annotated[Place, BeforeValidator(_as_place, json_schema_input_type=Place | bool)] = Field(
         "none",
         description="Where the optimiser's state is kept and its step computed, to spare the GPU's memory: `cpu`, or"
         " with stage 3 `nvme`. (`true` is cpu.)",
@@ -262,11 +262,15 @@ def _exports(read: dict[str, Any]) -> tuple[Export, ...]:
     return method.exports
 
 
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 class Recipe(Closed):
     """A base model, data, and how the one is tuned on the other."""
 
     recipe: Literal[1] = Field(1, description="Version of the recipe language.")
-    extends: Annotated[Names, BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)] = Field(
+    extends: Annotated[Names, BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...])] = Field(
         (),
         exclude=True,  # what comes of it is the recipe itself
         description="Recipes that this one starts from, in order, a later one over an earlier one, and this one over"
