@@ -18,7 +18,7 @@ OWN: dict[str, dict[str, Any]] = {
     "qwen2_moe": {"shared_expert_intermediate_size": 96},
     "deepseek_v3": {
         "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "q_lora_rank": 16, "kv_lora_rank": 16,
-        "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 32, "num_key_value_heads": 2,
+        "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 32, "num_key_value_heads": 2, "head_dim": 16,
     },
 }  # fmt: skip
 PARAMETERS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")

@@ -47,7 +47,7 @@ def export_adapter(inputs: ExportInputs, out: Path) -> dict[str, Any]:
         (folder / "README.md").write_text(card, encoding="utf-8")
     return {
         "rank": adapter.config.get("r"),
-        "layers": len(adapter.layers),
+        "layers": len(adapter.layers) + len(adapter.experts),
         "parameters": sum(span.size // BYTES[span.dtype] for span in adapter.tensors.values()),
         "bytes": (out / WEIGHTS).stat().st_size,
     }
@@ -88,15 +88,17 @@ def stored(base: Mapping[str, Stored], layer: str) -> str | None:
 def faults(adapter: Adapter, base: Mapping[str, Stored]) -> list[str]:
     """What keeps the adapter from being an update of this base, in words."""
     found = []
-    for layer, parts in adapter.layers.items():
+    for layer, parts in adapter.layers.items():  # where experts belong, PEFT tells as it loads them
         name = stored(base, layer)
         if name is None:
             found.append(f"{layer} is no layer of the base; a server would answer with the base alone")
         elif parts.keys() >= HALVES:
             found += _unlike(layer, parts, base[name])
+    held = adapter.layers | adapter.experts
+    for layer, parts in held.items():
         found += [f"{layer}: {part.removesuffix('.weight')} {what}" for part, what in _numbers(parts)]
     found += [f"{key} {what}" for key, what in _numbers(adapter.others | adapter.beside)]
-    updates = [parts["lora_B.weight"] for parts in adapter.layers.values() if "lora_B.weight" in parts]
+    updates = [parts["lora_B.weight"] for parts in held.values() if "lora_B.weight" in parts]
     if updates and all(not any(update.read()) for update in updates):
         found.append("every lora_B is zero: the adapter changes nothing")
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,11 @@ _SUFFIXES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Names of the linear layers of a block, as transformers 5 has them, by `model_type`."""
 
-_WITH_EXPERTS = frozenset({"qwen3_moe", "qwen2_moe", "olmoe", "mixtral", "gpt_oss", "deepseek_v3"})
-"""Families whose experts transformers 5 holds as one parameter of three dimensions."""
+_WITH_EXPERTS: Mapping[str, str] = {
+    **dict.fromkeys(("qwen3_moe", "qwen2_moe", "deepseek_v3"), "moe_intermediate_size"),
+    **dict.fromkeys(("olmoe", "mixtral", "gpt_oss"), "intermediate_size"),
+}
+"""Families whose experts transformers 5 holds as one parameter of three dimensions, and what they call their width."""
 _NORMS: Mapping[str, int] = {"gemma2": 4, "gemma3": 4, "gemma3_text": 4}
 _ALWAYS_TIED = frozenset({"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "cohere", "cohere2"})
 _COUNTED = frozenset(
@@ -73,6 +76,12 @@ class Family:
     experts: int
     """Of one block, where all are one parameter: bitsandbytes quantizes none of them, and an adapter of linear layers
     leaves them as they are. 0 where there are none, or none that are held so."""
+    experts_per_token: int
+    """How many of a block see a token."""
+    expert: tuple[Linear, ...]
+    """What one expert has: its part of each of these parameters."""
+    sparse: tuple[int, ...]
+    """Numbers of the blocks that have experts."""
     parameters: int | None
     """Exact, or None for a family that is not known here (models.source.count_parameters reads the files)."""
     quantized: Prequantized | None
@@ -147,6 +156,9 @@ def from_config(whole: Mapping[str, Any], where: str) -> Family:
         ),
         linears=linears,
         experts=experts if model_type in _WITH_EXPERTS else 0,
+        experts_per_token=size.optional("num_experts_per_tok") or 0,
+        expert=_expert(model_type, hidden, size),
+        sparse=tuple(_sparse(config, model_type, layers, experts)),
         parameters=_parameters(config, model_type, hidden, layers, heads, kv_heads, head_width, vocab, tied, linears),
         quantized=prequantized.read(quantization) if isinstance(quantization, dict) else None,
         remote_code=bool(whole.get("auto_map")),
@@ -187,6 +199,20 @@ def _linears(model_type: str, hidden: int, query: int, key: int, ffn: int) -> tu
     if model_type == "gpt2":
         found.append(Linear("c_proj", hidden, hidden))  # attention's own, besides that of the feed-forward part
     return tuple(found)
+
+
+def _expert(model_type: str, hidden: int, size: _Sizes) -> tuple[Linear, ...]:
+    width = size.optional(_WITH_EXPERTS.get(model_type, ""))
+    return () if width is None else (Linear("gate_up_proj", hidden, 2 * width), Linear("down_proj", width, hidden))
+
+
+def _sparse(config: Mapping[str, Any], model_type: str, layers: int, experts: int) -> Iterator[int]:
+    """The others have linear layers in the place of experts: the first ones, or by a list, or all but each nth."""
+    if model_type not in _WITH_EXPERTS or not experts:
+        return
+    first = config.get("first_k_dense_replace", 3) if model_type == "deepseek_v3" else 0
+    every, plain = config.get("decoder_sparse_step") or 1, config.get("mlp_only_layers") or ()
+    yield from (block for block in range(first, layers) if block not in plain and (block + 1) % every == 0)
 
 
 def _parameters(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import BaseModelError, Problem
-from llmtune.models.adapter import BESIDE, CONFIG, HALVES, Adapter, read_adapter
+from llmtune.models.adapter import BESIDE, CONFIG, EXPERTS, HALVES, Adapter, read_adapter
 from llmtune.models.family import Family
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.to_peft import peft_config
@@ -52,6 +52,10 @@ def misfits_of_start(adapter: Lora, folder: Path, family: Family) -> Iterator[Pr
             asked, has = ("null" if value is None else str(value).lower() for value in (wanted[key], there))
             what = f"{name} is {asked}, and of the adapter to go on from {has}"
             yield Problem(f"adapter.{name}", what, f"write {name}: {has}")
+    if bool(found.config.get(EXPERTS)) != adapter.experts:
+        has = str(not adapter.experts).lower()
+        what = f"experts is {str(adapter.experts).lower()}, and of the adapter to go on from {has}"
+        yield Problem("adapter.experts", what, f"write experts: {has}")
     yield from _layers(found, wanted["target_modules"], family)
 
 

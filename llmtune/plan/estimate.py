@@ -15,6 +15,7 @@ from llmtune.models.family import Linear
 from llmtune.plan.adapters import beside_parameters, joins_too_early, own_parameters, too_short, trains_head
 from llmtune.plan.device import Device
 from llmtune.plan.device import processes as processes_on
+from llmtune.plan.experts import adapted_experts
 from llmtune.plan.geometry import Geometry, geometry
 from llmtune.plan.memory import Answers, Memory, Shape, evaluating, merging, quantizing, trained_numbers, training
 from llmtune.plan.number_type import decided
@@ -204,6 +205,7 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
         largest=max(linear.inputs * linear.outputs for linear in linears),
         quantizable_rows=family.layers * sum(linear.outputs for linear in linears),
         adapted=adapted(recipe, linears) * blocks,
+        experts=adapted_experts(recipe.adapter, family),
         own=own_parameters(recipe.adapter, family, parameters),
         beside=beside_parameters(recipe.adapter, family),
         virtual=recipe.adapter.virtual_tokens if isinstance(recipe.adapter, Virtual) else 0,

@@ -32,6 +32,8 @@ def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
         yield from _of_the_base(adapter, family)
     if isinstance(adapter, OnLayers):
         yield from _on_layers(recipe, adapter, family)
+    if isinstance(adapter, Lora) and adapter.experts:
+        yield from _on_experts(adapter, family)
 
 
 def _of_the_base(adapter: OwnWeights | Lora, family: Family) -> Iterator[Problem]:
@@ -83,6 +85,26 @@ def _on_layers(recipe: Recipe, adapter: OnLayers, family: Family) -> Iterator[Pr
         yield from _patterns(adapter, wanted)
 
 
+def _on_experts(adapter: Lora, family: Family) -> Iterator[Problem]:
+    if not family.experts:
+        what = "the base has no experts, or none of a family of which it is known how they are held"
+        yield Problem("adapter.experts", what, "remove it")
+        return
+    if adapter.layers and (plain := sorted(set(adapter.layers) - set(family.sparse))):
+        what = f"block {plain[0]} has no experts"
+        yield Problem("adapter.layers", what, f"those with experts are {_numbers(family.sparse)}")
+    own = {part.suffix for part in family.expert}
+    for key, pattern in (("rank_pattern", adapter.rank_pattern), ("alpha_pattern", adapter.alpha_pattern)):
+        if named := sorted(own & {name.rpartition(".")[2] for name in pattern}):
+            what = f"{named[0]}: experts have the rank and the alpha that all layers have"
+            yield Problem(f"adapter.{key}", what, "leave it out there, and set rank and alpha")
+
+
+def _numbers(blocks: Sequence[int]) -> str:
+    whole = blocks == tuple(range(blocks[0], blocks[-1] + 1))
+    return f"{blocks[0]} to {blocks[-1]}" if whole else ", ".join(map(str, blocks))
+
+
 def _places(adapter: Method, family: Family) -> int | None:
     """Layers that are trained, the embeddings counted as one; None where names decide it."""
     match adapter:
@@ -92,6 +114,8 @@ def _places(adapter: Method, family: Family) -> int | None:
             return family.layers if adapter.norms or adapter.biases else adapter.last_layers
         case Lora() if adapter.trains_the_base:
             return None
+        case Lora(experts=True, target_modules=()):
+            return len(set(family.sparse) if adapter.layers is None else set(adapter.layers))
         case OnSomeLayers(layers=tuple(chosen)):
             return len(set(chosen))
         case OnLayers():
@@ -120,6 +144,10 @@ def left_alone(recipe: Recipe, family: Family) -> list[str]:
     if not family.experts or not isinstance(recipe.adapter, OnLayers):
         return []
     said = f"the {family.experts} experts of each layer get no adapter, as they are one parameter and no linear layers"
+    if isinstance(recipe.adapter, Lora) and recipe.adapter.experts:
+        said = f"the {family.experts} experts of each layer are made anew in every pass, with their adapter in them"
+    elif isinstance(recipe.adapter, Lora):
+        said += " (adapter.experts: true)"
     if recipe.quantization.type != "none":
         said += f"; nor are they quantized, but held in {recipe.quantization.compute_dtype}"
     return [said]

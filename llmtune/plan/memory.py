@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from llmtune.models.family import Linear
 from llmtune.plan.adapters import kept_features, kept_weights, trained_parameters
+from llmtune.plan.experts import Experts
 from llmtune.plan.geometry import Geometry
 from llmtune.recipe.low_rank import Adalora, Lora
 from llmtune.recipe.schema import Recipe
@@ -52,6 +53,8 @@ class Shape:
     """Features out of all those layers: an int8 base has a constant for each."""
     adapted: Sequence[Linear]
     """Every layer that gets an adapter."""
+    experts: Experts | None
+    """Those that get an adapter."""
     own: int
     """Parameters of the base itself that are trained, where there is no adapter."""
     beside: int
@@ -103,7 +106,8 @@ def quantizing(recipe: Recipe, shape: Shape, *, device: str) -> Memory:
 
 def trained_numbers(recipe: Recipe, shape: Shape) -> int:
     """Of an adapter, or of the base itself."""
-    return shape.own or trained_parameters(recipe.adapter, shape.adapted) + shape.beside
+    experts = shape.experts.parts if shape.experts else []
+    return shape.own or trained_parameters(recipe.adapter, [*shape.adapted, *experts]) + shape.beside
 
 
 def _state(recipe: Recipe, trained: int) -> int:
@@ -143,6 +147,7 @@ def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, c
         "average": 0 if recipe.training.average is None else trained * 4,
         "ranks": trained * 3 * 4 if isinstance(recipe.adapter, Adalora) else 0,  # how much each number mattered
         "activations": kept + width * (rounded + 2 * shape.tables),
+        "experts": shape.experts.training(tokens, width, whole / shape.layers) if shape.experts else 0,
         "logits": _trained_logits(recipe, shape, geometry.micro_batch_supervised, device),
         "process": PROCESS_BYTES[device],
     }
@@ -157,6 +162,7 @@ def evaluating(recipe: Recipe, shape: Shape, answers: Answers, *, device: str) -
     parts = {
         "weights": _base(recipe, shape),
         "adapter": width * shape.own or 4 * trained_numbers(recipe, shape),  # or the base's own beside them
+        "experts": width * shape.experts.of_a_block if shape.experts else 0,
         "cache": cached,
         "activations": max(_of_a_layer(recipe, shape, rows, tokens, device, whole=True) for rows, tokens in passes),
         "logits": max(answers.rows, answers.supervised) * shape.vocabulary * (width + 4 + 4),

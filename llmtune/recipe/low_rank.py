@@ -47,6 +47,12 @@ class Lora(OnSomeLayers):
     alpha_pattern: dict[str, PositiveFloat] = Field(
         default_factory=dict, description="Other alphas for layers of these names: {q_proj: 64}."
     )
+    experts: bool = Field(
+        False,
+        description="The experts of a mixture get an adapter too, each its own, of this rank. In every pass all of them"
+        " are made anew with their update in them, which takes time, and their memory once more (that of one layer"
+        " where activations are recomputed). No server loads such an adapter: serve the merged model.",
+    )
     start: FileName | None = Field(
         None, description="Adapter to go on from: a run's folder, or one that PEFT has saved. Default: a new one."
     )

@@ -199,6 +199,36 @@ RULES = (
         "set `zero.stage: 2`, or remove it",
     ),
     Rule(
+        ("adapter.experts", "adapter.dropout"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.experts and r.adapter.dropout > 0,
+        "the update of an expert is added to its weight, so there is no input of which something could be dropped",
+        "remove one of the two",
+    ),
+    Rule(
+        ("adapter.experts", "adapter.dora"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.experts and r.adapter.dora,
+        "DoRA is made for linear layers, and experts are none",
+        "remove one of the two",
+    ),
+    Rule(
+        ("adapter.experts", "adapter.init"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.experts and r.adapter.init not in ("default", "gaussian"),
+        "these first values are made of linear layers, and experts are none",
+        "set `adapter.init: default`, or remove `experts`",
+    ),
+    Rule(
+        ("adapter.experts", "zero.stage"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.experts and r.zero.stage == 3,
+        "all experts of a layer are made anew for each pass, and no process holds a whole one",
+        "set `zero.stage: 2`, or remove `experts`",
+    ),
+    Rule(
+        ("adapter.experts", "optimizer.name"),
+        lambda r: isinstance(r.adapter, Lora) and r.adapter.experts and r.optimizer.name == "lora_fa",
+        "LoRA-FA takes a pair of matrices for that of one layer, and here it is that of many experts",
+        "set `optimizer.name: adamw`, or remove `experts`",
+    ),
+    Rule(
         ("adapter.layers",),
         lambda r: isinstance(r.adapter, OnSomeLayers) and r.adapter.layers == (),
         "no layer would get an adapter",
@@ -256,7 +286,11 @@ RULES = (
     ),
     Rule(
         ("adapter.target_modules",),
-        lambda r: isinstance(r.adapter, OnLayers) and r.adapter.target_modules == (),
+        lambda r: (
+            isinstance(r.adapter, OnLayers)
+            and r.adapter.target_modules == ()
+            and not (isinstance(r.adapter, Lora) and r.adapter.experts)
+        ),
         "no layer would get an adapter",
         "name layers, or write all-linear",
     ),

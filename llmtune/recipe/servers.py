@@ -31,8 +31,12 @@ def _any(adapter: Lora) -> Reason:
     """What keeps every server from it.
 
     Weights of the base beside it are refused by vLLM, llama.cpp and LMDeploy, and left out by SGLang without a word.
-    LoftQ makes up for what 4 bits took from the base: on a base in 16 bits that is added to what is all there.
+    LoftQ makes up for what 4 bits took from the base: on a base in 16 bits that is added to what is all there. Of the
+    experts of a layer PEFT saves one pair of matrices, whose order vLLM and SGLang do not know (vllm#52198,
+    sglang#25528); none of the others is known to take any.
     """
+    if adapter.experts:
+        return "it does not take experts as PEFT saves them"
     if adapter.trains_the_base:
         return "it takes no weights of the base beside LoRA's own"
     return "LoftQ's adapter fits the base in 4 bits alone" if adapter.init == "loftq" else None

@@ -15,6 +15,8 @@ Arguments = dict[str, Any]
 
 FEED_FORWARD = ("down_proj", "dense_4h_to_h", "fc2", "c_proj")
 """Layers of which IA3 scales what goes in, and not what comes out: those that end the feed-forward part of a block."""
+EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+"""The two parameters that hold all experts of a block, as transformers 5 calls them in every family."""
 
 
 def peft_config(
@@ -32,6 +34,9 @@ def peft_config(
     config, own = _own(adapter, targets, steps)
     if isinstance(adapter, OnSomeLayers) and adapter.layers is not None:
         own["layers_to_transform"] = list(adapter.layers)
+    if isinstance(adapter, Lora) and adapter.experts:
+        inside = [f".{block}" for block in adapter.layers or ()] or [""]
+        own["target_parameters"] = [f"{block}.{name}".strip(".") for block in inside for name in EXPERTS]
     if isinstance(adapter, Lora) and adapter.modules_to_save:
         own["modules_to_save"] = list(adapter.modules_to_save)
     if isinstance(adapter, Lora) and adapter.token_rows and tokens is not None:

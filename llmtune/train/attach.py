@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, set_seed
 
 from llmtune.errors import RecipeError
 from llmtune.models import own
-from llmtune.models.adapter import ROWS, WEIGHTS, read_adapter
+from llmtune.models.adapter import EXPERTS, ROWS, WEIGHTS, read_adapter
 from llmtune.train.batches import Batch, Rows
 from llmtune.train.beside import beside, hold, of_this_base
 from llmtune.train.checkpoints import ADAPTER
@@ -55,14 +55,7 @@ def attach(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel | PreTrained
         return base
     if "num_virtual_tokens" in inputs.adapter["arguments"]:
         return _with_virtual_tokens(base, inputs)
-    wanted = inputs.adapter["arguments"]["target_modules"]
-    names = {name for name, _ in base.named_modules() if name}
-    listed = [] if isinstance(wanted, str) else wanted
-    missing = [one for one in listed if not any(own.ends(name, one) for name in names)]
-    if missing:
-        last = sorted({name.rpartition(".")[2] for name in names})
-        what = f"the base has no layer named {', '.join(missing)}"
-        raise RecipeError.one("adapter.target_modules", what, f"its layers are named {', '.join(last)}")
+    _look_for(base, inputs.adapter["arguments"])
     arguments = of_this_base(base, inputs.adapter["arguments"])
     if "eva_config" in arguments:
         arguments["eva_config"] = EvaConfig(**arguments["eva_config"])
@@ -83,6 +76,22 @@ def attach(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel | PreTrained
     if looks:
         _look_at_rows(model, Rows.read(Path(inputs.train)))
     return model
+
+
+def _look_for(base: PreTrainedModel, arguments: Mapping[str, Any]) -> None:
+    """Raises RecipeError for a name that the base has not."""
+    wanted = arguments["target_modules"]
+    names = {name for name, _ in base.named_modules() if name}
+    listed = [] if isinstance(wanted, str) else wanted
+    if missing := [one for one in listed if not any(own.ends(name, one) for name in names)]:
+        last = sorted({name.rpartition(".")[2] for name in names})
+        what = f"the base has no layer named {', '.join(missing)}"
+        raise RecipeError.one("adapter.target_modules", what, f"its layers are named {', '.join(last)}")
+    parameters = [name for name, _ in base.named_parameters()]
+    experts = arguments.get(EXPERTS) or ()
+    if missing := [one for one in experts if not any(own.ends(name, one) for name in parameters)]:
+        what = f"the base has no parameter {missing[0]}, which would hold its experts"
+        raise RecipeError.one("adapter.experts", what, "remove it, or name adapter.layers that have experts")
 
 
 def _with_virtual_tokens(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel:

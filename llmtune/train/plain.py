@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llmtune import files
+from llmtune.models.adapter import EXPERTS
 from llmtune.train.checkpoints import ADAPTER
 
 A, B = ".lora_A.weight", ".lora_B.weight"
@@ -27,11 +28,14 @@ A, B = ".lora_A.weight", ".lora_B.weight"
 def is_plain(adapter: Path) -> bool:
     """Whether an adapter already means alpha / rank * B A on its own base, or is of another method.
 
-    Who loads an adapter with EVA's name in it is told to look at the rows first.
+    Who loads an adapter with EVA's name in it is told to look at the rows first. One with experts no server loads, and
+    PEFT knows what it has saved.
     """
     config = json.loads((adapter / ADAPTER[1]).read_text(encoding="utf-8"))
     if config["peft_type"] != "LORA":
         return bool(config["peft_type"] != "ADALORA")
+    if config[EXPERTS]:
+        return True
     patterns = config["rank_pattern"] or config["alpha_pattern"]
     return not (config["use_rslora"] or patterns or config["init_lora_weights"] in ("pissa", "olora", "eva"))
 

@@ -26,6 +26,7 @@ def test_pain_40_plain_lora_is_taken_by_all_as_is_what_is_made_plain(keys: dict[
 def test_pain_26_what_a_server_refuses_is_known_before() -> None:
     assert taken(dora=True) == set()
     assert taken(modules_to_save=["embed_tokens"]) == taken(token_rows=["<|tool|>"]) == set()
+    assert taken(experts=True) == set()
     assert taken(init="loftq") == set()  # on a base in 16 bits it would add the rounding of 4 bits
     assert "vLLM" not in taken(rank=513)
     assert "vLLM" not in taken(rank=257, init="pissa")  # which is handed on at twice its rank

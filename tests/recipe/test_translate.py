@@ -32,6 +32,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "adapter.rank_pattern": ({}, {"q_proj": 2}),
     "adapter.alpha_pattern": ({}, {"q_proj": 2.0}),
     "adapter.layers": (None, [0]),
+    "adapter.experts": (False, True),
     "adapter.modules_to_save": ([], ["lm_head"]),
     "adapter.token_rows": (["<|tool|>"], ["<|end|>"]),
     "adapter.first_rank": (None, 20),
@@ -147,6 +148,14 @@ def test_lora_is_what_peft_calls_it() -> None:
             "task_type": "CAUSAL_LM",
         },
     }
+
+
+def test_experts_are_named_by_the_parameters_that_hold_them_and_by_their_block_where_some_alone_are_meant() -> None:
+    names = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    assert peft_of("adapter.experts", True)["arguments"]["target_parameters"] == names
+    some = recipe("adapter", {"experts": True, "layers": [0, 3]})
+    found = (translate(some, FACTS)["adapter"] or {})["arguments"]
+    assert found["target_parameters"] == [f"{block}.{name}" for block in (0, 3) for name in names]
 
 
 @pytest.mark.parametrize("method", [name for name, kind in METHODS.items() if not issubclass(kind, OwnWeights)])

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from llmtune.check import check
+from llmtune.errors import RecipeError
 from llmtune.events import Events
 from llmtune.models import family
+from llmtune.models.adapter import WEIGHTS
 from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.models.own import FILE
+from llmtune.models.start import misfits_of_start
 from llmtune.plan.estimate import shape_of
 from llmtune.plan.fits import adapter_problems, left_alone
 from llmtune.plan.memory import quantizing
+from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.to_peft import peft_config
 from llmtune.recipe.translate import quantization_arguments
+from llmtune.train.attach import attach, go_on_from, saved_tensors
+from llmtune.train.inputs import TrainInputs
 from llmtune.train.train import train
-from tests.expert_models import write_experts
+from tests.expert_models import write_expert_adapter, write_experts
 from tests.models.test_family import SIZES
 from tests.plan.test_memory import bytes_held
 from tests.tiny_models import write_rows
-from tests.train.setup import inputs, mean_loss, metrics
-from tests.train.test_methods import held, merge_and_compare
+from tests.train.setup import adapter_bytes, inputs, mean_loss, metrics, zero
+from tests.train.test_methods import held, logits, merge_and_compare
 from tests.trained_models import spec
 
 KNOWN = ("qwen3_moe", "mixtral", "gpt_oss")
@@ -143,6 +151,115 @@ def test_attention_beside_experts_is_trained_measured_and_merged(tmp_path: Path)
     experts = [name for name in before if ".experts." in name]
     assert len(experts) == 2 * 4 * 3
     assert all(torch.equal(before[name].float(), after[name]) for name in experts)
+
+
+def with_experts(base: Path, kind: str, quantization: str, folder: Path, steps: int = 4, **keys: Any) -> TrainInputs:
+    """A training of an adapter of rank 4 on experts, measured every second step."""
+    adapter = Recipe.model_validate({"base": "x", "data": "y", "adapter": {"rank": 4, "experts": True, **keys}}).adapter
+    # rows that are laid end to end see each other in GPT-OSS
+    alone = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4} if kind == "gpt_oss" else {}
+    given = inputs(
+        base, folder, adapter=peft_config(adapter, family.read(base).linear_suffixes, steps),
+        sft={"max_steps": steps, "warmup_steps": 0, **alone},
+    )  # fmt: skip
+    return replace(given, base=held(base, quantization, "bfloat16"))
+
+
+def test_each_expert_gets_an_update_of_its_own(tmp_path: Path) -> None:
+    """The pass with the adapter is that of a base to whose experts alpha / rank * B A was added one by one."""
+    where = write_experts(tmp_path / "base", "qwen3_moe")
+    given = with_experts(where, "qwen3_moe", "none", tmp_path, target_modules=[])
+    exact = held(where, "none", "float32")
+    model = attach(load_base(exact), given)
+    halves = {name: torch.randn(p.shape) * 0.1 for name, p in model.named_parameters() if p.requires_grad}
+    for name, parameter in model.named_parameters():
+        parameter.data = halves.get(name, parameter.data)
+    by_hand = load_base(exact)
+    for block in range(2):
+        experts = by_hand.model.layers[block].mlp.experts
+        at = f"base_model.model.model.layers.{block}.mlp.experts"
+        for weight, around in ((experts.gate_up_proj, f"{at}.base_layer"), (experts.down_proj, at)):
+            a, b = (halves[f"{around}.lora_{half}.default.weight"] for half in "AB")
+            for expert in range(4):
+                weight[expert] += 2 * b[:, expert::4] @ a[4 * expert : 4 * expert + 4]
+    assert len(halves) == 8
+    assert (logits(model) - logits(by_hand)).abs().max() < 1e-5
+    assert (logits(model) - logits(load_base(exact))).abs().max() > 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("only_rank", "process_as_before")
+@pytest.mark.parametrize(
+    ("kind", "quantization", "keys"),
+    [
+        ("qwen3_moe", "nf4", {"rslora": True, "rank_pattern": {"q_proj": 2}}),
+        ("mixtral", "none", {"target_modules": [], "layers": [1]}),
+        ("gpt_oss", "nf4", {"init": "gaussian"}),
+    ],
+)
+def test_an_adapter_on_experts_is_trained_gone_on_with_reloaded_and_merged(
+    kind: str, quantization: str, keys: dict[str, Any], tmp_path: Path
+) -> None:
+    where = write_experts(tmp_path / "base", kind)
+    given = with_experts(where, kind, quantization, tmp_path, **keys)
+    result = train(given, Events(None))
+    assert result["adapter"]["layers"] == (2 if "layers" in keys else 2 * 2 + 2 * 4)
+    adapter = Path(given.out) / "adapter"
+    around = [key for key in load_file(adapter / WEIGHTS) if ".experts." in key]
+    assert len(around) == (4 if "layers" in keys else 8)
+    again = load_with_adapter(given.base, adapter)
+    assert result["heldout_loss"] == pytest.approx(mean_loss(again, given.heldout), rel=2e-3)
+
+    trained = adapter_bytes(given)
+    shutil.rmtree(given.out)
+    shutil.rmtree(Path(given.checkpoints) / "step-000004")
+    assert train(given, Events(None))["resumed_from"] == 2
+    assert adapter_bytes(given) == trained
+    exact = replace(given.base, dtype="float32", quantization=held(where, quantization, "float32").quantization)
+    merge_and_compare(exact, adapter, where, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("only_rank", "process_as_before")
+def test_sharded_and_with_recomputed_activations_experts_learn_the_same(tmp_path: Path) -> None:
+    where = write_experts(tmp_path / "base", "qwen3_moe")
+    plain = with_experts(where, "qwen3_moe", "nf4", tmp_path / "plain", steps=2)
+    recomputing = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"every_n_layers": 1}}
+    sharded = with_experts(where, "qwen3_moe", "nf4", tmp_path / "sharded", steps=2)
+    sharded = replace(sharded, deepspeed=zero(2), sft=sharded.sft | recomputing)
+    losses = []
+    for given in (plain, sharded):
+        train(given, Events(None))
+        AcceleratorState._reset_state(reset_partial_state=True)
+        losses.append([line["loss"] for line in metrics(given)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    first, second = (load_file(Path(given.out) / "adapter" / WEIGHTS) for given in (plain, sharded))
+    assert all((tensor - second[key]).norm() < 0.02 * tensor.norm() for key, tensor in first.items())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("only_rank", "process_as_before")
+def test_a_training_goes_on_from_an_adapter_on_experts(tmp_path: Path) -> None:
+    where = write_experts(tmp_path / "base", "mixtral")
+    adapter = write_expert_adapter(where, tmp_path / "first", ["q_proj"])
+    sizes = family.read(where)
+    asked = Lora(rank=4, experts=True, target_modules=("q_proj",))
+    assert list(misfits_of_start(asked, adapter, sizes)) == []
+    (problem,) = misfits_of_start(asked.model_copy(update={"experts": False}), adapter, sizes)
+    assert (problem.where, problem.do) == ("adapter.experts", "write experts: true")
+    given = with_experts(where, "mixtral", "none", tmp_path / "second", target_modules=["q_proj"])
+    model = attach(load_base(given.base), given)
+    go_on_from(model, adapter)
+    before, after = load_file(adapter / WEIGHTS), saved_tensors(model)
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_blocks_without_experts_are_named_before_the_first_step(tiny_base: Path, tmp_path: Path) -> None:
+    given = with_experts(tiny_base, "llama", "none", tmp_path)
+    with pytest.raises(RecipeError) as error:
+        attach(load_base(given.base), given)
+    (problem,) = error.value.problems
+    assert problem.where == "adapter.experts" and "no parameter mlp.experts.gate_up_proj" in problem.what
 
 
 @pytest.mark.slow
