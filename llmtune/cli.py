@@ -82,6 +82,25 @@ def schema() -> None:
     typer.echo(text(), nl=False)
 
 
+@app.command(epilog="Example: llmtune convert lora.yml -o shop.yaml")
+def convert(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file of axolotl, LLaMA-Factory or trl sft.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Where the recipe is written. Default: shown.")
+    ] = None,
+    tool: Annotated[
+        str | None, typer.Option("--from", metavar="TOOL", help="axolotl, llamafactory or trl. Default: by its keys.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write a recipe from another tool's configuration, and say what became of each key."""
+    from llmtune.convert.convert import command
+
+    with _told(as_json, debug) as console:
+        command(config, tool, out, console)
+
+
 @app.command(epilog="Example: llmtune launch shop.yaml --slurm --set launch.nodes=2 --set launch.processes=8 >shop.sh")
 def launch(
     recipe: RecipeFile,

@@ -50,6 +50,12 @@ class RecipeError(LlmtuneError):
     """The recipe cannot be read, or asks for what does not exist or does not fit together."""
 
 
+class ConvertError(LlmtuneError):
+    """Another tool's configuration asks for what no recipe can say, or cannot be read."""
+
+    ending = "no recipe was made."
+
+
 class DataError(LlmtuneError):
     """A data file cannot be read, or has rows that cannot be trained on."""
 

@@ -20,7 +20,7 @@ ROWS = (
     {"asked", "check", "stages", "process", "held", "death", "machines", "spread", "shortage", "unfinished"},
     STAGES,
     {"lock"},
-    {"models", "data", "plan"},
+    {"models", "data", "plan", "convert"},
     {"recipe"},
     {"rundir", "console", "quiet", "resident", "killer"},
     {"events", "heartbeat"},
@@ -29,7 +29,8 @@ ROWS = (
 )
 HEAVY = {"torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "deepspeed", "accelerate"}
 LIGHT = ("llmtune.cli", "llmtune.recipe.load", "llmtune.recipe.translate", "llmtune.plan.estimate", "llmtune.errors",
-         "llmtune.rundir", "llmtune.check", "llmtune.cluster", "llmtune.pipeline", "llmtune.summary")  # fmt: skip
+         "llmtune.rundir", "llmtune.check", "llmtune.cluster", "llmtune.pipeline", "llmtune.summary",
+         "llmtune.convert.convert")  # fmt: skip
 
 
 def room(module: str) -> str:

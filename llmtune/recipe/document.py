@@ -34,14 +34,14 @@ class Document:
     positions: dict[KeyPath, str]
 
 
-def read(file: Path, kind: str, needs: str, shown: str | None = None) -> Document:
+def read(file: Path, kind: str, needs: str, shown: str | None = None, *, names: bool = True) -> Document:
     """Read a file of keys. `kind` is what it is to be, `needs` what such a file cannot do without, for messages.
 
-    `shown` is how its name is told. Raises:
+    `shown` is how its name is told; `names`: keys are texts, and no numbers. Raises:
         RecipeError: where it cannot be read, or is no mapping of keys.
     """
     shown = str(file) if shown is None else shown
-    values, positions = _parse(_read(file, shown, kind), shown, kind, needs)
+    values, positions = _parse(_read(file, shown, kind), shown, kind, needs, names)
     return Document(values, positions)
 
 
@@ -79,12 +79,12 @@ def _read(file: Path, shown: str, kind: str) -> str:
         raise RecipeError.one(shown, f"cannot be read: {error.strerror}", "check its permissions") from None
 
 
-def _parse(text: str, file: str, kind: str, needs: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+def _parse(text: str, file: str, kind: str, needs: str, names: bool) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     """YAML 1.2: `2e-4` is a number, `no` is a string, a key given twice is refused."""
     yaml = YAML(typ="safe", pure=True)
     try:
         tree = yaml.compose(io.StringIO(text))
-        positions = {path: f"{file}:{line}:{column}" for path, line, column in _places(tree, file, kind)}
+        positions = {path: f"{file}:{line}:{column}" for path, line, column in _places(tree, file, kind, names)}
         values = yaml.load(io.StringIO(text))
     except DuplicateKeyError as error:
         mark = error.problem_mark
@@ -108,7 +108,7 @@ def _parse(text: str, file: str, kind: str, needs: str) -> tuple[dict[str, Any],
     return values, positions
 
 
-def _places(tree: Node | None, file: str, kind: str) -> Iterator[tuple[KeyPath, int, int]]:
+def _places(tree: Node | None, file: str, kind: str, names: bool) -> Iterator[tuple[KeyPath, int, int]]:
     """Path, line and column of every key and list entry, values of aliases at the place of their anchor."""
     if tree is None:
         return
@@ -126,7 +126,7 @@ def _places(tree: Node | None, file: str, kind: str) -> Iterator[tuple[KeyPath, 
         if isinstance(node, MappingNode):
             pairs = list(_pairs(node))
             for key, _ in pairs:
-                if not isinstance(key, ScalarNode) or key.tag not in (TEXT, MERGE):
+                if not isinstance(key, ScalarNode) or (names and key.tag not in (TEXT, MERGE)):
                     what = f"{key.value} is not a key" if isinstance(key, ScalarNode) else "is not a key"
                     raise RecipeError.one(_place(file, key), what, "write a name, then a colon")
             inside = [((*path, key.value), key, value) for key, value in pairs]

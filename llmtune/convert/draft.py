@@ -1,0 +1,239 @@
+"""The recipe in the making: what differs from our defaults, each with where it came from, written with comments."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from llmtune.convert.source import At, Source
+from llmtune.errors import ConvertError, Problem
+from llmtune.recipe.document import KeyPath
+from llmtune.recipe.keys import dotted, leaves, short_for
+from llmtune.recipe.methods import METHODS
+from llmtune.recipe.problems import wrong_places
+from llmtune.recipe.rule import Rule
+from llmtune.recipe.rules import broken_rules
+from llmtune.recipe.schema import Base, Data, Recipe
+
+DEFAULTS = Recipe(base=Base(name="base"), data=Data(train="data.jsonl"))
+LINES = 100
+"""Characters of a line at the head; comments stand behind the first half of it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One key of the recipe: its value, where it came from, and the key that said so."""
+
+    value: Any
+    comment: str
+    at: At | None
+
+
+class Draft:
+    """Collects keys of a recipe, and keeps those that differ from the default."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.remarks: list[str] = []
+        """Lines for the head of the file: what a person has to do or to know."""
+        self._entries: dict[str, Entry] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    def value(self, key: str) -> Any:
+        """As the recipe will have it."""
+        return self._entries[key].value if key in self._entries else self._default(key)
+
+    def carry(self, at: At, key: str, value: Any, note: str = "", comment: str | None = None) -> None:
+        """Say in the recipe what a key of the source says, and account for that key."""
+        name = dotted((at,) if isinstance(at, str) else at)
+        more = f"; {note}" if note else ""
+        if self._put(key, Entry(value, name if comment is None else comment, at)):
+            self.source.carried(at, f"{key}: {shown(value)}{more}")
+        else:
+            self.source.carried(at, f"{key}: {shown(value)}, which is the default here{more}")
+
+    def imply(self, key: str, value: Any, comment: str) -> None:
+        """Say what the source does not say and its tool does all the same, unless something was said already."""
+        if key not in self._entries:
+            self._put(key, Entry(value, comment, None))
+
+    def remark(self, text: str) -> None:
+        if text not in self.remarks:
+            self.remarks.append(text)
+
+    def _put(self, key: str, entry: Entry) -> bool:
+        """Whether it has to be written."""
+        self._entries[key] = entry
+        return bool(entry.value != self._default(key))
+
+    def _default(self, key: str) -> Any:
+        place: Any
+        block, *below = key.split(".")
+        if block == "adapter" and below != ["method"]:
+            place = METHODS[self.value("adapter.method")].model_construct()
+        else:
+            place = getattr(DEFAULTS, block)
+        for part in below:
+            place = getattr(place, part)
+        return place
+
+    def settle(self) -> Recipe:
+        """The recipe, after what is only about how the work is spread gave way where it does not fit the rest.
+
+        Raises:
+            ConvertError: a value is no good, or what the source asks for does not go together here.
+        """
+        while True:
+            recipe = self._recipe()
+            broken = next(broken_rules(recipe), None)
+            if broken is None:
+                return recipe
+            if not self._give_way(broken):
+                raise ConvertError([self._misfit(rule) for rule in broken_rules(recipe)])
+
+    def _recipe(self) -> Recipe:
+        values = nested(self._written())
+        try:
+            recipe = Recipe.model_validate(values)
+        except ValidationError as error:
+            wrong = wrong_places(error, self._places(), self.source.file)
+            self.source.problems.extend(each.problem for each in wrong)
+            recipe = DEFAULTS
+        if self.source.problems:
+            raise ConvertError(self.source.problems)
+        return recipe
+
+    def _give_way(self, rule: Rule) -> bool:
+        """Of two keys that are in each other's way: however the work is spread, the same is learnt."""
+        for key in ("zero.offload_optimizer", "zero.offload_parameters"):
+            if key in rule.keys and key in self._entries:
+                self._instead(key, f"{rule.says}: left out")
+                del self._entries[key]
+                return True
+        if "zero.stage" in rule.keys and self.value("zero.stage") > 0:
+            stage = 2 if self.value("zero.stage") == 3 else 0
+            self._instead("zero.stage", f"{rule.says}: `zero.stage: {stage}` in its place")
+            self._entries["zero.stage"] = Entry(stage, rule.says, None)
+            return True
+        return False
+
+    def _instead(self, key: str, note: str) -> None:
+        entry = self._entries.get(key)
+        if entry is not None and entry.at is not None:
+            self.source.instead(entry.at, note)
+
+    def _misfit(self, rule: Rule) -> Problem:
+        """At the key of the source that said so."""
+        asked = [self._entries[key].at for key in rule.keys if key in self._entries]
+        where = next((self.source.where(at) for at in asked if at is not None), str(self.source.file))
+        return Problem(where, f"{' and '.join(rule.keys)}: {rule.says}", f"{rule.do}; change it in this file first")
+
+    def _places(self) -> dict[KeyPath, str]:
+        """Where each key of the recipe came from, for what is told of its value."""
+        given = ((key, entry.at) for key, entry in self._entries.items() if entry.at is not None)
+        return {tuple(key.split(".")): self.source.where(at) for key, at in given}
+
+    def _written(self) -> dict[str, Entry]:
+        """Keys that differ from the default, in the order of the schema."""
+        kept = {key: entry for key, entry in self._entries.items() if entry.value != self._default(key)}
+        order = {key: number for number, key in enumerate(leaves())}
+        for key in kept:
+            if key not in order:  # a block that is given as a whole
+                order[key] = min(number for leaf, number in order.items() if leaf.startswith(f"{key}."))
+        return dict(sorted(kept.items(), key=lambda item: order[item[0]]))
+
+    def text(self) -> str:
+        """The recipe as YAML."""
+        head = [f"From {self.source.file.name} ({self.source.tool}) by `llmtune convert`."]
+        for remark in self.remarks:
+            prose, *commands = remark.split("\n")
+            head += textwrap.wrap(prose, LINES, break_long_words=False, break_on_hyphens=False) + commands
+        return "\n".join([*(f"# {printable(line)}" for line in head), "", *_lines(self._written())]) + "\n"
+
+
+def nested(entries: dict[str, Entry]) -> dict[str, Any]:
+    """Dotted keys as the mapping that a recipe is."""
+    values: dict[str, Any] = {}
+    for key, entry in entries.items():
+        *above, last = key.split(".")
+        place = values
+        for part in above:
+            place = place.setdefault(part, {})
+        place[last] = entry.value
+    return values
+
+
+def _lines(entries: dict[str, Entry]) -> Iterator[str]:
+    """Blocks one after the other; what has one key alone, and what lies deeper, in one line. Comments stand behind."""
+    blocks: dict[str, dict[str, Entry]] = {}
+    for key, entry in entries.items():
+        block, _, rest = key.partition(".")
+        blocks.setdefault(block, {})[rest] = entry
+    rows: list[tuple[str, str]] = []
+    for block, keys in blocks.items():
+        (first, entry), *more = keys.items()
+        if not more:
+            value = shown(entry.value) if first == short_for((block,)) else inline(first, entry.value)
+            rows.append((f"{block}: {value}", entry.comment))
+            continue
+        rows += [("", ""), (f"{block}:", "")]
+        for key, entry in keys.items():
+            name, _, below = key.partition(".")
+            value = inline(below, entry.value) if below else shown(entry.value)
+            rows.append((f"  {name}: {value}", entry.comment))
+        rows.append(("", ""))
+    width = max(len(code) for code, _ in rows if len(code) <= LINES // 2)
+    last = ""
+    for code, comment in rows[:-1] if rows[-1] == ("", "") else rows:
+        if code or last:
+            yield f"{code:<{width}}  # {printable(comment)}" if comment else code
+        last = code
+
+
+def inline(dotted_key: str, value: Any) -> str:
+    """`{patience: 5}`."""
+    text = shown(value)
+    for part in reversed(dotted_key.split(".")):
+        text = f"{{{part}: {text}}}"
+    return text
+
+
+def printable(text: str) -> str:
+    """Text of others as a comment can hold it."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
+def shown(value: Any) -> str:
+    """A value as YAML writes it in one line."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(shown(part) for part in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{shown(key)}: {shown(part)}' for key, part in value.items())}}}"
+    if isinstance(value, str):
+        return value if _plain(value) else _quoted(value)
+    if value is None or isinstance(value, bool):
+        return {True: "true", False: "false", None: "null"}[value]
+    return repr(value)
+
+
+def _plain(text: str) -> bool:
+    """Letters and a few signs that mean nothing in YAML, and what is read as the same text again."""
+    return re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./ -]*", text) is not None and _read_as(text) == text
+
+
+def _read_as(text: str) -> Any:
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def _quoted(text: str) -> str:
+    """In double quotes, with escapes for what cannot be printed."""
+    codes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
+    return '"' + "".join(codes.get(sign, sign if sign.isprintable() else f"\\U{ord(sign):08x}") for sign in text) + '"'

@@ -1,0 +1,119 @@
+"""The rows that are trained on: other tools name data sets of the hub, a recipe names one file."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from llmtune.convert.draft import Draft
+from llmtune.convert.source import At, Source
+
+FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+"""Endings of what `data.train` may be."""
+ASKED = ("name", "split", "data_files", "data_dir", "revision")
+"""What `load_dataset` is told besides the data set."""
+PACKED = "rows are laid end to end in any case; a step counts rows here, and packed sequences there"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One data set of the source, and how a recipe reads its rows."""
+
+    at: At
+    """The key that names it."""
+    name: str
+    """A file, or a data set of the hub."""
+    form: str | None = None
+    """As `data.format` calls it; None where the names of the columns tell."""
+    columns: Mapping[str, str] | None = None
+    """For `data.columns`."""
+    asked: Mapping[str, object] = field(default_factory=dict)
+    """Of ASKED, what was given."""
+
+    @property
+    def is_file(self) -> bool:
+        return Path(self.name).suffix.lower() in FILES
+
+    @property
+    def loaded(self) -> str:
+        """Python that loads them."""
+        name, asked = self.name, {key: self.asked[key] for key in ASKED if self.asked.get(key) is not None}
+        if self.is_file:
+            suffix = Path(name).suffix.lower()[1:]
+            name, asked = {"csv": "csv", "tsv": "csv", "parquet": "parquet"}.get(suffix, "json"), {"data_files": name}
+            asked |= {"sep": "\t"} if suffix == "tsv" else {}
+        words = [
+            json.dumps(name),
+            *(f"{key}={json.dumps(value)}" for key, value in ({"split": "train"} | asked).items()),
+        ]
+        return f"load_dataset({', '.join(words)})"
+
+
+def train(draft: Draft, source: Source, found: Sequence[Rows]) -> None:
+    """Name the file that is trained on. The rows of several data sets have to be joined to one file first."""
+    if not found:
+        return
+    first = found[0]
+    if len(found) > 1:
+        file = f"{source.file.stem}-rows.jsonl"
+        for rows in found:
+            note = "a recipe has one file: the rows of all are to be joined"
+            draft.carry(rows.at, "data.train", file, note, f"the rows of {len(found)} data sets")
+    elif first.is_file:
+        file = source.seen(first.name)
+        draft.carry(first.at, "data.train", file)
+    else:
+        file = f"{_stem(first.name)}.jsonl"
+        draft.carry(first.at, "data.train", file, "its rows are to be saved there", f"the rows of {first.name}")
+    if len(found) > 1 or not first.is_file:
+        draft.remark(f"Make {file} first, in this folder:\n  {_saved(source, found, file)}")
+    form, columns = _form(draft, found)
+    if columns is not None:
+        draft.imply("data.columns", dict(columns), f"as {source.tool} reads them")
+    elif form is not None:
+        draft.imply("data.format", form, f"as {source.tool} reads them")
+
+
+def heldout(draft: Draft, source: Source, rows: Rows) -> None:
+    """Name the file that is measured on."""
+    if rows.is_file:
+        draft.carry(rows.at, "data.heldout", source.seen(rows.name))
+        return
+    file = f"{_stem(rows.name)}-heldout.jsonl"
+    draft.carry(rows.at, "data.heldout", file, "its rows are to be saved there", f"the rows of {rows.name}")
+    draft.remark(f"Make {file}, too:\n  {_saved(source, [rows], file)}")
+
+
+def packed(draft: Draft) -> None:
+    """What a step was, where rows were packed: it counted sequences that were filled up with rows."""
+    size, tokens = draft.value("training.batch_size"), draft.value("data.max_tokens")
+    draft.remark(
+        f"Rows were packed: a step had up to {size} x {tokens} tokens, and here it has {size} rows. Multiply"
+        f" training.batch_size by the rows that fill {tokens} tokens, to learn from as many at a time."
+    )
+
+
+def _saved(source: Source, found: Sequence[Rows], file: str) -> str:
+    """A command that writes rows into one file."""
+    loaded = [(replace(rows, name=source.seen(rows.name)) if rows.is_file else rows).loaded for rows in found]
+    names, all_of_them = ["load_dataset"], loaded[0]
+    if len(loaded) > 1:
+        names, all_of_them = ["concatenate_datasets", *names], f"concatenate_datasets([{', '.join(loaded)}])"
+    code = f"from datasets import {', '.join(names)}; {all_of_them}.to_json({json.dumps(file)})"
+    return f"python -c {shlex.quote(code)}"
+
+
+def _stem(name: str) -> str:
+    return Path(name).name or "rows"
+
+
+def _form(draft: Draft, found: Sequence[Rows]) -> tuple[str | None, Mapping[str, str] | None]:
+    """How the rows of all are read; where they differ, somebody has to make them alike."""
+    first = found[0]
+    if any((rows.form, rows.columns) != (first.form, first.columns) for rows in found):
+        draft.remark("These data sets have rows of several forms: write all as `messages` before they are joined.")
+        return "messages", None
+    return first.form, first.columns

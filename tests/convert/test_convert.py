@@ -1,0 +1,111 @@
+"""`llmtune convert`: recognises the tool, writes the recipe, tells what became of each key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from llmtune import cli
+from llmtune.check import check
+from llmtune.errors import ConvertError
+from tests.convert.configs import AXOLOTL, FACTORY, TRL, converted
+from tests.tiny_models import SENTENCES
+
+
+@pytest.mark.parametrize(("text", "tool"), [(AXOLOTL, "axolotl"), (FACTORY, "LLaMA-Factory"), (TRL, "TRL")])
+def test_a_tool_is_recognised_by_its_keys(tmp_path: Path, text: str, tool: str) -> None:
+    done = converted(tmp_path, text)
+    assert done.tool == tool
+    assert set(done.told_by) <= {line.key.split("[")[0] for line in done.keys}
+
+
+def test_a_configuration_of_two_tools_asks_which(tmp_path: Path) -> None:
+    text = "model_name_or_path: some/model\nlearning_rate: 1e-4\n"
+    with pytest.raises(ConvertError) as caught:
+        converted(tmp_path, text)
+    (problem,) = caught.value.problems
+    assert problem.what == "could be of LLaMA-Factory or of TRL"
+    assert problem.do == "say which: --from llamafactory or --from trl"
+    assert converted(tmp_path, text + "dataset_name: rows.jsonl\n", "trl").tool == "TRL"
+
+
+def test_a_configuration_of_another_tool_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConvertError, match="names no base by base_model or model_name_or_path"):
+        converted(tmp_path, "model:\n  _component_: torchtune.models.lora_llama2_7b\noptimizer: adamw\n")
+    with pytest.raises(ConvertError, match="no such tool here"):
+        converted(tmp_path, AXOLOTL, "torchtune")
+
+
+def test_one_that_names_no_rows_trains_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConvertError, match="does not say what it is tuned on"):
+        converted(tmp_path, "base_model: some/model\nlora_model_dir: out\n")
+
+
+def told(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(cli.app, ["convert", *arguments])
+    assert result.exit_code == code, result.output
+    return result.stdout if code == 0 else result.output
+
+
+def test_the_command_shows_the_recipe_and_a_line_for_each_key(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.yml"
+    file.write_text(AXOLOTL + "made_up: 1\n")
+    said = told(str(file))
+    assert (
+        "theirs.yml  a configuration of axolotl, by base_model, adapter, lora_target_linear, micro_batch_size" in said
+    )
+    assert " carried      lora_r                       adapter.rank: 32\n" in said
+    assert " unsupported  made_up                      no key of axolotl that llmtune knows" in said
+    assert "14 keys, each accounted for: 13 carried, 0 defaulted, 1 unsupported" in said
+    assert "\nbase: some/model " in said
+
+
+def test_json_has_the_recipe_and_the_keys(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.yml"
+    file.write_text(TRL)
+    said = json.loads(told(str(file), "--json"))
+    assert set(said) == {"recipe", "keys"}
+    assert said["recipe"].startswith("# From theirs.yml (TRL)")
+    assert [line["key"] for line in said["keys"]] == ["model_name_or_path", "dataset_name", "use_peft"]
+    assert all(set(line) == {"key", "status", "note"} for line in said["keys"])
+
+
+def test_the_recipe_is_written_where_it_is_wanted_and_over_no_other_file(tmp_path: Path) -> None:
+    file, out = tmp_path / "theirs.yml", tmp_path / "shop.yaml"
+    file.write_text(AXOLOTL)
+    assert f"llmtune check {out}" in told(str(file), "-o", str(out))
+    written = out.read_text()
+    assert "is there already" in told(str(file), "-o", str(out), code=2)
+    assert out.read_text() == written
+
+
+def test_what_is_no_tuning_on_answers_ends_with_two_and_the_key_that_says_so(tmp_path: Path) -> None:
+    file, out = tmp_path / "theirs.yml", tmp_path / "shop.yaml"
+    file.write_text(AXOLOTL + "rl: dpo\n")
+    said = told(str(file), "-o", str(out), code=2)
+    assert "theirs.yml:15:1" in said
+    assert "rl: dpo is tuning on preferences" in said
+    assert "1 problem; no recipe was made." in said
+    assert not out.exists()
+
+
+def test_paths_are_as_seen_from_where_the_recipe_will_be(tmp_path: Path, tiny_base: Path) -> None:
+    """And the recipe passes the check: base and rows are there."""
+    theirs, ours = tmp_path / "axolotl", tmp_path / "ours"
+    (theirs / "rows").mkdir(parents=True)
+    ours.mkdir()
+    rows = [dict(zip(("instruction", "output"), text.split("? ", 1), strict=True)) for text in SENTENCES]
+    lines = [json.dumps(row | {"instruction": f"{row['instruction']} {n}?"}) + "\n" for n in range(8) for row in rows]
+    (theirs / "rows" / "shop.jsonl").write_text("".join(lines))
+    (theirs / "base").symlink_to(tiny_base)
+    file, out = theirs / "theirs.yml", ours / "shop.yaml"
+    text = AXOLOTL.replace("some/model", "base").replace("someone/rows", "rows/shop.jsonl").replace("1024", "256")
+    file.write_text(text)
+    told(str(file), "-o", str(out))
+    assert "base: ../axolotl/base " in out.read_text()
+    assert "train: ../axolotl/rows/shop.jsonl " in out.read_text()
+    checked = check(out, tmp_path / "run", [])
+    assert checked.prepared.audit.splits["train"].rows == 38  # 5 % of 40 are held out
