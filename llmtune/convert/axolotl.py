@@ -156,6 +156,7 @@ def _adapter(draft: Draft, source: Source) -> None:
     else:
         source.defaulted("lora_target_linear", "lora_target_modules says which layers, or else it is every linear one")
         methods.layers(draft, source, "lora_target_modules", "all-linear")
+    methods.experts(draft, source, "lora_target_parameters")
     methods.init(draft, source, "peft_init_lora_weights")
     if source.value("lora_model_dir") is not None:
         methods.simple(draft, source, (("lora_model_dir", "adapter.start", "path"),))

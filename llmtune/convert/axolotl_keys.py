@@ -117,7 +117,6 @@ UNSUPPORTED = {
     ),
     **dict.fromkeys(("dataset_exact_deduplication",), "rows that are there twice are trained twice: remove them"),
     **dict.fromkeys(("lr_groups", "embedding_lr_scale"), "`optimizer.rates` has rates for head, embeddings and norms"),
-    "lora_target_parameters": "the linear layers alone get an adapter, the experts' parameters none",
     "unfrozen_parameters": "parameters are not named by expressions: see `adapter: {method: partial, ...}`",
     "push_dataset_to_hub": trainer.UPLOAD,
     "model_config": "the base's config.json is taken as it is",

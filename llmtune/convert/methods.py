@@ -151,6 +151,15 @@ def layers(draft: Draft, source: Source, at: At, every: str) -> None:
         draft.carry(at, "adapter.target_modules", names)
 
 
+def experts(draft: Draft, source: Source, at: At) -> None:
+    """The parameters that hold the experts of a layer: both get an adapter here, or none does."""
+    names = source.names(at)
+    if names and {name.rpartition(".")[2] for name in names} == {"gate_up_proj", "down_proj"}:
+        draft.carry(at, "adapter.experts", True)
+    else:
+        source.unsupported(at, "experts get an adapter as a whole, gate_up_proj and down_proj (`adapter.experts`)")
+
+
 def alpha(draft: Draft, source: Source, at: At, default: float | None = None) -> None:
     """The default follows from the rank: it is not written where it is the same."""
     value, usual = source.number(at), draft.value("adapter.rank") * (1 if draft.value("adapter.rslora") else 2)

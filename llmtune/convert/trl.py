@@ -50,7 +50,6 @@ UNSUPPORTED = {
     "dataset_kwargs": "rows are taken as they are",
     "model_init_kwargs": "the base is loaded as its config.json has it",
     "router_aux_loss_coef": "the routers are not trained",
-    "lora_target_parameters": "the linear layers alone get an adapter, the experts' parameters none",
     "dataset_text_field": "text without a question is not read: write rows with an answer, or with `messages`",
 }
 LORA = (
@@ -133,6 +132,7 @@ def _method(draft: Draft, source: Source) -> None:
     draft.imply("adapter.dropout", 0.05, "TRL's default")
     methods.alpha(draft, source, "lora_alpha", 32)
     methods.layers(draft, source, "lora_target_modules", "all-linear")
+    methods.experts(draft, source, "lora_target_parameters")
     if source.value("lora_target_modules") is None:
         draft.remark(
             "TRL leaves the choice of layers to PEFT, which often takes q_proj and v_proj. Here every linear layer but"

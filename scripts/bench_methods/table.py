@@ -18,7 +18,9 @@ from llmtune.recipe.servers import refusals
 BASE = Path(__file__).parents[2] / "data" / "tiny-base"
 Row = tuple[str, ...]
 Keys = dict[str, Any]
-OPTIONS: tuple[Keys, ...] = ({"dora": True}, {"init": "pissa"}, {"modules_to_save": ["embed_tokens"]})
+OPTIONS: tuple[Keys, ...] = (
+    {"dora": True}, {"init": "pissa"}, {"modules_to_save": ["embed_tokens"]}, {"experts": True},
+)  # fmt: skip
 SHOWN: tuple[Keys, ...] = (
     *({"method": name} | ({"last_layers": 2} if name == "partial" else {}) for name in METHODS),
     *({"method": "lora"} | keys for keys in OPTIONS),
@@ -41,9 +43,8 @@ def rows() -> list[Row]:
         servers = [server for server, why in refusals(adapter).items() if why is None]
         if isinstance(adapter, OwnWeights):
             servers = ["it is a model of its own"]
-        found.append(
-            (name, key, f"{trained(plain):,}", _quantized(adapter), _sharded(adapter), ", ".join(servers) or "none")
-        )
+        numbers = "of each expert too" if plain.get("experts") else f"{trained(plain):,}"  # the embedded base has none
+        found.append((name, key, numbers, _quantized(adapter), _sharded(adapter), ", ".join(servers) or "none"))
     return found
 
 
@@ -64,7 +65,9 @@ def _quantized(adapter: Method) -> str:
 
 
 def _sharded(adapter: Method) -> str:
-    whole = isinstance(adapter, Lora) and (adapter.dora or adapter.init != "default" or adapter.trains_the_base)
+    whole = isinstance(adapter, Lora) and (
+        adapter.dora or adapter.experts or adapter.init != "default" or adapter.trains_the_base
+    )
     return "yes" if adapter.sharded and not whole else "no"
 
 

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from llmtune import cli
 from llmtune.check import check
 from llmtune.errors import ConvertError
-from tests.convert.configs import AXOLOTL, FACTORY, TRL, converted
+from llmtune.recipe.low_rank import Lora
+from tests.convert.configs import AXOLOTL, FACTORY, TRL, converted, recipe, statuses
 from tests.tiny_models import SENTENCES
 
 
@@ -42,6 +43,15 @@ def test_a_configuration_of_another_tool_is_none(tmp_path: Path) -> None:
 def test_one_that_names_no_rows_trains_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConvertError, match="does not say what it is tuned on"):
         converted(tmp_path, "base_model: some/model\nlora_model_dir: out\n")
+
+
+@pytest.mark.parametrize(("text", "more"), [(AXOLOTL, ""), (TRL, "lora_dropout: 0.0\n")])
+def test_experts_get_an_adapter_together_or_none_does(tmp_path: Path, text: str, more: str) -> None:
+    both = "lora_target_parameters: [mlp.experts.gate_up_proj, mlp.experts.down_proj]\n"
+    one = "lora_target_parameters: [mlp.experts.down_proj]\n"
+    adapters = [recipe(tmp_path, f"{text}{more}{asked}").adapter for asked in (both, one, "")]
+    assert [isinstance(adapter, Lora) and adapter.experts for adapter in adapters] == [True, False, False]
+    assert statuses(converted(tmp_path, f"{text}{more}{one}"))["lora_target_parameters"] == "unsupported"
 
 
 def told(*arguments: str, code: int = 0) -> str:
