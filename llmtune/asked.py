@@ -42,16 +42,14 @@ NO_MATTER = {
 }
 
 
-def facts_of(
-    plan: Plan, linear_suffixes: tuple[str, ...] | None, device: Device, nvme: Path | None, threads: int
-) -> Facts:
+def facts_of(plan: Plan, family: Family, device: Device, nvme: Path | None, threads: int) -> Facts:
     """What the recipe does not say, for `translate`.
 
     `nvme`: folder of this run on the disk for what is offloaded; `threads`: of a process.
     """
     geometry = plan.geometry
     return Facts(
-        linear_suffixes=linear_suffixes,
+        linear_suffixes=family.linear_suffixes,
         device=device.kind,
         processes=geometry.processes,
         nvme=None if nvme is None else str(nvme),
@@ -62,6 +60,7 @@ def facts_of(
         warmup_steps=geometry.warmup_steps,
         evaluate_every=geometry.evaluate_every,
         checkpointing=plan.checkpointing,
+        inside=family.inside,
     )
 
 
@@ -79,7 +78,7 @@ def asked_now(
     the run began stays. `base` is a local folder, `files` the data files as the recipe names them."""
     threads = threads_now(run, loaded.recipe, plan, device)
     start = start_folder(loaded.recipe.adapter, loaded.beside)
-    facts = facts_of(plan, family.linear_suffixes, device, nvme, threads)
+    facts = facts_of(plan, family, device, nvme, threads)
     facts = replace(facts, start=None if start is None else sha256(start / WEIGHTS), tokens=tokens)
     arguments = translate(loaded.recipe, facts)
     spec = BaseSpec(path=str(base), **(arguments["base"] or {}))

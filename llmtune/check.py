@@ -20,7 +20,7 @@ from llmtune.plan import device as machine
 from llmtune.plan.adapters import unknown_modules
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan, plan, shape_of
-from llmtune.plan.fits import adapter_problems, left_alone
+from llmtune.plan.fits import adapter_problems, reached
 from llmtune.plan.memory import WIDTH, adapter_file, checkpoint
 from llmtune.plan.number_type import decided, note
 from llmtune.recipe.keys import leaves
@@ -86,7 +86,7 @@ class Checked:
 
     def planned(self) -> dict[str, object]:
         """The plan, and DeepSpeed's whole configuration as it was generated; null where it has nothing to do."""
-        facts = facts_of(self.plan, self.family.linear_suffixes, self.device, self.nvme, threads=1)
+        facts = facts_of(self.plan, self.family, self.device, self.nvme, threads=1)
         return {**self.plan.as_json(), "deepspeed": deepspeed_config(self.loaded.recipe, facts)}
 
     @property
@@ -175,7 +175,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     weights = sizes = words = prepared = planned = None
     if base is not None:
         weights = problems.of(lambda: source.weights(base))
-        sizes = problems.of(lambda: family.read(base.folder))
+        sizes = problems.of(lambda: family.read(base.folder, trust_remote_code=recipe.base.trust_remote_code))
         words = problems.of(lambda: tokenizer.load(base.folder))
         if sizes is not None and sizes.quantized is not None:
             of_base = recipe.base.name
@@ -184,7 +184,9 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
             recipe = prequantized.as_stored(recipe, sizes.quantized)
             loaded = replace(loaded, recipe=recipe)
             problems.add([broken for broken in loaded.broken if broken not in problems.found])
-        problems.add(list(_base(recipe, base, sizes, here)))
+        problems.add(list(_base(recipe, base, here)))
+        if sizes is not None:
+            problems.add(list(adapter_problems(recipe, sizes)))
     start = start_folder(recipe.adapter, beside)
     if sizes is not None and start is not None and isinstance(recipe.adapter, Lora):
         problems.add(list(misfits_of_start(recipe.adapter, start, sizes)))
@@ -197,16 +199,15 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     else:
         problems.of(lambda: look(recipe, beside))
     if base is not None and weights is not None and sizes is not None and not misread:
-        parameters = sizes.parameters or source.count_parameters(base, weights)
-        problems.add(list(_space(run, recipe, sizes, parameters, base, weights)))
-        problems.add(list(spread.offloaded(recipe, beside, shape_of(recipe, sizes, parameters))))
+        problems.add(list(_space(run, recipe, sizes, base, weights)))
+        problems.add(list(spread.offloaded(recipe, beside, shape_of(recipe, sizes))))
         problems.add([] if weights.missing else list(unknown_modules(recipe.adapter, sizes, base.folder)))
         if prepared is not None and not loaded.broken:
-            planned = problems.of(lambda: plan(recipe, sizes, parameters, prepared.splits, here))
+            planned = problems.of(lambda: plan(recipe, sizes, prepared.splits, here))
     if problems.found or not (met and base and weights and sizes and words and prepared and planned):
         raise RecipeError(problems.found)
     numbers = note(asked, recipe.quantization.compute_dtype, here.kind, here.number_type, here.name)
-    notes = (numbers, *left_alone(recipe, sizes), *prepared.notes, *_one_by_one(recipe))
+    notes = (numbers, *reached(recipe, sizes), *prepared.notes, *_one_by_one(recipe))
     checked = Checked(loaded, run, base, sizes, words, prepared, here, planned, notes, met, 0.0)
     # without its weights a base cannot be compared; the training itself looks again
     if not anew and not weights.missing:
@@ -274,7 +275,7 @@ def _loggers(loaded: Loaded) -> Iterator[Problem]:
             yield Problem(loaded.where("watch.loggers"), what, f"pip install 'llmtune[{name}]'")
 
 
-def _base(recipe: Recipe, source: Source, family: Family | None, here: Device) -> Iterator[Problem]:
+def _base(recipe: Recipe, source: Source, here: Device) -> Iterator[Problem]:
     if recipe.base.revision is not None and not source.on_hub:
         what = f"{recipe.base.name} is a folder, which has no revisions"
         yield Problem("base.revision", what, "remove it, or name a model of the hub")
@@ -283,29 +284,14 @@ def _base(recipe: Recipe, source: Source, family: Family | None, here: Device) -
     ):
         what = "flash_attention_2 needs a GPU and the package flash-attn"
         yield Problem("training.attention", what, "set it to auto, which takes what this machine has")
-    if family is not None:
-        yield from _family(recipe, family)
 
 
-def _family(recipe: Recipe, family: Family) -> Iterator[Problem]:
-    """What config.json tells about whether this can be tuned as asked."""
-    if family.remote_code and not recipe.base.trust_remote_code:
-        yield Problem(
-            "base.name",
-            "the base brings Python code of its own",
-            "read it, then set base.trust_remote_code: true, or choose another base",
-        )
-    yield from adapter_problems(recipe, family)
-
-
-def _space(
-    run: RunDir, recipe: Recipe, family: Family, parameters: int, source: Source, weights: Weights
-) -> Iterator[Problem]:
+def _space(run: RunDir, recipe: Recipe, family: Family, source: Source, weights: Weights) -> Iterator[Problem]:
     """Of the merged model, which is there twice while it is made anew, of the checkpoints and of the adapters."""
-    shape = shape_of(recipe, family, parameters)
+    shape = shape_of(recipe, family)
     existing = _existing(run)
     times = 0 if "merged" not in recipe.export else 2 if run.merged.exists() else 1
-    merged = times * parameters * WIDTH[recipe.merge.dtype]
+    merged = times * family.parameters * WIDTH[recipe.merge.dtype]
     # those that are kept, the best one, and the one that is being written
     checkpoints = (recipe.training.keep_checkpoints + 2) * checkpoint(recipe, shape, tied=family.tied)
     there = sum(file.stat().st_size for file in run.checkpoints.rglob("*") if file.is_file())

@@ -83,7 +83,7 @@ def _leaves(block: BaseModel, above: tuple[str, ...] = ()) -> Iterator[tuple[tup
 def _following(written: Loaded) -> dict[str, Any]:
     """Defaults that follow from other keys."""
     adapter = written.recipe.adapter
-    arguments = peft_config(adapter, None, steps=1, tokens=None)["arguments"]
+    arguments = peft_config(adapter, (), steps=1, tokens=None)["arguments"]
     found = {"name": written.name, "adapter.alpha": arguments.get("lora_alpha", arguments.get("alpha"))}
     return found | ({"adapter.first_rank": adapter.begins_with} if isinstance(adapter, Adalora) else {})
 
@@ -92,7 +92,7 @@ def _chosen(written: Loaded, checked: Checked) -> Mapping[str, tuple[Any, Source
     """What was decided where the recipe leaves it open."""
     recipe, geometry, family = checked.loaded.recipe, checked.plan.geometry, checked.family
     threads = threads_now(checked.run, recipe, checked.plan, checked.device)
-    facts = facts_of(checked.plan, family.linear_suffixes, checked.device, checked.nvme, threads)
+    facts = facts_of(checked.plan, family, checked.device, checked.nvme, threads)
     base = base_arguments(recipe, facts)
     found: dict[str, tuple[Any, Source]] = {
         "training.threads": (base["threads"], "machine"),
@@ -104,7 +104,7 @@ def _chosen(written: Loaded, checked: Checked) -> Mapping[str, tuple[Any, Source
     if checked.source.on_hub:
         found["base.revision"] = (checked.source.folder.name, "model")
     if isinstance(recipe.adapter, OnLayers) and recipe.adapter.target_modules == "all-linear":
-        found["adapter.target_modules"] = (facts.linear_suffixes or "all-linear", "model")
+        found["adapter.target_modules"] = (facts.linear_suffixes, "model")
     decided = {".".join(path): value for path, value, _ in _leaves(recipe)}
     for path, value, _ in _leaves(written.recipe):
         key = ".".join(path)

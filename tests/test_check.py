@@ -49,7 +49,7 @@ def test_the_disk_must_hold_every_checkpoint_and_what_is_handed_on(
     plenty = checked(tmp_path, 10**12, monkeypatch)
     assert isinstance(plenty, Checked)
     trained = plenty.plan.trained_parameters
-    shape = shape_of(plenty.loaded.recipe, plenty.family, plenty.family.parameters or 0)
+    shape = shape_of(plenty.loaded.recipe, plenty.family)
     assert trained == 2 * 512 * 1024  # of two layers, whose seven matrices have 1,024 inputs and outputs in all
     # those kept, the best and the one being written; two adapters; a merged model in bfloat16
     one = checkpoint(plenty.loaded.recipe, shape, tied=True)
@@ -188,7 +188,7 @@ def test_a_disk_for_what_is_offloaded_must_be_there_and_large_enough(
         check(tmp_path / "shop.yaml", tmp_path / "run", ())
     (tmp_path / "disk").mkdir()
     found = check(tmp_path / "shop.yaml", tmp_path / "run", ())
-    shape = shape_of(found.loaded.recipe, found.family, found.family.parameters or 0)
+    shape = shape_of(found.loaded.recipe, found.family)
     needed = on_disk(found.loaded.recipe, shape)
     assert needed > 16 * found.plan.trained_parameters
     usage = shutil.disk_usage(tmp_path)

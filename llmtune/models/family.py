@@ -3,50 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmtune.errors import BaseModelError, Problem
 from llmtune.models import prequantized
+from llmtune.models.families import KINDS, Kind
 from llmtune.models.prequantized import Prequantized
 
-_LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_SUFFIXES: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(
-        (
-            "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma3_text", "olmo", "olmo2",
-            "granite", "smollm3", "ministral", "cohere", "cohere2", "stablelm",
-        ),
-        _LLAMA,
-    ),
-    "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
-    "phi": ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"),
-    "gpt2": ("c_attn", "c_proj", "c_fc"),
-    "gpt_neox": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
-    # the rest of a block are experts, which are no linear layers: see `Family.experts`
-    **dict.fromkeys(("qwen3_moe", "mixtral", "gpt_oss"), ("q_proj", "k_proj", "v_proj", "o_proj")),
-    "starcoder2": ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"),
-}  # fmt: skip
-"""Names of the linear layers of a block, as transformers 5 has them, by `model_type`."""
-
-_WITH_EXPERTS: Mapping[str, str] = {
-    **dict.fromkeys(("qwen3_moe", "qwen2_moe", "deepseek_v3"), "moe_intermediate_size"),
-    **dict.fromkeys(("olmoe", "mixtral", "gpt_oss"), "intermediate_size"),
-}
-"""Families whose experts transformers 5 holds as one parameter of three dimensions, and what they call their width."""
-_NORMS: Mapping[str, int] = {"gemma2": 4, "gemma3": 4, "gemma3_text": 4}
-_ALWAYS_TIED = frozenset({"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "cohere", "cohere2"})
-_COUNTED = frozenset(
-    {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2", "granite", "smollm3", "phi3"}
-)
-"""Families whose parameters are counted here; tests compare each with transformers' own model."""
+_USUAL: Mapping[str, object] = {"mlp_only_layers": [], "decoder_sparse_step": 1, "qk_layernorm": False}
+"""Keys of config.json that make a model another than its family's others, unless they are as here."""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer of each block: its name, and its widths (features in, features out)."""
+    """A linear layer of a block: its name, and its widths (features in, features out)."""
 
     suffix: str
     inputs: int
@@ -71,8 +44,10 @@ class Family:
     """The head shares the weights of the embedding."""
     attention_dropout: bool
     """Weights of the attention are dropped while training."""
-    linears: tuple[Linear, ...]
-    """Of one block; empty for a family that is not known here."""
+    blocks: tuple[tuple[Linear, ...], ...]
+    """Of each block its linear layers, those that an adapter of all goes on: no router, and no head."""
+    elsewhere: tuple[Linear, ...]
+    """Other linear layers but for the head, which no such adapter goes on, and which are quantized with the rest."""
     experts: int
     """Of one block, where all are one parameter: bitsandbytes quantizes none of them, and an adapter of linear layers
     leaves them as they are. 0 where there are none, or none that are held so."""
@@ -82,17 +57,27 @@ class Family:
     """What one expert has: its part of each of these parameters."""
     sparse: tuple[int, ...]
     """Numbers of the blocks that have experts."""
-    parameters: int | None
-    """Exact, or None for a family that is not known here (models.source.count_parameters reads the files)."""
+    parameters: int
+    """Exact."""
+    inside: str | None
+    """Of a base that is more than a language model, what the names of the blocks of that begin with; names of layers
+    could be those of another part too."""
+    known: bool
+    """It is one of `families.KINDS`; otherwise it was looked at."""
     quantized: Prequantized | None
     """How the stored weights are quantized already, or None."""
     remote_code: bool
     """The base brings Python code of its own."""
 
     @property
-    def linear_suffixes(self) -> tuple[str, ...] | None:
-        """Names for `target_modules: all-linear`; None leaves it to PEFT's own `all-linear`."""
-        return tuple(dict.fromkeys(linear.suffix for linear in self.linears)) or None
+    def linears(self) -> tuple[Linear, ...]:
+        """Each kind of layer that the blocks have, once."""
+        return tuple(dict.fromkeys(linear for block in self.blocks for linear in block))
+
+    @property
+    def linear_suffixes(self) -> tuple[str, ...]:
+        """Names for `target_modules: all-linear`."""
+        return tuple(dict.fromkeys(linear.suffix for linear in self.linears))
 
     @property
     def transposed(self) -> bool:
@@ -100,8 +85,11 @@ class Family:
         return self.model_type == "gpt2"
 
 
-def read(folder: Path) -> Family:
-    """Read `config.json` of a base model's folder. Raises BaseModelError."""
+def read(folder: Path, *, trust_remote_code: bool = False) -> Family:
+    """Read `config.json` of a base model's folder; a family that is not known is built by transformers without numbers.
+
+    `trust_remote_code`: that may run code that came with the base. Raises BaseModelError.
+    """
     path = folder / "config.json"
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
@@ -111,34 +99,47 @@ def read(folder: Path) -> Family:
         raise BaseModelError.one(str(path), f"not JSON: {error}", "fetch the file again") from error
     if not isinstance(whole, dict):
         raise BaseModelError.one(str(path), "not a JSON object", "fetch the file again")
-    return from_config(whole, str(path))
+    found = from_config(whole, str(path))
+    if found.known:
+        return found
+    from llmtune.models.looking import look
+
+    return look(found, folder, trust_remote_code=trust_remote_code)
 
 
 def from_config(whole: Mapping[str, Any], where: str) -> Family:
-    """The same from the parsed file; `where` is named in errors. Models with pictures nest theirs in `text_config`."""
+    """The same from the parsed file; `where` is named in errors. Models with pictures nest theirs in `text_config`.
+
+    Of a family that is not known, what must be looked at is empty.
+    """
     nested = whole.get("text_config")
     config: Mapping[str, Any] = {**whole, **nested} if isinstance(nested, dict) else whole
     if whole.get("is_encoder_decoder"):
         raise BaseModelError.one(where, "an encoder-decoder model", "choose a decoder-only (causal) language model")
     size = _Sizes(config, where)
     model_type = str(config.get("model_type", ""))
+    usual = all(config.get(key, value) == value for key, value in _USUAL.items())
+    kind = KINDS.get(model_type) if usual and not isinstance(nested, dict) else None
     hidden = size("hidden_size", "n_embd", "d_model")
     heads = size("num_attention_heads", "n_head")
-    layers = size("num_hidden_layers", "n_layer", "num_layers")
+    layers = size("num_hidden_layers", "n_layer", "num_layers", "layers_block_type")
     vocab = size("vocab_size")
+    width_of_an_expert = size(kind.experts) if kind and kind.experts else 0
     if size.problems:
         raise BaseModelError(size.problems)
     head_width = size.optional("head_dim") or hidden // heads
-    kv_heads = size.optional("num_key_value_heads") or heads
-    ffn = size.optional("intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
+    kv_heads = size.optional("num_key_value_heads", "num_kv_heads", "n_head_kv") or heads
+    if model_type == "falcon" and not config.get("new_decoder_architecture"):
+        kv_heads = 1 if config.get("multi_query", True) else heads
+    ffn = size.optional("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim") or 4 * hidden
     architectures = whole.get("architectures") or [""]
     quantization = whole.get("quantization_config") or config.get("quantization_config")
-    tied = bool(config.get("tie_word_embeddings", whole.get("tie_word_embeddings", model_type in _ALWAYS_TIED)))
+    tied = bool(config.get("tie_word_embeddings", whole.get("tie_word_embeddings", kind is not None and kind.tied)))
     context = size.optional("max_position_embeddings", "n_positions", "n_ctx", "seq_length")
     experts = size.optional("num_experts", "num_local_experts", "n_routed_experts") or 0
-    # some blocks may have linear layers in the place of experts
-    mixed = bool(config.get("mlp_only_layers")) or config.get("decoder_sparse_step", 1) != 1
-    linears = () if mixed else _linears(model_type, hidden, heads * head_width, kv_heads * head_width, ffn)
+    widths = _widths(config, hidden, heads * head_width, kv_heads * head_width, ffn)
+    widths |= {"head": head_width, "heads": heads} | _of_experts(experts, hidden, width_of_an_expert)
+    block = _linears(kind, widths) if kind else ()
     return Family(
         model_type=model_type,
         architecture=str(architectures[0]),
@@ -154,19 +155,22 @@ def from_config(whole: Mapping[str, Any], where: str) -> Family:
         attention_dropout=bool(
             config.get("attention_dropout", config.get("attn_pdrop", 0.1 if model_type == "gpt2" else 0))
         ),
-        linears=linears,
-        experts=experts if model_type in _WITH_EXPERTS else 0,
+        blocks=(block,) * layers,
+        elsewhere=(),
+        experts=experts if width_of_an_expert else 0,
         experts_per_token=size.optional("num_experts_per_tok") or 0,
-        expert=_expert(model_type, hidden, size),
-        sparse=tuple(_sparse(config, model_type, layers, experts)),
-        parameters=_parameters(config, model_type, hidden, layers, heads, kv_heads, head_width, vocab, tied, linears),
+        expert=parts_of_an_expert(hidden, width_of_an_expert) if width_of_an_expert else (),
+        sparse=tuple(range(layers)) if width_of_an_expert else (),
+        parameters=_parameters(kind, config, widths, layers, vocab * (1 if tied else 2)) if kind else 0,
+        inside=None,
+        known=kind is not None,
         quantized=prequantized.read(quantization) if isinstance(quantization, dict) else None,
         remote_code=bool(whole.get("auto_map")),
     )
 
 
 class _Sizes:
-    """Reads whole numbers under any of several names, and keeps what is missing."""
+    """Reads whole numbers, or how long a list is, under any of several names, and keeps what is missing."""
 
     def __init__(self, config: Mapping[str, Any], where: str) -> None:
         self._config = config
@@ -174,8 +178,9 @@ class _Sizes:
         self.problems: list[Problem] = []
 
     def optional(self, *names: str) -> int | None:
-        found = next((self._config[name] for name in names if isinstance(self._config.get(name), int)), None)
-        return int(found) if found else None
+        values = (self._config.get(name) for name in names)
+        found = next((value for value in values if isinstance(value, int | list)), None)
+        return (len(found) if isinstance(found, list) else int(found)) if found else None
 
     def __call__(self, *names: str) -> int:
         found = self.optional(*names)
@@ -186,55 +191,48 @@ class _Sizes:
         return found
 
 
-def _linears(model_type: str, hidden: int, query: int, key: int, ffn: int) -> tuple[Linear, ...]:
-    shapes: dict[str, tuple[int, int]] = {
-        "q_proj": (hidden, query), "k_proj": (hidden, key), "v_proj": (hidden, key), "o_proj": (query, hidden),
-        "gate_proj": (hidden, ffn), "up_proj": (hidden, ffn), "down_proj": (ffn, hidden),
-        "qkv_proj": (hidden, query + 2 * key), "gate_up_proj": (hidden, 2 * ffn),
-        "query_key_value": (hidden, 3 * hidden), "dense": (query, hidden), "fc1": (hidden, ffn), "fc2": (ffn, hidden),
-        "dense_h_to_4h": (hidden, ffn), "dense_4h_to_h": (ffn, hidden),
-        "c_attn": (hidden, 3 * hidden), "c_fc": (hidden, ffn), "c_proj": (ffn, hidden),
-    }  # fmt: skip
-    found = [Linear(suffix, *shapes[suffix]) for suffix in _SUFFIXES.get(model_type, ())]
-    if model_type == "gpt2":
-        found.append(Linear("c_proj", hidden, hidden))  # attention's own, besides that of the feed-forward part
-    return tuple(found)
+def _widths(config: Mapping[str, Any], hidden: int, query: int, key: int, ffn: int) -> dict[str, int]:
+    """Sizes by the names that `families` has for them."""
+    of_falcon = 1 if config.get("parallel_attn", True) else 2
+    if config.get("new_decoder_architecture") and config.get("num_ln_in_parallel_attn") in (None, 2):
+        of_falcon = 2
+    return {
+        "hidden": hidden,
+        "query": query,
+        "key": key,
+        "ffn": ffn,
+        "query and keys": query + 2 * key,
+        "two ffn": 2 * ffn,
+        "three hidden": 3 * hidden,
+        "positions": int(config.get("n_positions", 1024)) * hidden,
+        "head bias": int(config["vocab_size"]),
+        "falcon norms": of_falcon * 2 * hidden,
+    }
 
 
-def _expert(model_type: str, hidden: int, size: _Sizes) -> tuple[Linear, ...]:
-    width = size.optional(_WITH_EXPERTS.get(model_type, ""))
-    return () if width is None else (Linear("gate_up_proj", hidden, 2 * width), Linear("down_proj", width, hidden))
+def _of_experts(experts: int, hidden: int, width: int) -> dict[str, int]:
+    """Each expert is a gated feed-forward part of its own."""
+    return {
+        "router": experts * hidden,
+        "router bias": experts,
+        "experts": experts * 3 * hidden * width,
+        "expert biases": experts * (2 * width + hidden),
+    }
 
 
-def _sparse(config: Mapping[str, Any], model_type: str, layers: int, experts: int) -> Iterator[int]:
-    """The others have linear layers in the place of experts: the first ones, or by a list, or all but each nth."""
-    if model_type not in _WITH_EXPERTS or not experts:
-        return
-    first = config.get("first_k_dense_replace", 3) if model_type == "deepseek_v3" else 0
-    every, plain = config.get("decoder_sparse_step") or 1, config.get("mlp_only_layers") or ()
-    yield from (block for block in range(first, layers) if block not in plain and (block + 1) % every == 0)
+def parts_of_an_expert(hidden: int, width: int) -> tuple[Linear, ...]:
+    """Its part of each of the two parameters that hold all experts of a block."""
+    return Linear("gate_up_proj", hidden, 2 * width), Linear("down_proj", width, hidden)
 
 
-def _parameters(
-    config: Mapping[str, Any], model_type: str, hidden: int, layers: int, heads: int, kv_heads: int, width: int,
-    vocab: int, tied: bool, linears: tuple[Linear, ...],
-) -> int | None:  # fmt: skip
-    matrices = sum(linear.inputs * linear.outputs for linear in linears)
-    if model_type == "gpt2":
-        positions = int(config.get("n_positions", 1024))
-        block = matrices + sum(linear.outputs for linear in linears) + 4 * hidden
-        return (vocab + positions) * hidden + layers * block + 2 * hidden + (0 if tied else vocab * hidden)
-    if model_type not in _COUNTED:
-        return None
-    block = matrices + _NORMS.get(model_type, 2) * hidden
-    if model_type in ("qwen3", "gemma3_text"):
-        block += 2 * width  # norms of query and key, over one head
-    if model_type == "olmo2":
-        block += (heads + kv_heads) * width  # norms of query and key, over all heads
-    if model_type == "qwen2":
-        block += (heads + 2 * kv_heads) * width
-    elif config.get("attention_bias"):
-        block += (heads + 2 * kv_heads) * width + hidden
-    if config.get("mlp_bias"):
-        block += sum(linear.outputs for linear in linears if linear.suffix in ("gate_proj", "up_proj", "down_proj"))
-    return vocab * hidden * (1 if tied else 2) + layers * block + hidden
+def _linears(kind: Kind, widths: Mapping[str, int]) -> tuple[Linear, ...]:
+    return tuple(Linear(layer.name, widths[layer.inputs], widths[layer.outputs]) for layer in kind.layers)
+
+
+def _parameters(kind: Kind, config: Mapping[str, Any], widths: Mapping[str, int], layers: int, tables: int) -> int:
+    """`tables`: rows of embeddings and head."""
+    block = sum(widths[name] for name in kind.others)
+    for layer in kind.layers:
+        bias = config.get(layer.bias, kind.biased) if isinstance(layer.bias, str) else layer.bias
+        block += widths[layer.outputs] * (widths[layer.inputs] + bool(bias))
+    return tables * widths["hidden"] + layers * block + sum(widths[name] for name in kind.last)

@@ -9,13 +9,11 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 from llmtune.errors import BaseModelError, Problem
 from llmtune.files import nearest
 from llmtune.models.checkpoint import INDEX, SINGLE, spans
-from llmtune.models.packed import tensors
 from llmtune.recipe.schema import Base
 
 _SMALL = ("*.json", "*.jinja", "*.py", "tokenizer.model", "*.txt", "*.tiktoken")
@@ -90,13 +88,6 @@ def fetch(source: Source) -> None:
     if found.missing:
         _from_hub(source.name, source.folder.name, found.files)
         weights(source)
-
-
-def count_parameters(source: Source, found: Weights) -> int:
-    """Numbers stored in the weights: from their headers, or as many as 16-bit numbers fill what is still on the hub."""
-    if found.missing:
-        return found.missing // 2
-    return sum(prod(span.shape) for span in tensors(source.folder).values())
 
 
 def _local(name: str, beside: Path) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import assert_never
 
@@ -140,24 +140,28 @@ def kept_weights(adapter: Adapter, adapted: Sequence[Linear]) -> int:
     return rotations + scaled + each * sum(layer.inputs * layer.outputs for layer in adapted)
 
 
-def own_parameters(adapter: Adapter, family: Family, parameters: int) -> int:
+def own_parameters(adapter: Adapter, family: Family) -> int:
     """Numbers of the base itself that are trained: counted from its sizes, but for biases and unusual norms."""
     head = family.vocab * family.hidden
-    of_a_layer = sum(linear.inputs * linear.outputs for linear in family.linears) + 2 * family.hidden
     match adapter:
         case Full():
-            return parameters
+            return family.parameters
         case Head():
             return head
         case Partial():
+            names = [name.rpartition(".")[2] for name in adapter.modules]
             rest = family.layers - adapter.last_layers
-            by_name = {linear.suffix: linear.inputs * linear.outputs for linear in family.linears}
-            each = sum(by_name.get(name.rpartition(".")[2], 0) for name in adapter.modules)
-            whole = sum(head for name in adapter.modules if name.rpartition(".")[2] in VOCABULARY)
-            norms = 2 * family.hidden if adapter.norms else 0
-            return min(parameters, adapter.last_layers * of_a_layer + rest * (each + norms) + whole + norms // 2)
+            norms = 2 * family.hidden
+            found = sum(_weights(block) + norms for block in family.blocks[rest:])
+            found += sum(_weights(layer for layer in block if layer.suffix in names) for block in family.blocks[:rest])
+            found += sum(head for name in names if name in VOCABULARY)
+            return min(family.parameters, found + (rest * norms + norms // 2 if adapter.norms else 0))
         case _:
             return 0
+
+
+def _weights(layers: Iterable[Linear]) -> int:
+    return sum(layer.inputs * layer.outputs for layer in layers)
 
 
 def beside_parameters(adapter: Adapter, family: Family) -> int:
@@ -215,7 +219,7 @@ def unknown_modules(adapter: Adapter, family: Family, folder: Path) -> Iterator[
             parts = sorted({part for name in names for part in name.split(".") if part and not part.isdecimal()})
             yield Problem(key, f"the base has no module {wanted}", f"its modules are {', '.join(parts)}")
         inside = [name.strip(".") for name in names if f".{wanted}." in name]
-        layers = [name for name in inside if name.rpartition(".")[2] in (family.linear_suffixes or ())]
+        layers = [name for name in inside if name.rpartition(".")[2] in family.linear_suffixes]
         if isinstance(adapter, Lora) and layers:
             what = f"{layers[0]} is a linear layer of a block, which LoRA itself is for"
             yield Problem(key, what, "name embeddings, head or norms, or set adapter.method: partial")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from llmtune.errors import MachineError, Problem, RecipeError
@@ -68,7 +69,7 @@ class Plan:
         }
 
 
-def plan(recipe: Recipe, family: Family, parameters: int, splits: Splits, device: Device) -> Plan:
+def plan(recipe: Recipe, family: Family, splits: Splits, device: Device) -> Plan:
     """Plan the training of `splits["train"]`, and what comes after it.
 
     Where the recipe leaves it open, activations are kept if that fits, else recomputed in as few layers as will do.
@@ -78,7 +79,7 @@ def plan(recipe: Recipe, family: Family, parameters: int, splits: Splits, device
         MachineError: with every stage that does not fit, even with one row at a time, and with what would.
     """
     recipe = decided(recipe, device.number_type)
-    shape = shape_of(recipe, family, parameters)
+    shape = shape_of(recipe, family)
     counted, trained, checkpointing = _training(recipe, shape, splits["train"], device)
     if short := [
         *too_short(recipe.adapter, counted.steps),
@@ -177,19 +178,11 @@ def _too_little(stage: str, needed: Memory, device: Device, do: str) -> Problem:
     return Problem("memory", f"{stage} needs about {needed.total / 1e9:.1f} GB, {has}", do)
 
 
-def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
-    """The sizes that memory depends on; of an unknown family its blocks are taken to be Llama's."""
-    linears = list(family.linears)
-    if not linears:
-        query, key = family.heads * family.head_width, family.kv_heads * family.head_width
-        shapes = {
-            "q_proj": (family.hidden, query), "k_proj": (family.hidden, key), "v_proj": (family.hidden, key),
-            "o_proj": (query, family.hidden), "gate_proj": (family.hidden, family.ffn),
-            "up_proj": (family.hidden, family.ffn), "down_proj": (family.ffn, family.hidden),
-        }  # fmt: skip
-        linears = [Linear(name, *widths) for name, widths in shapes.items()]
+def shape_of(recipe: Recipe, family: Family) -> Shape:
+    """The sizes that memory depends on."""
+    linears = [*chain.from_iterable(family.blocks), *family.elsewhere]
     some = recipe.adapter.layers if isinstance(recipe.adapter, OnSomeLayers) else None
-    blocks = family.layers if some is None else len(set(some))
+    chosen = family.blocks if some is None else [family.blocks[number] for number in set(some)]
     rows = isinstance(recipe.adapter, Lora) and recipe.adapter.token_rows
     return Shape(
         hidden=family.hidden,
@@ -200,13 +193,13 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
         query=family.heads * family.head_width,
         key=family.kv_heads * family.head_width,
         vocabulary=family.vocab,
-        parameters=parameters,
-        quantizable=family.layers * sum(linear.inputs * linear.outputs for linear in linears),
+        parameters=family.parameters,
+        quantizable=sum(linear.inputs * linear.outputs for linear in linears),
         largest=max(linear.inputs * linear.outputs for linear in linears),
-        quantizable_rows=family.layers * sum(linear.outputs for linear in linears),
-        adapted=adapted(recipe, linears) * blocks,
+        quantizable_rows=sum(linear.outputs for linear in linears),
+        adapted=adapted(recipe, list(chain.from_iterable(chosen))),
         experts=adapted_experts(recipe.adapter, family),
-        own=own_parameters(recipe.adapter, family, parameters),
+        own=own_parameters(recipe.adapter, family),
         beside=beside_parameters(recipe.adapter, family),
         virtual=recipe.adapter.virtual_tokens if isinstance(recipe.adapter, Virtual) else 0,
         tables=family.vocab * family.hidden * (1 if family.tied else 2) if rows else 0,
@@ -215,7 +208,7 @@ def shape_of(recipe: Recipe, family: Family, parameters: int) -> Shape:
 
 
 def adapted(recipe: Recipe, linears: list[Linear]) -> list[Linear]:
-    """Those of one block that get an adapter."""
+    """Those of them that get an adapter."""
     if not isinstance(recipe.adapter, OnLayers):
         return []
     wanted = recipe.adapter.target_modules

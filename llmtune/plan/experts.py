@@ -52,7 +52,7 @@ class Experts:
 
 def adapted_experts(adapter: Method, family: Family) -> Experts | None:
     """Of this adapter on this base; None where no experts get one."""
-    if not isinstance(adapter, Lora) or not adapter.experts or not family.experts:
+    if not isinstance(adapter, Lora) or not adapter.experts or not family.expert:
         return None
     blocks = [block for block in family.sparse if adapter.layers is None or block in adapter.layers]
     return Experts(family.expert, family.experts, len(blocks), family.experts_per_token, adapter.rank)

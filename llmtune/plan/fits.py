@@ -13,8 +13,6 @@ from llmtune.recipe.method import Method, OnLayers, OnSomeLayers
 from llmtune.recipe.own_weights import Full, OwnWeights, Partial
 from llmtune.recipe.schema import Recipe
 
-OF_EXPERTS = {"all-linear", "gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
-"""Names of layers that PEFT 0.21 turns into the parameter that transformers 5 makes of all experts."""
 STORED_TOGETHER = {"gpt_oss"}
 """Families whose files hold all experts of a layer as one tensor, as the model does."""
 AROUND_EXPERTS = {"experts", "mlp", "block_sparse_moe", "gate_up_proj", "down_proj"}
@@ -67,14 +65,6 @@ def _on_layers(recipe: Recipe, adapter: OnLayers, family: Family) -> Iterator[Pr
     if isinstance(adapter, OnSomeLayers) and max(adapter.layers or (0,)) >= family.layers:
         what = f"the base has no block {max(adapter.layers or (0,))}"
         yield Problem("adapter.layers", what, f"its blocks are 0 to {family.layers - 1}")
-    if family.linear_suffixes is None and family.experts and set(_names(adapter)) & OF_EXPERTS:
-        what = "PEFT takes this for the experts of the base too, and what it makes of them cannot be merged"
-        yield Problem("adapter.target_modules", what, "name layers of the attention, like [q_proj, v_proj]")
-    if family.linear_suffixes is None:
-        if isinstance(adapter, OnSomeLayers) and adapter.layers and adapter.target_modules == "all-linear":
-            what = "PEFT finds the linear layers of this base by itself, and then in every block"
-            yield Problem("adapter.layers", what, "name adapter.target_modules")
-        return
     yield from misfits(recipe.adapter, adapted(recipe, list(family.linears)))
     wanted = family.linear_suffixes if adapter.target_modules == "all-linear" else adapter.target_modules
     for name in wanted:
@@ -82,11 +72,11 @@ def _on_layers(recipe: Recipe, adapter: OnLayers, family: Family) -> Iterator[Pr
             there = ", ".join(family.linear_suffixes)
             yield Problem("adapter.target_modules", f"the base has no layer {name}", f"its layers are {there}")
     if isinstance(adapter, Lora):
-        yield from _patterns(adapter, wanted)
+        yield from _patterns(adapter, wanted, family)
 
 
 def _on_experts(adapter: Lora, family: Family) -> Iterator[Problem]:
-    if not family.experts:
+    if not family.expert:
         what = "the base has no experts, or none of a family of which it is known how they are held"
         yield Problem("adapter.experts", what, "remove it")
         return
@@ -134,15 +124,20 @@ def _trains_experts(adapter: Method) -> bool:
     return False
 
 
-def _names(adapter: OnLayers) -> list[str]:
-    names = adapter.target_modules
-    return [names] if isinstance(names, str) else [name.rpartition(".")[2] for name in names]
-
-
-def left_alone(recipe: Recipe, family: Family) -> list[str]:
-    """What an adapter of all linear layers does not reach, in words."""
-    if not family.experts or not isinstance(recipe.adapter, OnLayers):
+def reached(recipe: Recipe, family: Family) -> list[str]:
+    """Where the adapter goes on a base whose family is not known, and what one of all linear layers does not reach."""
+    if not isinstance(recipe.adapter, OnLayers):
         return []
+    found = []
+    if not family.known and recipe.adapter.target_modules == "all-linear":
+        names = ", ".join(family.linear_suffixes)
+        found.append(f"unknown family {family.model_type}: target modules found by looking: {names}")
+    if family.experts:
+        found.append(_experts_left_alone(recipe, family))
+    return found
+
+
+def _experts_left_alone(recipe: Recipe, family: Family) -> str:
     said = f"the {family.experts} experts of each layer get no adapter, as they are one parameter and no linear layers"
     if isinstance(recipe.adapter, Lora) and recipe.adapter.experts:
         said = f"the {family.experts} experts of each layer are made anew in every pass, with their adapter in them"
@@ -150,13 +145,14 @@ def left_alone(recipe: Recipe, family: Family) -> list[str]:
         said += " (adapter.experts: true)"
     if recipe.quantization.type != "none":
         said += f"; nor are they quantized, but held in {recipe.quantization.compute_dtype}"
-    return [said]
+    return said
 
 
-def _patterns(adapter: Lora, wanted: Sequence[str]) -> Iterator[Problem]:
+def _patterns(adapter: Lora, wanted: Sequence[str], family: Family) -> Iterator[Problem]:
     """Ranks and alphas of their own for layers that get no adapter."""
     names = {name.rsplit(".", 1)[-1] for name in wanted}
+    of_experts = {part.suffix for part in family.expert} if adapter.experts else set()  # see `_on_experts`
     patterns = {"adapter.rank_pattern": set(adapter.rank_pattern), "adapter.alpha_pattern": set(adapter.alpha_pattern)}
     for key, pattern in patterns.items():
-        for name in sorted(pattern - names):
+        for name in sorted(name for name in pattern - names if name.rpartition(".")[2] not in of_experts):
             yield Problem(key, f"no layer {name} gets an adapter", f"those that do are {', '.join(sorted(names))}")

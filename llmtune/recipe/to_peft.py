@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, assert_never
 
@@ -20,23 +21,27 @@ EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 
 
 def peft_config(
-    adapter: Adapter, linear_suffixes: tuple[str, ...] | None, steps: int, tokens: Mapping[str, int] | None = None
+    adapter: Adapter,
+    linear_suffixes: tuple[str, ...],
+    steps: int,
+    tokens: Mapping[str, int] | None = None,
+    inside: str | None = None,
 ) -> Arguments:
     """`{"config": name of PEFT's class, "arguments": its keyword arguments}`; no class for the base's own weights.
 
-    `steps`: of the whole training; `tokens`: the ids of the tokens that the adapter names.
+    `steps`: of the whole training; `tokens`: the ids of the tokens that the adapter names; `inside`: see Facts.
     """
     if isinstance(adapter, Full | Partial | Head):
         return {"config": None, "arguments": own_arguments(adapter)}
     if isinstance(adapter, Prompt | Prefix):
         return virtual_config(adapter)
-    targets = _targets(adapter, linear_suffixes)
+    targets = _targets(adapter, linear_suffixes, inside)
     config, own = _own(adapter, targets, steps)
     if isinstance(adapter, OnSomeLayers) and adapter.layers is not None:
         own["layers_to_transform"] = list(adapter.layers)
     if isinstance(adapter, Lora) and adapter.experts:
-        inside = [f".{block}" for block in adapter.layers or ()] or [""]
-        own["target_parameters"] = [f"{block}.{name}".strip(".") for block in inside for name in EXPERTS]
+        blocks = [f".{block}" for block in adapter.layers or ()] or [""]
+        own["target_parameters"] = [f"{block}.{name}".strip(".") for block in blocks for name in EXPERTS]
     if isinstance(adapter, Lora) and adapter.modules_to_save:
         own["modules_to_save"] = list(adapter.modules_to_save)
     if isinstance(adapter, Lora) and adapter.token_rows and tokens is not None:
@@ -136,11 +141,12 @@ def _alpha(adapter: Loha | Lokr | Gralora) -> float:
     return adapter.alpha if adapter.alpha is not None else 2 * adapter.rank
 
 
-def _targets(adapter: OnLayers, linear_suffixes: tuple[str, ...] | None) -> str | list[str]:
-    """Names of layers one by one where the family is known.
+def _targets(adapter: OnLayers, linear_suffixes: tuple[str, ...], inside: str | None) -> str | list[str]:
+    """Names of layers one by one; of a base that is more than a language model a pattern of them, inside of that.
 
     PEFT saves "all-linear" as full paths, which LMDeploy takes for layers without an adapter.
     """
-    if adapter.target_modules == "all-linear":
-        return "all-linear" if linear_suffixes is None else list(linear_suffixes)
-    return list(adapter.target_modules)
+    names = linear_suffixes if adapter.target_modules == "all-linear" else adapter.target_modules
+    if inside is None:
+        return list(names)
+    return rf"{re.escape(inside)}\.\d+\.(.+\.)?({'|'.join(re.escape(name) for name in names)})"

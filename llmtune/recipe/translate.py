@@ -19,8 +19,8 @@ COLLECTIVES_LATER = 60
 class Facts:
     """What a recipe does not say: the base's family, the machine, the plan."""
 
-    linear_suffixes: tuple[str, ...] | None
-    """Names of the linear layers of the family; None where it is unknown and PEFT is to find them."""
+    linear_suffixes: tuple[str, ...]
+    """Names of the linear layers of the family."""
     device: Literal["cpu", "cuda"]
     processes: int
     """Of all machines, where the recipe leaves it to them."""
@@ -39,6 +39,8 @@ class Facts:
     """sha256 of the adapter that the training goes on from."""
     tokens: Mapping[str, int] = field(default_factory=dict)
     """Ids of the tokens that the recipe names."""
+    inside: str | None = None
+    """Of a base that is more than a language model, what the names of the blocks of that begin with."""
 
 
 def quantization_arguments(recipe: Recipe) -> dict[str, str | bool] | None:
@@ -170,7 +172,7 @@ def translate(recipe: Recipe, facts: Facts) -> dict[str, Arguments | None]:
     return {
         "data": recipe.data.model_dump() | {"seed": recipe.training.seed},
         "base": base_arguments(recipe, facts),
-        "adapter": peft_config(recipe.adapter, facts.linear_suffixes, facts.steps, facts.tokens)
+        "adapter": peft_config(recipe.adapter, facts.linear_suffixes, facts.steps, facts.tokens, facts.inside)
         | {"start": facts.start},
         "quantize": kept_bases(recipe),
         "training": training_arguments(recipe, facts)

@@ -52,7 +52,7 @@ def trained(plain: Keys) -> int:
     """Numbers that are trained with the method's own defaults on the embedded base."""
     recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": plain})
     sizes = family.read(BASE)
-    return trained_numbers(recipe, shape_of(recipe, sizes, sizes.parameters or 0))
+    return trained_numbers(recipe, shape_of(recipe, sizes))
 
 
 def _quantized(adapter: Method) -> str:

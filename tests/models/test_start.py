@@ -45,7 +45,7 @@ def test_every_difference_is_named_with_what_to_write(adapter: Path, tiny_base: 
 
 def test_a_base_of_another_size_is_refused(adapter: Path, tiny_base: Path) -> None:
     sizes = family.read(tiny_base)
-    wider = replace(sizes, linears=tuple(replace(linear, inputs=2 * linear.inputs) for linear in sizes.linears))
+    wider = replace(sizes, blocks=(tuple(replace(linear, inputs=2 * linear.inputs) for linear in sizes.linears),))
     (problem,) = misfits_of_start(Lora(rank=4), adapter, wider)
     assert "has 128 features in and 64 out, this base one of 256 and 64" in problem.what
 

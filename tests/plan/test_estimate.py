@@ -45,7 +45,7 @@ def machine(gigabytes: float, kind: Any = "cuda", free: float | None = None) -> 
 
 def made(device: Device, train: list[Sample] = ROWS, heldout: list[Sample] = ROWS[:20], **blocks: Any) -> Plan:
     recipe = Recipe.model_validate({"base": "x", "data": "y", **blocks})
-    return plan(recipe, FAMILY, PARAMETERS, {"train": train, "heldout": heldout}, device)
+    return plan(recipe, FAMILY, {"train": train, "heldout": heldout}, device)
 
 
 def refused(device: Device, **given: Any) -> dict[str, str]:
@@ -83,9 +83,7 @@ def test_what_fits_is_done_at_once_and_the_rest_is_accumulated() -> None:
         micro_batch=2 * narrow.geometry.micro_batch, max_steps=None, evaluations=8, warmup=0.03, seed=0,
     )  # fmt: skip
     recipe = Recipe.model_validate({"base": "x", "data": "y", "quantization": {"compute_dtype": "bfloat16"}})
-    next_one = training(
-        recipe, shape_of(recipe, FAMILY, PARAMETERS), counted, device="cuda", checkpointing=narrow.checkpointing
-    )
+    next_one = training(recipe, shape_of(recipe, FAMILY), counted, device="cuda", checkpointing=narrow.checkpointing)
     assert next_one.total > 4 * GB * USABLE
 
 

@@ -37,9 +37,7 @@ def recipe(**blocks: Any) -> Recipe:
 
 
 def shape(asked: Recipe, base: Path) -> Shape:
-    found = family.read(base)
-    assert found.parameters is not None
-    return estimate.shape_of(asked, found, found.parameters)
+    return estimate.shape_of(asked, family.read(base))
 
 
 def planned(asked: Recipe, base: Path, tokens: int = 64, supervised: int = 20, **changed: Any) -> Memory:

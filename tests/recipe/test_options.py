@@ -129,7 +129,7 @@ def test_every_planned_option_changes_the_plan(key: str, folder: Path, trained: 
     for recipe in both(key, PLAN[key]):
         sizes = family.read(base)
         splits = prepare(recipe, folder, tokenizer.load(base), sizes).splits
-        found.append(plan(recipe, sizes, 100_000, splits, device))
+        found.append(plan(recipe, sizes, splits, device))
     assert found[0] != found[1]
 
 

@@ -50,7 +50,7 @@ def bases(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 def wanted(**keys: Any) -> dict[str, Any]:
     adapter = Lora.model_validate({"rank": 4, "target_modules": ["q_proj", "down_proj"], **keys})
-    return peft_config(adapter, None, 6, TOKENS)
+    return peft_config(adapter, (), 6, TOKENS)
 
 
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.models.own import FILE
 from llmtune.models.start import misfits_of_start
 from llmtune.plan.estimate import shape_of
-from llmtune.plan.fits import adapter_problems, left_alone
+from llmtune.plan.fits import adapter_problems, reached
 from llmtune.plan.memory import quantizing
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.schema import Recipe
@@ -49,19 +50,16 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_experts_are_neither_quantized_nor_adapted_which_is_said_and_planned(base: Path) -> None:
-    from llmtune.models.source import count_parameters, find, weights
-    from llmtune.recipe.schema import Base
-
-    sizes, source = family.read(base), find(Base(name=str(base)), base)
+    sizes = family.read(base)
     loaded = load_base(spec(base, quantization=quantization_arguments(RECIPE), dtype="bfloat16"))
     experts = {name: p for name, p in loaded.named_parameters() if p.dim() == 3}
     assert {len(p) for p in experts.values()} == {sizes.experts} == {4}
     assert {p.dtype for p in experts.values()} == {torch.bfloat16}
-    found = quantizing(RECIPE, shape_of(RECIPE, sizes, count_parameters(source, weights(source))), device="cpu")
+    found = quantizing(RECIPE, shape_of(RECIPE, sizes), device="cpu")
     assert found.parts["weights"] == pytest.approx(bytes_held(loaded), rel=5e-3)
     linear = {name.rpartition(".")[2] for name, one in loaded.named_modules() if isinstance(one, torch.nn.Linear)}
-    assert linear - {"lm_head"} == set(sizes.linear_suffixes or ())
-    (said,) = left_alone(RECIPE, sizes)
+    assert linear - {"lm_head"} == set(sizes.linear_suffixes)
+    (said,) = reached(RECIPE, sizes)
     assert said.startswith("the 4 experts of each layer get no adapter") and said.endswith("held in bfloat16")
 
 
@@ -76,36 +74,36 @@ def test_the_check_says_so(tmp_path: Path) -> None:
 
 
 def test_nothing_is_said_of_a_base_without_experts_or_where_all_is_trained(base: Path, tiny_base: Path) -> None:
-    assert left_alone(RECIPE, family.read(tiny_base)) == []
+    assert reached(RECIPE, family.read(tiny_base)) == []
     whole = {"base": "x", "data": "y", "adapter": "full", "quantization": {"type": "none"}}
-    assert left_alone(Recipe.model_validate(whole), family.read(base)) == []
+    assert reached(Recipe.model_validate(whole), family.read(base)) == []
 
 
-@pytest.mark.parametrize("kind", ["qwen2_moe", "olmoe", "deepseek_v3"])
-def test_of_other_families_the_experts_are_counted_too(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["qwen2_moe", "deepseek_v3"])
+def test_of_other_families_the_experts_are_counted_too_and_routers_left_alone(kind: str, tmp_path: Path) -> None:
     import transformers
 
-    config = transformers.AutoConfig.for_model(kind, hidden_size=32, num_hidden_layers=1, first_k_dense_replace=0)
+    config = transformers.AutoConfig.for_model(kind, hidden_size=32, num_hidden_layers=2, first_k_dense_replace=1)
+    config.save_pretrained(tmp_path)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
-    counts = {len(p) for p in model.parameters() if p.dim() == 3}
-    assert counts == {family.from_config(config.to_dict(), "config.json").experts}
+    sizes = family.read(tmp_path)
+    assert {len(p) for p in model.parameters() if p.dim() == 3} == {sizes.experts}
+    linear = [one for name, one in model.named_modules() if isinstance(one, torch.nn.Linear) and name != "lm_head"]
+    assert sum(one.weight.numel() for one in linear) == shape_of(RECIPE, sizes).quantizable
+    assert not {"gate", "shared_expert_gate", "lm_head"} & set(sizes.linear_suffixes)
 
 
-def test_a_base_with_some_plain_blocks_leaves_its_layers_to_the_library() -> None:
-    import transformers
-
-    config = transformers.AutoConfig.for_model("qwen3_moe", mlp_only_layers=[0]).to_dict()
-    assert family.from_config(config, "config.json").linear_suffixes is None
-
-
-@pytest.mark.parametrize(("names", "refused"), [("all-linear", True), (["up_proj"], True), (["q_proj"], False)])
-def test_what_would_train_and_then_not_merge_is_refused_before(names: Any, refused: bool) -> None:
-    """Of these families PEFT takes all-linear for the experts too."""
-    sizes = family.from_config({**SIZES, "model_type": "qwen2_moe", "num_experts": 4}, "config.json")
+@pytest.mark.parametrize(("names", "refused"), [("all-linear", False), (["up_proj"], True), (["q_proj"], False)])
+def test_what_would_train_and_then_not_merge_is_refused_before(names: Any, refused: bool, tmp_path: Path) -> None:
+    """Of these families PEFT takes the names of layers for the experts too."""
+    sizes_of = {**SIZES, "shared_expert_intermediate_size": 16, "moe_intermediate_size": 16}
+    (tmp_path / "config.json").write_text(json.dumps({**sizes_of, "model_type": "qwen2_moe", "num_experts": 4}))
+    sizes = family.read(tmp_path)
     recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": {"target_modules": names}})
     found = [problem.what for problem in adapter_problems(recipe, sizes)]
-    assert [what.startswith("PEFT takes this for the experts") for what in found] == [True] * refused
+    assert found == ["the base has no layer up_proj"] * refused
+    assert sizes.linear_suffixes == ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 @pytest.mark.parametrize(
@@ -268,7 +266,7 @@ def test_experts_are_trained_themselves_where_all_is(tmp_path: Path) -> None:
     where = write_experts(tmp_path / "base", "gpt_oss")
     recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": "full", "quantization": {"type": "none"}})
     given = inputs(
-        where, tmp_path, adapter=peft_config(recipe.adapter, None, 1), evaluate_every=1,
+        where, tmp_path, adapter=peft_config(recipe.adapter, (), 1), evaluate_every=1,
         sft={"max_steps": 1, "warmup_steps": 0, "per_device_train_batch_size": 1},
     )  # fmt: skip
     given = replace(given, base=held(where, "none", "bfloat16"))

@@ -45,7 +45,7 @@ def bases(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def wanted(method: str, **keys: Any) -> dict[str, Any]:
     """As the recipe's block becomes it."""
     plain = {"base": "a/b", "data": "x", "adapter": {"method": method, **keys}}
-    return peft_config(Recipe.model_validate(plain).adapter, None, 6)
+    return peft_config(Recipe.model_validate(plain).adapter, (), 6)
 
 
 def given(base: Path, folder: Path, adapter: dict[str, Any], **changes: Any) -> TrainInputs:

@@ -41,7 +41,7 @@ SFT = {"warmup_steps": 0, "per_device_train_batch_size": 1, "learning_rate": 1e-
 
 
 def wanted(keys: dict[str, Any]) -> dict[str, Any]:
-    return peft_config(block({"virtual_tokens": 6, **keys}), None, 4)  # type: ignore[arg-type]
+    return peft_config(block({"virtual_tokens": 6, **keys}), (), 4)  # type: ignore[arg-type]
 
 
 def model_of(base: Path, folder: Path, keys: dict[str, Any]) -> Any:

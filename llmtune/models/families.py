@@ -1,0 +1,141 @@
+"""The families that are known: what config.json does not say of an architecture, as data.
+
+A family is one entry of `KINDS`. Any other causal language model is looked at instead, which takes seconds: `looking`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer of a block: its name as transformers 5 has it, and the widths of what goes in and out."""
+
+    name: str
+    inputs: str
+    outputs: str
+    bias: bool | str = False
+    """Whether it has one, or the key of config.json that says so."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What all models of one `model_type` have in common. Widths are named as in `family.widths`."""
+
+    layers: tuple[Layer, ...]
+    """Those that an adapter goes on. A router of experts, a head, a tower for pictures are none of them."""
+    others: tuple[str, ...] = ("hidden", "hidden")
+    """What else a block has: norms, sinks, a router, experts."""
+    last: tuple[str, ...] = ("hidden",)
+    """What there is behind the blocks, or in front of them, besides embeddings and head."""
+    biased: bool = False
+    """What holds of biases where config.json has no such key."""
+    tied: bool = False
+    """The head shares the weights of the embeddings, unless config.json says otherwise."""
+    experts: str | None = None
+    """The key of config.json with the width of an expert, where all of a block are one parameter of three dimensions
+    and no linear layers."""
+
+
+def _attention(bias: bool | str = False, out: bool | str | None = None) -> tuple[Layer, ...]:
+    return (
+        Layer("q_proj", "hidden", "query", bias),
+        Layer("k_proj", "hidden", "key", bias),
+        Layer("v_proj", "hidden", "key", bias),
+        Layer("o_proj", "query", "hidden", bias if out is None else out),
+    )
+
+
+def _gated(bias: bool | str = False) -> tuple[Layer, ...]:
+    return (
+        Layer("gate_proj", "hidden", "ffn", bias),
+        Layer("up_proj", "hidden", "ffn", bias),
+        Layer("down_proj", "ffn", "hidden", bias),
+    )
+
+
+def _neox(first: str, bias: bool | str, in_attention: bool | str) -> tuple[Layer, ...]:
+    return (
+        Layer("query_key_value", "hidden", first, in_attention),
+        Layer("dense", "hidden", "hidden", in_attention),
+        Layer("dense_h_to_4h", "hidden", "ffn", bias),
+        Layer("dense_4h_to_h", "ffn", "hidden", bias),
+    )
+
+
+_NORM = ("hidden", "hidden")
+"""One with weight and bias."""
+_PLAIN = Kind(_attention() + _gated())
+_BIASED = Kind(_attention("attention_bias") + _gated())
+_GEMMA = replace(_BIASED, tied=True)
+_LLAMA = Kind(_attention("attention_bias") + _gated("mlp_bias"))
+_MIXTURE = ("hidden", "hidden", "router", "experts")
+_OF_A_HEAD = ("hidden", "hidden", "head", "head")
+
+KINDS: Mapping[str, Kind] = {
+    "llama": _LLAMA,
+    "granite": _LLAMA,
+    "smollm3": _LLAMA,
+    "mistral": _PLAIN,
+    "ministral": _PLAIN,
+    "ministral3": _PLAIN,
+    "mixtral": Kind(_attention(), _MIXTURE, experts="intermediate_size"),
+    "qwen2": Kind(_attention(bias=True, out=False) + _gated()),
+    "qwen3": replace(_BIASED, others=_OF_A_HEAD),
+    "qwen3_moe": Kind(
+        _attention("attention_bias"), (*_OF_A_HEAD, "router", "experts"), experts="moe_intermediate_size"
+    ),
+    "gemma": _GEMMA,
+    "gemma2": replace(_GEMMA, others=("hidden",) * 4),
+    "gemma3_text": replace(_GEMMA, others=("hidden",) * 4 + ("head", "head")),
+    "olmo": replace(_BIASED, others=(), last=()),
+    "olmo2": replace(_BIASED, others=("hidden", "hidden", "query", "key")),
+    "olmo3": replace(_BIASED, others=("hidden", "hidden", "query", "key")),
+    "phi": Kind(
+        (
+            Layer("q_proj", "hidden", "query", bias=True),
+            Layer("k_proj", "hidden", "key", bias=True),
+            Layer("v_proj", "hidden", "key", bias=True),
+            Layer("dense", "query", "hidden", bias=True),
+            Layer("fc1", "hidden", "ffn", bias=True),
+            Layer("fc2", "ffn", "hidden", bias=True),
+        ),
+        others=_NORM,
+        last=(*_NORM, "head bias"),
+    ),
+    "phi3": Kind(
+        (
+            Layer("qkv_proj", "hidden", "query and keys"),
+            Layer("o_proj", "query", "hidden"),
+            Layer("gate_up_proj", "hidden", "two ffn"),
+            Layer("down_proj", "ffn", "hidden"),
+        )
+    ),
+    "gpt2": Kind(
+        (
+            Layer("c_attn", "hidden", "three hidden", bias=True),
+            Layer("c_proj", "hidden", "hidden", bias=True),
+            Layer("c_fc", "hidden", "ffn", bias=True),
+            Layer("c_proj", "ffn", "hidden", bias=True),
+        ),
+        others=_NORM * 2,
+        last=(*_NORM, "positions"),
+        tied=True,
+    ),
+    "gpt_neox": Kind(
+        _neox("three hidden", bias=True, in_attention="attention_bias"), others=_NORM * 2, last=_NORM, biased=True
+    ),
+    "falcon": Kind(
+        _neox("query and keys", bias="bias", in_attention="bias"), others=("falcon norms",), last=_NORM, tied=True
+    ),
+    "gpt_oss": Kind(
+        _attention("attention_bias"),
+        others=(*_MIXTURE, "heads", "router bias", "expert biases"),
+        biased=True,
+        experts="intermediate_size",
+    ),
+}
+"""By `model_type`. Phi-4 and Phi-4-mini are `phi3`, SmolLM2 is `llama`, Pythia `gpt_neox`, the DeepSeek-R1 distillates
+are `qwen2` and `llama`. Tests compare each with transformers' own model."""

@@ -1,0 +1,97 @@
+"""A family that is not known is looked at: the plan counts right, and the adapter goes where it should."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+
+from llmtune.errors import BaseModelError
+from llmtune.models.family import Family, read
+from llmtune.plan.estimate import shape_of
+from llmtune.plan.fits import reached
+from llmtune.recipe.schema import Recipe
+from llmtune.recipe.to_peft import peft_config
+from tests.models.test_family import SIZES
+
+RECIPE = Recipe.model_validate({"base": "x", "data": "y", "adapter": {"rank": 4}})
+VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 5, "num_attention_heads": 2}
+UNKNOWN: dict[str, dict[str, Any]] = {
+    "cohere": {},
+    "stablelm": {},
+    "qwen3_moe": {**SIZES, "num_experts": 4, "moe_intermediate_size": 24, "mlp_only_layers": [1]},
+    "llama4_text": {"num_local_experts": 4, "intermediate_size_mlp": 40, "interleave_moe_layer_step": 2},
+    "gemma3": {"text_config": {**SIZES, "model_type": "gemma3_text"}, "vision_config": VISION},
+}
+
+
+def looked_at(folder: Path, kind: str) -> tuple[Family, Any]:
+    sizes = UNKNOWN[kind] if "text_config" in UNKNOWN[kind] else {**SIZES, **UNKNOWN[kind]}
+    config = transformers.AutoConfig.for_model(kind, **sizes)
+    config.save_pretrained(folder)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    return read(folder), model
+
+
+@pytest.mark.parametrize("kind", sorted(UNKNOWN))
+def test_numbers_and_layers_are_those_of_the_model(kind: str, tmp_path: Path) -> None:
+    sizes, model = looked_at(tmp_path, kind)
+    assert not sizes.known
+    assert sizes.parameters == model.num_parameters()
+    head = model.get_output_embeddings()
+    linear = [one for one in model.modules() if isinstance(one, torch.nn.Linear) and one is not head]
+    assert shape_of(RECIPE, sizes).quantizable == sum(one.weight.numel() for one in linear)
+    (said, *_) = reached(RECIPE, sizes)
+    assert said.startswith(f"unknown family {sizes.model_type}: target modules found by looking: q_proj, k_proj")
+
+
+@pytest.mark.parametrize("kind", sorted(UNKNOWN))
+def test_an_adapter_goes_on_the_blocks_and_on_no_router_no_head_and_no_tower_for_pictures(
+    kind: str, tmp_path: Path
+) -> None:
+    sizes, model = looked_at(tmp_path, kind)
+    arguments = peft_config(RECIPE.adapter, sizes.linear_suffixes, 1, inside=sizes.inside)["arguments"]
+    adapted = get_peft_model(model, LoraConfig(**arguments))
+    trained = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
+    planned = sum(4 * (layer.inputs + layer.outputs) for layer in shape_of(RECIPE, sizes).adapted)
+    assert sum(p.numel() for p in trained.values()) == planned
+    assert trained and not any(
+        word in name for name in trained for word in ("router", "gate.", "lm_head", "vision", "projector")
+    )
+    assert bool(sizes.inside) == (kind == "gemma3")
+
+
+def test_what_transformers_cannot_build_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**SIZES, "model_type": "newest"}))
+    with pytest.raises(BaseModelError, match="has no causal language model named newest"):
+        read(tmp_path)
+
+
+def test_what_cannot_be_built_is_refused_with_the_reason(tmp_path: Path) -> None:
+    config = {**SIZES, "model_type": "cohere", "hidden_act": "newest"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BaseModelError, match=r"cannot build a model of it: .*newest"):
+        read(tmp_path)
+
+
+def test_code_that_came_with_a_base_runs_only_when_the_recipe_says_so(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({**SIZES, "model_type": "newest", "auto_map": {"AutoConfig": "code.Config"}})
+    )
+    (tmp_path / "code.py").write_text("open('ran', 'w')\n")
+    with pytest.raises(BaseModelError, match="brings Python code of its own"):
+        read(tmp_path)
+
+
+def test_code_is_not_needed_for_a_family_that_transformers_has(tmp_path: Path) -> None:
+    """The first files of Phi-3 and Falcon, and some of other families, name code that nobody needs any more."""
+    (tmp_path / "config.json").write_text(
+        json.dumps({**SIZES, "model_type": "cohere", "auto_map": {"AutoConfig": "code.Config"}})
+    )
+    assert read(tmp_path).linear_suffixes[:2] == ("q_proj", "k_proj")
