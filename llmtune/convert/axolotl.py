@@ -130,8 +130,8 @@ def _batch(draft: Draft, source: Source) -> None:
 def _adapter(draft: Draft, source: Source) -> None:
     """LoRA on a base in 4 or 8 bits or as it is, or all of the base."""
     kind = source.text("adapter")
-    keys = [key for key in (*(key for key, _, _ in LORA), "lora_alpha", "lora_target_modules", "lora_target_linear",
-            "lora_model_dir", "peft_init_lora_weights") if source.value(key) is not None]  # fmt: skip
+    keys = (*(key for key, _, _ in LORA), "lora_alpha", "lora_target_modules", "lora_target_linear", "lora_model_dir",
+            "lora_target_parameters", "peft_init_lora_weights")  # fmt: skip
     if kind is None or kind.lower() == "none":
         if kind is not None:
             source.carried("adapter", "adapter: full")

@@ -16,14 +16,16 @@ from llmtune.recipe.document import KeyPath
 TEMPLATE = "read as {form}; the base's chat template asks, not axolotl's wording"
 OF_FILES = ("json", "csv", "parquet", "text", "arrow")
 """Names that stand for the files under `data_files`."""
+ORCA = {"question": "question", "answer": "response", "system": "system_prompt"}
 FORMS: dict[str, tuple[str | None, dict[str, str] | None]] = {
     "alpaca": ("alpaca", None),
     "gpteacher": ("alpaca", None),
     "alpaca_chat": ("alpaca", None),
-    "jeopardy": ("question", None),
     "alpaca_chat.load_qa": ("question", None),
     "alpaca_w_system": ("alpaca", None),
-    "alpaca_w_system.load_open_orca": (None, {"question": "question", "answer": "response", "system": "system_prompt"}),
+    "alpaca_w_system.load_open_orca": (None, ORCA),
+    "alpaca_w_system.load_open_orca_chatml": (None, ORCA),
+    "alpaca_chat.load_camel_ai": (None, {"question": "message_1", "answer": "message_2"}),
     "oasst": (None, {"question": "INSTRUCTION", "answer": "RESPONSE"}),
     "summarizetldr": (None, {"question": "article", "answer": "summary"}),
     "metharme": (None, {"question": "prompt", "answer": "generation"}),
@@ -92,7 +94,7 @@ def _rows(draft: Draft, source: Source, at: KeyPath) -> Rows:
 def _form(draft: Draft, source: Source, at: KeyPath) -> tuple[str | None, dict[str, str] | None]:
     kind = source.value((*at, "type"))
     if isinstance(kind, dict):
-        return None, _own(draft, source, (*at, "type"))
+        return _own(draft, source, (*at, "type"))
     if kind is None:
         return None, None
     name = str(kind)
@@ -136,24 +138,28 @@ def _turns(source: Source, at: KeyPath) -> tuple[str | None, None]:
     return "messages", None
 
 
-def _own(draft: Draft, source: Source, at: KeyPath) -> dict[str, str] | None:
-    """A form that the configuration describes itself."""
-    names = {"question": "field_instruction", "answer": "field_output", "system": "field_system"}
-    usual = {"field_instruction": "instruction", "field_output": "output"}
-    columns = {}
-    for ours, theirs in names.items():
-        name = source.text((*at, theirs)) or usual.get(theirs)
-        if name is not None:
-            columns[ours] = name
-        source.carried((*at, theirs), f"data.columns.{ours}: {name}")
+def _own(draft: Draft, source: Source, at: KeyPath) -> tuple[str | None, dict[str, str] | None]:
+    """A form that the configuration describes itself: Alpaca's columns, or others by name."""
     prompt = source.text((*at, "system_prompt"))
     if prompt:
         draft.carry((*at, "system_prompt"), "data.system", prompt)
     source.defaulted((*at, "system_prompt"), "is empty")
-    source.unsupported((*at, "field_input"), "a second column of the question is not read: join it to the first")
     for key in ("format", "no_input_format", "system_format"):
         source.defaulted((*at, key), "the base's chat template asks")
-    return columns
+    usual = {"field_instruction": "instruction", "field_input": "input", "field_output": "output",
+             "field_system": "system"}  # fmt: skip
+    given = {key: source.text((*at, key)) for key in usual}
+    if all(given[key] in (None, name) for key, name in usual.items()):
+        source.carried(at, "data.format: alpaca has these columns")
+        return "alpaca", None
+    columns = {}
+    for ours, key in (("question", "field_instruction"), ("answer", "field_output"), ("system", "field_system")):
+        name = given[key] or (None if ours == "system" else usual[key])
+        if name is not None:
+            columns[ours] = name
+        source.carried((*at, key), f"data.columns.{ours}: {name}")
+    source.unsupported((*at, "field_input"), "a second column of the question is not read: join it to the first")
+    return None, columns
 
 
 def _mask(source: Source, at: KeyPath) -> None:

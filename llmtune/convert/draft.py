@@ -131,10 +131,13 @@ class Draft:
             self.source.instead(entry.at, note)
 
     def _misfit(self, rule: Rule) -> Problem:
-        """At the key of the source that said so."""
-        asked = [self._entries[key].at for key in rule.keys if key in self._entries]
-        where = next((self.source.where(at) for at in asked if at is not None), str(self.source.file))
-        return Problem(where, f"{' and '.join(rule.keys)}: {rule.says}", f"{rule.do}; change it in this file first")
+        """At the keys of the source that said so."""
+        asked = [
+            entry.at for key in rule.keys if (entry := self._entries.get(key)) is not None and entry.at is not None
+        ]
+        where = self.source.where(asked[0]) if asked else str(self.source.file)
+        names = " and ".join(dotted((at,) if isinstance(at, str) else at) for at in asked)
+        return Problem(where, f"{names}: {rule.says}", f"leave one out here; in a recipe: {rule.do}")
 
     def _places(self) -> dict[KeyPath, str]:
         """Where each key of the recipe came from, for what is told of its value."""

@@ -22,7 +22,7 @@ def convert(draft: Draft, source: Source) -> None:
     registry, where = _registry(source)
     if names is not None:
         found = [_entry(source, "dataset", name, registry) for name in names]
-        unknown = [name for name in names if name not in registry]
+        unknown = [name for name in names if name not in registry and source.text("dataset_dir") != "ONLINE"]
         if unknown:
             files = ", ".join(f"{name}.json" for name in unknown)
             draft.remark(
@@ -33,8 +33,9 @@ def convert(draft: Draft, source: Source) -> None:
         said = "the files of the data sets lie there" if registry else f"there is no {REGISTRY}: see the recipe's head"
         source.carried("dataset_dir", said)
     evaluated = source.names("eval_dataset")
-    if evaluated:
+    if evaluated and len(evaluated) == 1:
         rows.heldout(draft, source, _entry(source, "eval_dataset", evaluated[0], registry))
+    source.unsupported("eval_dataset", "one file is measured on: join them, and name it under data.heldout")
     size = source.number("val_size")
     if size is not None and 0 < size < 1 and "data.heldout" not in draft:
         draft.carry("val_size", "data.heldout", float(size))
@@ -70,6 +71,8 @@ def _registry(source: Source) -> tuple[dict[str, Any], str]:
 
 def _entry(source: Source, at: str, name: str, registry: dict[str, Any]) -> Rows:
     """A data set as the registry describes it; else a file of its name is to be made."""
+    if source.text("dataset_dir") == "ONLINE":
+        return Rows(at, name)
     entry = registry.get(name)
     if not isinstance(entry, dict):
         return Rows(at, f"{name}.json")

@@ -16,6 +16,8 @@ OPTIMIZERS = {
 }  # fmt: skip
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant", "constant_with_warmup": "constant"}
 INITS = ("gaussian", "pissa", "olora", "eva", "loftq")
+EXPERTS = {"gate_up_proj", "down_proj"}
+"""The two parameters that hold all experts of a block."""
 NOT_LORA = "is read where LoRA is trained, and this configuration trains the whole base"
 
 
@@ -151,13 +153,13 @@ def layers(draft: Draft, source: Source, at: At, every: str) -> None:
         draft.carry(at, "adapter.target_modules", names)
 
 
-def experts(draft: Draft, source: Source, at: At) -> None:
-    """The parameters that hold the experts of a layer: both get an adapter here, or none does."""
-    names = source.names(at)
-    if names and {name.rpartition(".")[2] for name in names} == {"gate_up_proj", "down_proj"}:
-        draft.carry(at, "adapter.experts", True)
-    else:
-        source.unsupported(at, "experts get an adapter as a whole, gate_up_proj and down_proj (`adapter.experts`)")
+def experts(draft: Draft, source: Source, at: str) -> None:
+    """Parameters that get an adapter: here those of all experts of all blocks, or none."""
+    names = source.names(at) or ()
+    whole = all(re.search(r"(^|\.)experts\.", name) and not re.search(r"(^|\.)\d+\.", name) for name in names)
+    if whole and {name.rpartition(".")[2] for name in names} == EXPERTS:
+        draft.carry(at, "adapter.experts", True, "both parameters of every block's experts")
+    source.unsupported(at, "parameters are not named one by one: see `adapter.experts`, which trains all experts")
 
 
 def alpha(draft: Draft, source: Source, at: At, default: float | None = None) -> None:

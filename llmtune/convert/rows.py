@@ -34,14 +34,19 @@ class Rows:
     """Of ASKED, what was given."""
 
     @property
-    def is_file(self) -> bool:
+    def has_file_name(self) -> bool:
         return Path(self.name).suffix.lower() in FILES
+
+    @property
+    def is_file(self) -> bool:
+        """Of this machine."""
+        return self.has_file_name and "://" not in self.name
 
     @property
     def loaded(self) -> str:
         """Python that loads them."""
         name, asked = self.name, {key: self.asked[key] for key in ASKED if self.asked.get(key) is not None}
-        if self.is_file:
+        if self.has_file_name:
             suffix = Path(name).suffix.lower()[1:]
             name, asked = {"csv": "csv", "tsv": "csv", "parquet": "parquet"}.get(suffix, "json"), {"data_files": name}
             asked |= {"sep": "\t"} if suffix == "tsv" else {}
@@ -107,7 +112,8 @@ def _saved(source: Source, found: Sequence[Rows], file: str) -> str:
 
 
 def _stem(name: str) -> str:
-    return Path(name).name or "rows"
+    path = Path(name)
+    return (path.stem if path.suffix.lower() in FILES else path.name) or "rows"
 
 
 def _form(draft: Draft, found: Sequence[Rows]) -> tuple[str | None, Mapping[str, str] | None]:

@@ -58,7 +58,7 @@ LORA = (
     ("lora_dropout", "adapter.dropout", "number"),
     ("lora_modules_to_save", "adapter.modules_to_save", "names"),
 )
-KEYS = ("lora_r", "lora_alpha", "lora_target_modules", *(key for key, _, _ in LORA))
+KEYS = ("lora_r", "lora_alpha", "lora_target_modules", "lora_target_parameters", *(key for key, _, _ in LORA))
 
 
 def refusal(source: Source) -> None:

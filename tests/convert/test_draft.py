@@ -80,7 +80,8 @@ def test_what_does_not_go_together_is_told_at_the_key_that_asks_for_it(tmp_path:
         converted(tmp_path, text)
     (problem,) = caught.value.problems
     assert Path(problem.where).name == "theirs.yml:15:1"
-    assert problem.what.startswith("adapter.dora and quantization.type: PEFT cannot measure")
+    assert problem.what.startswith("peft_use_dora and load_in_8bit: PEFT cannot measure")
+    assert problem.do.startswith("leave one out here; in a recipe: set `quantization.type: nf4`")
 
 
 def test_defaults_of_a_method_are_its_own() -> None:
