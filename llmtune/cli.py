@@ -74,6 +74,22 @@ def check(
         check_only(recipe, out, overrides or [], console, whole=resolved)
 
 
+@app.command(epilog="Example: llmtune explain adapter.rank")
+def explain(
+    key: Annotated[
+        str | None, typer.Argument(metavar="[KEY]", help="An option, or a block of them. Default: the blocks.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print all options as a page in Markdown.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Say what an option means, what it may be, what it becomes in which library, and when to change it."""
+    from llmtune.reference import explain as explain_key
+
+    with _told(as_json, debug) as console:
+        explain_key(key, console, markdown=markdown)
+
+
 @app.command(epilog="Example: llmtune schema >recipe.schema.json")
 def schema() -> None:
     """Print the JSON Schema of a recipe, by which editors complete and check it."""

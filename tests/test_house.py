@@ -16,7 +16,9 @@ STAGES = {"train", "evaluate", "merge", "export", "serve"}
 ROWS = (
     {"cli", "worker"},
     {"pipeline"},
-    {"narration", "summary", "cluster", "resolved"},
+    {"narration", "summary", "cluster", "resolved", "reference"},
+    {"explain"},
+    {"becomes"},
     {"asked", "check", "stages", "process", "held", "death", "machines", "spread", "shortage", "unfinished"},
     STAGES,
     {"lock"},

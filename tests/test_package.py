@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -35,9 +36,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
+def test_every_folder_of_the_package_is_named_in_pyproject() -> None:
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "llmtune").rglob("*.py")}
+    assert sorted(named) == sorted([*(".".join(folder.parts) for folder in folders), "llmtune.shipped"])
+
+
 @pytest.mark.slow
 def test_every_file_of_the_package_is_installed(installed: Path) -> None:
-    """A new folder of it is named in pyproject.toml, under `packages`."""
     kept = (path.relative_to(ROOT) for path in (ROOT / "llmtune").rglob("*") if path.is_file())
     assert {str(path) for path in kept if path.suffix != ".pyc"} - {
         str(path.relative_to(installed)) for path in installed.rglob("*")

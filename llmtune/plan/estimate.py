@@ -111,8 +111,12 @@ def _fits(memory: Memory, device: Device) -> bool:
 
 def _training(recipe: Recipe, shape: Shape, rows: Sequence[Sample], device: Device) -> tuple[Geometry, Memory, int]:
     """The first way of training that fits, fastest first; the one that needs least when none does."""
-    ways = list(_ways(recipe, shape, rows, device))
-    return next((way for way in ways if _fits(way[1], device)), min(ways, key=lambda way: way[1].total))
+    tried = []
+    for way in _ways(recipe, shape, rows, device):
+        if _fits(way[1], device):
+            return way
+        tried.append(way)
+    return min(tried, key=lambda way: way[1].total)
 
 
 def _ways(
