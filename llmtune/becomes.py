@@ -36,7 +36,6 @@ BASE = from_config(
     },
     "config.json",
 )  # fmt: skip
-PARAMETERS = 596_049_920
 MACHINE = Device("cuda", "a GPU", 80 * 10**9, 80 * 10**9, cores=8, gpus=1)
 ROWS = [
     Sample((1,) * tokens, (False,) * 32 + (True,) * (tokens - 32), (1,) * 32, "", "", "")
@@ -151,10 +150,10 @@ def _translated(written: str) -> Flat | None:
     here = machine.processes(recipe.launch.processes, MACHINE)
     recipe = recipe.model_copy(update={"launch": recipe.launch.model_copy(update={"processes": here})})
     try:
-        planned = plan(recipe, BASE, PARAMETERS, {"train": ROWS, "heldout": ROWS[:8]}, replace(MACHINE, gpus=here))
+        planned = plan(recipe, BASE, {"train": ROWS, "heldout": ROWS[:8]}, replace(MACHINE, gpus=here))
     except LlmtuneError:
         return None
-    facts = facts_of(planned, BASE.linear_suffixes, MACHINE, None, threads=8)
+    facts = facts_of(planned, BASE, MACHINE, None, threads=8)
     named = recipe.adapter.token_rows if isinstance(recipe.adapter, Lora) else ()
     facts = replace(
         facts,
