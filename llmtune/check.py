@@ -201,7 +201,9 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     if base is not None and weights is not None and sizes is not None and not misread:
         problems.add(list(_space(run, recipe, sizes, base, weights)))
         problems.add(list(spread.offloaded(recipe, beside, shape_of(recipe, sizes))))
-        problems.add([] if weights.missing else list(unknown_modules(recipe.adapter, sizes, base.folder)))
+        if not weights.missing:
+            problems.add(list(unknown_modules(recipe.adapter, sizes, base.folder)))
+            problems.add(list(prequantized.experts(recipe.base.name, base.folder)) if sizes.experts else [])
         if prepared is not None and not loaded.broken:
             planned = problems.of(lambda: plan(recipe, sizes, prepared.splits, here))
     if problems.found or not (met and base and weights and sizes and words and prepared and planned):

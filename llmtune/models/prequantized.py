@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from llmtune.errors import Problem
+from llmtune.models.checkpoint import checkpoint
 from llmtune.recipe.schema import Quantization, Recipe
 
 _CALLED = {
@@ -69,8 +71,7 @@ def problems(asked: Quantization, base: str, stored: Prequantized, *, transposed
 
     `base` is its name; `transposed`: its layers are transformers' Conv1D.
     """
-    full = _SUFFIX.sub("", base.rstrip("/").rpartition("/")[2])
-    named = "the same model" if base.endswith(full) else full
+    named = _in_full(base)
     if stored.type is None:
         do = f"name {named} in full precision; llmtune quantizes it itself"
         if stored.method in _TURNED_BACK:
@@ -90,6 +91,20 @@ def problems(asked: Quantization, base: str, stored: Prequantized, *, transposed
                 what = f"{_word(wanted)}, and the base is stored as {_word(has)} already"
                 do = f"remove it, or name {named} in full precision"
                 yield Problem(f"quantization.{key}", what, do)
+
+
+def experts(base: str, folder: Path) -> Iterator[Problem]:
+    """Experts that bitsandbytes has stored quantized one by one: transformers 5 holds them together, and not so."""
+    constants = (".weight.absmax", ".SCB")
+    if any(".experts." in name and name.endswith(constants) for name in checkpoint(folder)):
+        what = "the base is stored with its experts quantized, which transformers 5 cannot load"
+        yield Problem("base.name", what, f"name {_in_full(base)} in full precision; llmtune quantizes it itself")
+
+
+def _in_full(base: str) -> str:
+    """What a quantized model was made of, by its name."""
+    full = _SUFFIX.sub("", base.rstrip("/").rpartition("/")[2])
+    return "the same model" if base.endswith(full) else full
 
 
 def _word(value: object) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from llmtune.check import check
 from llmtune.errors import RecipeError
@@ -25,10 +25,11 @@ from llmtune.models.packed import Packed, tensors
 from llmtune.models.prequantized import as_stored, problems, read
 from llmtune.models.quantize import difference
 from llmtune.recipe.schema import Quantization, Recipe
+from tests.expert_models import write_experts
 from tests.merge.test_merge import asked, change_config
 from tests.models.test_quantized import KINDS
 from tests.tiny_models import write_rows
-from tests.trained_models import write_trained
+from tests.trained_models import spec, write_trained
 
 # quantization_config of models of the hub
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
@@ -141,6 +142,25 @@ def test_a_stored_base_is_checked_and_planned_as_what_it_is(tiny_base: Path, tmp
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": GPTQ}))
     with pytest.raises(RecipeError, match=r"shop.yaml:1:1: the base is stored quantized, in GPTQ"):
         check(tmp_path / "shop.yaml", tmp_path / "run", ())
+
+
+def test_a_mixture_whose_experts_were_stored_quantized_one_by_one_is_refused(tmp_path: Path) -> None:
+    """As transformers 4 had them, linear layers each; transformers 5 leaves experts as they are, and can load that."""
+    from bitsandbytes import functional
+
+    folder = stored(write_experts(tmp_path / "base", "qwen3_moe"), tmp_path / "x-bnb-4bit", "nf4 double")
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text("base: x-bnb-4bit\ndata: rows.jsonl\n")
+    assert check(tmp_path / "shop.yaml", tmp_path / "run", ()).family.experts == 4
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if ".experts." in name]:
+        tensors[name], state = functional.quantize_4bit(tensors[name], compress_statistics=True, quant_type="nf4")
+        tensors |= {f"{name}.{key}": one for key, one in state.as_dict(packed=True).items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RecipeError, match=r"stored with its experts quantized.*name x in full precision"):
+        check(tmp_path / "shop.yaml", tmp_path / "run", ())
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        load_base(spec(folder))
 
 
 def test_gpt2_stored_quantized_is_refused() -> None:
