@@ -13,6 +13,7 @@ from llmtune.data import split
 from llmtune.data.audit import Audit, Rejected, Shown, count, count_of, count_rejected, show
 from llmtune.data.conversation import Conversation, Sample
 from llmtune.data.conversations import read_conversations
+from llmtune.data.layout import Said
 from llmtune.data.render import render
 from llmtune.data.sources import nearest_data
 from llmtune.errors import DataError, Problem
@@ -208,14 +209,12 @@ class _Preparation:
     def _tokenise(
         self, chosen: dict[str, list[Conversation]], chat: ChatTokenizer
     ) -> Iterator[tuple[str, list[Sample]]]:
-        openings: set[str] = set()
+        said = Said()
         for part, conversations in chosen.items():
-            rendered = render(conversations, chat)
-            openings |= rendered.openings
+            rendered = render(conversations, chat, said)
             self._bad += rendered.problems
             yield part, rendered.samples
-        for text in sorted(openings):
-            self._notes.append(f"the chat template opens answers with {text!r}, which is trained too")
+        self._notes += said.notes()
 
     def _fits(self, sample: Sample, vocabulary: int, limit: int) -> bool:
         if max(sample.ids) >= vocabulary:

@@ -2,10 +2,11 @@
 
 Trained is what a server leaves to the model: from the end of the prompt that it would be given, to the end of turn. For
 every answer of every row it is checked that
-- the rendered row begins with that prompt, as text and as tokens (a server's tokens are the trained ones),
+- the row begins with that prompt, as text and as tokens (a server's tokens are the trained ones),
 - the words of the answer follow, and then the end-of-turn token, which is trained with them (pain 1),
 - the trained tokens decode to just that text, so nothing of the user is among them (pain 4).
-A row for which this does not hold is refused with the reason; no mask is ever a guess.
+Where a row of several answers does not begin with the prompt of each, every answer is a row of its own. A row for which
+the rest does not hold is refused with the reason; no mask is ever a guess.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from llmtune.data.conversation import Conversation, Message, Sample
+from llmtune.data.conversation import Conversation, Sample
 from llmtune.data.form import RowFault
+from llmtune.data.layout import Layout, Said, lay_out, short
 from llmtune.errors import Problem
-from llmtune.models.template import LEFT, MARKS, RIGHT, TemplateFault, Turn
+from llmtune.models.template import MARKS
 from llmtune.models.tokenizer import ChatTokenizer
 
 _CHUNK = 1024
@@ -27,40 +29,27 @@ _CHUNK = 1024
 
 @dataclass
 class Rendered:
-    """Samples and refused rows, and the texts that the template itself opens answers with (`<think>...</think>`)."""
+    """Samples and refused rows."""
 
     samples: list[Sample] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    openings: set[str] = field(default_factory=set)
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """Where an answer stands in the rendered text: after the prompt, up to the end of its end-of-turn token."""
-
-    prompt: str
-    stop: int
-
-
-@dataclass(frozen=True)
-class _Layout:
-    conversation: Conversation
-    text: str
-    answers: tuple[_Answer, ...]
 
 
 @dataclass(frozen=True)
 class _Tokens:
     """A row as tokens; `spans` are the first and the past-the-last token of each answer."""
 
-    layout: _Layout
+    layout: Layout
     ids: list[int]
     prompt_ids: list[int]
     spans: tuple[tuple[int, int], ...]
 
 
-def render(conversations: Sequence[Conversation], chat: ChatTokenizer) -> Rendered:
-    """Tokenise every conversation and prove its mask. Order is kept; refused rows are named under `problems`."""
+def render(conversations: Sequence[Conversation], chat: ChatTokenizer, said: Said) -> Rendered:
+    """Tokenise every conversation and prove its mask. Order is kept; refused rows are named under `problems`.
+
+    `said`: what is to be told of all rows is added there.
+    """
     done = Rendered()
     longest_first = sorted((*chat.structure, *MARKS), key=len, reverse=True)
     forbidden = re.compile("|".join(map(re.escape, longest_first)))
@@ -68,129 +57,45 @@ def render(conversations: Sequence[Conversation], chat: ChatTokenizer) -> Render
         layouts = []
         for conversation in conversations[start : start + _CHUNK]:
             try:
-                layouts.append(_lay_out(conversation, chat, forbidden, done.openings))
+                layouts += lay_out(conversation, chat, forbidden, said)
             except RowFault as fault:
                 done.problems.append(fault.at(conversation.source))
-        _prove(_encode(layouts, chat, done), chat, done)
+        _prove(_encode(layouts, chat, done, said), chat, done)
     return done
 
 
-def _lay_out(
-    conversation: Conversation, chat: ChatTokenizer, forbidden: re.Pattern[str], openings: set[str]
-) -> _Layout:
-    for message in conversation.messages:
-        if (found := forbidden.search(message.content)) is not None:
-            # As plain text it would differ from what a server makes of the same words; as the token itself it would end
-            # or open a turn in the middle of one (pain 43).
-            raise RowFault(
-                f"the {message.role} turn holds {found[0]!r}, a special token of this tokenizer",
-                "write it otherwise, or remove the row",
-            )
-    turns = [{"role": message.role, "content": message.content} for message in conversation.messages]
-    text = _rendered(chat, turns, answer_next=False)
-    answers = []
-    position = 0
-    asked = False
-    for place, message in enumerate(conversation.messages):
-        core = message.content.strip()
-        asked = asked or message.role == "user"
-        if message.role == "assistant" and asked:
-            prompt = _rendered(chat, turns[:place], answer_next=True)
-            begin = _begin(text, prompt, turns, place, chat, openings)
-            stop = _stop(text, begin + len(core), chat)
-            answers.append(_Answer(prompt, stop))
-            position = stop
-        elif core:
-            found_at = text.find(core, position)
-            if found_at < 0:
-                raise RowFault(
-                    f"the chat template drops or changes the {message.role} turn {_short(core)}", _advice(message)
-                )
-            position = found_at + len(core)
-    return _Layout(conversation, text, tuple(answers))
-
-
-def _rendered(chat: ChatTokenizer, turns: Sequence[Turn], answer_next: bool) -> str:
-    try:
-        return chat.template.render(turns, answer_next)
-    except TemplateFault as fault:
-        raise RowFault(
-            f"the chat template refuses the conversation: {fault}",
-            "give it the turns that the base's template knows (often: user and assistant in turn, no system)",
-        ) from fault
-
-
-def _begin(text: str, prompt: str, turns: Sequence[Turn], place: int, chat: ChatTokenizer, openings: set[str]) -> int:
-    """Where the words of the answer at `place` begin; the prompt, and at most the template's own words, are before."""
-    if not text.startswith(prompt):
-        raise RowFault(
-            f"the prompt that a server gives ends with {_short(prompt[-24:])}, and the row goes on otherwise",
-            "take a base whose template asks for answers as it writes them, or write the rows as it asks for them",
-        )
-    core = turns[place]["content"].strip()
-    start = len(prompt)
-    begin = start + len(text[start:]) - len(text[start:].lstrip())
-    if text.startswith(core, begin):
-        return begin
-    # The template opens answers with words of its own: found by marking the answer and rendering once more.
-    content = turns[place]["content"].replace(core, f"{LEFT}{core}{RIGHT}", 1)
-    marked = _rendered(chat, [*turns[:place], {**turns[place], "content": content}, *turns[place + 1 :]], False)
-    begin = marked.find(LEFT)
-    if begin < start or marked.replace(LEFT, "").replace(RIGHT, "") != text:
-        raise RowFault(
-            f"the chat template drops or changes a part of the answer {_short(core)}",
-            "write the answer as the template writes it (some leave out <think> blocks), or remove the row",
-        )
-    openings.add(text[start:begin])
-    return begin
-
-
-def _stop(text: str, end_of_words: int, chat: ChatTokenizer) -> int:
-    rest = text[end_of_words:]
-    space = len(rest) - len(rest.lstrip())
-    closing = "".join(chat.closing)
-    if not rest.startswith(closing, space):
-        raise RowFault(
-            f"the chat template does not write {closing} right after an answer",
-            "the model would not learn to stop there: split the conversation, or take another template",
-        )
-    return end_of_words + space + len(closing)
-
-
-def _advice(message: Message) -> str:
-    if message.role == "system":
-        return "put the text into the first user turn; this base's template has no system turn"
-    return "remove the row, or take a base whose template writes such turns"
-
-
-def _encode(layouts: Sequence[_Layout], chat: ChatTokenizer, done: Rendered) -> Iterator[_Tokens]:
-    texts = chat.encode([layout.text for layout in layouts])
+def _encode(layouts: Sequence[Layout], chat: ChatTokenizer, done: Rendered, said: Said) -> Iterator[_Tokens]:
+    texts = iter(chat.encode([layout.text for layout in layouts if layout.text is not None]))
     prompts = iter(chat.encode([answer.prompt for layout in layouts for answer in layout.answers]))
-    for layout, ids in zip(layouts, texts, strict=True):
+    rows: list[tuple[Layout, list[list[int]], list[int] | None]] = []
+    for layout in layouts:
         own = [next(prompts) for _ in layout.answers]
+        ids = None if layout.text is None else next(texts)
+        if ids is None or any(ids[: len(prompt)] != prompt for prompt in own):
+            # a server gives these very tokens, and a word may not reach over their end
+            said.split += layout.text is not None and len(own) > 1
+            rows += [(one, [prompt], None) for one, prompt in zip(layout.apart(), own, strict=True)]
+        else:
+            rows.append((layout, own, ids))
+    completions = iter(chat.encode_behind([layout.answers[0].completion for layout, _, ids in rows if ids is None]))
+    for layout, own, ids in rows:
+        whole = [*own[0], *next(completions)] if ids is None else ids
         try:
-            spans = tuple(_span(ids, prompt, chat) for prompt in own)
-            if chat.bos_id is not None and ids[:2] == [chat.bos_id, chat.bos_id]:
-                raise RowFault("the row begins with two begin-of-sequence tokens", "let only the template write one")
+            yield _Tokens(layout, whole, own[-1], tuple(_span(whole, prompt, chat) for prompt in own))
         except RowFault as fault:
             done.problems.append(fault.at(layout.conversation.source))
-            continue
-        yield _Tokens(layout, ids, own[-1], spans)
 
 
 def _span(ids: list[int], prompt: list[int], chat: ChatTokenizer) -> tuple[int, int]:
     start = len(prompt)
-    if ids[:start] != prompt:
-        raise RowFault(
-            "prompt and answer share a token: a server's prompt would not be the trained one",
-            "remove white space or signs at the start of the answer, or take another template",
-        )
+    if chat.bos_id is not None and ids[:2] == [chat.bos_id, chat.bos_id]:
+        raise RowFault("the row begins with two begin-of-sequence tokens", "let only the template write one")
     if chat.end_of_turn_id not in ids[start:]:
         raise RowFault(
             f"the tokenizer does not find {chat.end_of_turn} after the answer",
             "the model would not learn to stop: remove the signs at the end of the answer, or mend the tokenizer",
         )
-    # The words hold no such token (_lay_out), so the first one after the prompt is the answer's own.
+    # The words hold no such token (lay_out), so the first one after the prompt is the answer's own.
     return start, ids.index(chat.end_of_turn_id, start) + 1
 
 
@@ -202,7 +107,7 @@ def _prove(rows: Iterator[_Tokens], chat: ChatTokenizer, done: Rendered) -> None
         for answer, (start, stop) in zip(row.layout.answers, row.spans, strict=True):
             # With the token before it: some decoders take the space from the first token of a text.
             pieces.append(row.ids[max(start - 1, 0) : stop])
-            expected.append(row.layout.text[len(answer.prompt) : answer.stop])
+            expected.append(answer.completion)
     anchors = {piece[0] for piece in pieces}
     before = dict(zip(anchors, chat.decode([[anchor] for anchor in anchors]), strict=True))
     decoded = iter(chat.decode(pieces))
@@ -215,7 +120,7 @@ def _prove(rows: Iterator[_Tokens], chat: ChatTokenizer, done: Rendered) -> None
                 wrong = text.removeprefix(before[piece[0]])
         source = row.layout.conversation.source
         if wrong is not None:
-            what = f"the trained tokens decode to {_short(wrong)}, not to the answer"
+            what = f"the trained tokens decode to {short(wrong)}, not to the answer"
             done.problems.append(Problem(source, what, "the tokenizer cannot write this text: remove the row"))
         else:
             done.samples.append(_sample(row))
@@ -235,7 +140,8 @@ def _sample(row: _Tokens) -> Sample:
     supervised = [False] * len(row.ids)
     for start, stop in row.spans:
         supervised[start:stop] = [True] * (stop - start)
-    messages = row.layout.conversation.messages
+    place = row.layout.answers[-1].place
+    messages = row.layout.conversation.messages[: place + 1]
     question = next(message.content for message in reversed(messages) if message.role == "user")
     return Sample(
         ids=tuple(row.ids),
@@ -245,8 +151,3 @@ def _sample(row: _Tokens) -> Sample:
         answer=messages[-1].content,
         source=row.layout.conversation.source,
     )
-
-
-def _short(text: str) -> str:
-    shown = repr(text)
-    return shown if len(shown) <= 50 else shown[:47] + "..."

@@ -8,7 +8,10 @@ from typing import Any
 
 from llmtune.data.conversation import Message, Role
 from llmtune.data.form import RowFault, Values, check_extras, list_of, role_of, text_of, words
+from llmtune.models.reasoning import MARKS
 
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Where servers put the thoughts of a reasoning model."""
 _WEIGHTS = ("weight", "loss_weight", "train")
 
 
@@ -45,6 +48,8 @@ class Turns:
         read = text_of if role in ("system", "tool") else words
         text = read(turn[self.said], f"{place}.{self.said}")
         self._check_weight(turn, role, place)
+        if role == "assistant":
+            text = _with_thoughts(turn, text, place)
         return Message(role, text)
 
     @staticmethod
@@ -57,3 +62,12 @@ class Turns:
                     f"{place}.{key} says that this {role} turn {says}",
                     f"remove {key}: the answers are trained, all of them and nothing else",
                 )
+
+
+def _with_thoughts(turn: Mapping[str, Any], answer: str, place: str) -> str:
+    """The thoughts in front of the answer, as most models write them; the template puts them in its own place."""
+    found = next((key for key in _THOUGHTS if turn.get(key)), None)
+    if found is None:
+        return answer
+    opens, closes = MARKS[0]
+    return f"{opens}\n{words(turn[found], f'{place}.{found}').strip()}\n{closes}\n\n{answer}"

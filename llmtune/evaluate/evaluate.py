@@ -14,6 +14,7 @@ from llmtune.evaluate.metrics import Score, mean, score
 from llmtune.evaluate.report import Row, report
 from llmtune.events import Events
 from llmtune.files import atomic_folder
+from llmtune.models import reasoning
 
 SPARE_TOKENS = 8
 """What an answer may be longer than the longest reference, so that one that does not stop is seen as such."""
@@ -114,7 +115,12 @@ def _measure(
         given = [next(answers) for _ in samples]
         spoken = [ids[:-1] if ids and ids[-1] in stops else ids for ids in given]
         texts = [text.strip() for text in tokenizer.batch_decode(spoken, skip_special_tokens=True)]
-        scores = [score(text, sample.answer) for text, sample in zip(texts, samples, strict=True)]
+        marked = tokenizer.batch_decode(spoken, skip_special_tokens=False)
+        after = [reasoning.behind(text, tokenizer.all_special_tokens) for text in marked]
+        scores = [
+            score(text if answer is None else answer, reasoning.parted(sample.answer)[1])
+            for text, answer, sample in zip(texts, after, samples, strict=True)
+        ]
         found[name] = Measured(losses[name], tuple(tuple(ids) for ids in given), tuple(texts), tuple(scores))
     return found
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from llmtune.errors import BaseModelError
+from llmtune.models import reasoning
 from llmtune.models.template import CLOSE, OPEN, Template, TemplateFault, Turn
 
 if TYPE_CHECKING:
@@ -41,20 +43,28 @@ def closing(template: Template, tokenizer: Tokenizer, place: str) -> tuple[str, 
         raise BaseModelError.one(
             place, "the chat template does not write the answers it is given", "give the base another chat template"
         )
-    if not answered.startswith(asked):
+    thoughts = reasoning.opening(asked)
+    if not answered.startswith(asked if thoughts is None else thoughts.before):
         raise BaseModelError.one(
             place,
             f"the chat template asks for an answer with ...{asked[-24:]!r}, and writes answers otherwise: a server "
             "would ask for what was not trained",
-            "give the base a template that writes answers as it asks for them, without thinking",
+            "give the base a template that writes answers as it asks for them",
         )
-    middle, last = (_tokens_at(text.partition(f"Zebra{number} answer")[2], tokenizer) for number in range(2))
+    opens = {*_tokens_at(text, tokenizer), *_tokens_at(asked.removeprefix(template.render(_QUESTION)), tokenizer)[:1]}
+    opens -= {template.tokens.get("bos_token", "")}
+    middle, last = (
+        tuple(takewhile(lambda token: token not in opens, _tokens_at(text.partition(words)[2], tokenizer)))
+        for words in ("Zebra0 answer", "Zebra1 answer")
+    )
+    if middle and last and middle[0] != last[0]:
+        middle = last  # each answer is a row of its own, and there the last one
     common = tuple(one for one, other in zip(middle, last, strict=False) if one == other)
-    if not common or common != middle[: len(common)]:
+    if not common or common != last[: len(common)]:
         shown = f"{''.join(middle[:1]) or 'nothing'} in the middle and {''.join(last[:1]) or 'nothing'} at the end"
         raise BaseModelError.one(
             place,
-            f"the chat template does not end every answer with the same token of the tokenizer, but with {shown}: a "
+            f"the chat template does not end every answer with a token of the tokenizer, but with {shown}: a "
             "model trained with it would not stop",
             "let the template write one token, such as eos_token, right after each answer",
         )
@@ -104,10 +114,23 @@ def structure(template: Template, tokenizer: Tokenizer) -> frozenset[str]:
     asked = template.render(_QUESTION)
     prompt = template.render(_QUESTION, answer_next=True)
     opens = asked + prompt.removeprefix(asked).lstrip()
-    tokens = set(added_tokens(tokenizer)) - special
+    tokens = set(added_tokens(tokenizer)) - special - reasoning.WORDS
     in_turns = {token for token in tokens if token.strip() and token in asked}
     first = {token for token in tokens if token.strip() and opens.removeprefix(asked).startswith(token)}
     return frozenset(special | in_turns | first)
+
+
+def thoughts_key(template: Template) -> str:
+    """Under which key of a turn the template looks for thoughts, of which it writes those of the last turn once."""
+    for key in ("reasoning_content", "reasoning", "thinking"):
+        turns = [*_QUESTION, {"role": "assistant", "content": "Zebra0 answer", key: "Zebra0 thought"}]
+        try:
+            text = template.render(turns)
+        except TemplateFault:
+            continue
+        if text.partition("Zebra0 answer")[0].count("Zebra0 thought") == 1:
+            return key
+    return "content"
 
 
 def added_tokens(tokenizer: Tokenizer) -> dict[str, int]:

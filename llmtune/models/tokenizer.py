@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import BaseModelError
+from llmtune.models import reasoning
 from llmtune.models.stopping import GENERATION
 from llmtune.models.template import CHATML, Template, TemplateFault, Turn, plain
-from llmtune.models.template_check import added_tokens, probe, structure
+from llmtune.models.template_check import added_tokens, probe, structure, thoughts_key
 from llmtune.models.template_check import closing as find_closing
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class ChatTokenizer:
     """Tokens that the template writes after every answer, all trained; the last one is the end of turn."""
     structure: frozenset[str]
     """Token texts that a template writes and that no row may hold: every special token, and what opens a turn."""
+    thoughts: str
+    """The key of a turn from which the template takes thoughts: mostly `content`, in front of the answer."""
     context: int | None
     """`model_max_length`, where the tokenizer knows one."""
     notes: tuple[str, ...]
@@ -71,9 +74,25 @@ class ChatTokenizer:
         """Ids of rendered texts. The template writes its own special tokens: none is added (pain 6)."""
         return [code.ids for code in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def encode_behind(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts that go on behind others: at the start of a text some tokenizers add a space."""
+        return [ids[1:] for ids in self.encode([self.end_of_turn + text for text in texts])]
+
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Texts of ids, special tokens included."""
         return list(self.tokenizer.decode_batch([list(row) for row in rows], skip_special_tokens=False))
+
+    def turn(self, role: str, content: str) -> Turn:
+        """A turn as the template reads it."""
+        thoughts, answer = reasoning.parted(content) if role == "assistant" else (None, content)
+        if self.thoughts == "content" or not thoughts:
+            return {"role": role, "content": content}
+        return {"role": role, "content": answer, self.thoughts: thoughts}
+
+    def thoughts_of(self, turn: Turn) -> tuple[str | None, str]:
+        """The thoughts of such a turn, and its answer, without space around them."""
+        thoughts, answer = reasoning.parted(turn["content"])
+        return turn.get(self.thoughts, thoughts) if self.thoughts != "content" else thoughts, answer
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
         """What a server is given to answer the last of these turns."""
@@ -134,6 +153,7 @@ def load(folder: Path) -> ChatTokenizer:
         names=names,
         closing=closing,
         structure=structure(template, tokenizer),
+        thoughts=thoughts_key(template),
         # Tokenizers that know no limit say 10^30.
         context=int(longest) if isinstance(longest, int) and longest < 1 << 31 else None,
         notes=tuple(notes),

@@ -56,6 +56,15 @@ def test_every_form_becomes_the_same_conversation(tmp_path: Path, row: dict[str,
     assert found[0].source == "rows.jsonl:1"
 
 
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_thoughts_that_stand_beside_an_answer_are_put_in_front_of_it(tmp_path: Path, key: str) -> None:
+    found, problems, _ = read(tmp_path, {"messages": [USER, {**ASSISTANT, key: "It is five.\n"}]})
+    assert problems == []
+    assert found[0].messages[1].content == "<think>\nIt is five.\n</think>\n\nUntil six."
+    _, problems, _ = read(tmp_path, {"messages": [USER, {**ASSISTANT, key: 7}]})
+    assert f"messages[1].{key} is 7, not text" in problems[0].what
+
+
 def test_pain_10_nulls_that_a_merged_column_type_filled_in_change_nothing(tmp_path: Path) -> None:
     nothing = {"tool_calls": None, "tool_call_id": None, "name": None, "weight": None, "arguments": {"city": None}}
     found, problems, _ = read(tmp_path, {"messages": [{**USER, **nothing}, {**ASSISTANT, **nothing}], "tools": None})

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtune.data.conversation import Conversation, Message
+from llmtune.data.layout import Said
 from llmtune.data.render import render
 from llmtune.data.sources import Row, read_rows
 from llmtune.models.template import MARKS
@@ -55,7 +56,7 @@ def test_trained_tokens_decode_to_exactly_the_answers(questions: list[tuple[str,
     messages = [] if system is None else [Message("system", system)]
     for question, answer in questions:
         messages += [Message("user", question), Message("assistant", answer)]
-    done = render([Conversation(tuple(messages), "a:1")], chat())
+    done = render([Conversation(tuple(messages), "a:1")], chat(), Said())
     if any(token in message.content for message in messages for token in chat().structure):
         assert done.samples == []
         return

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmtune.data.conversation import Conversation, Message, Role, Sample
+from llmtune.data.layout import Said
 from llmtune.data.render import render
 from llmtune.models.tokenizer import ChatTokenizer, load
 from tests.tiny_models import CHATML, write_tokenizer
@@ -30,13 +31,13 @@ def trained(sample: Sample, chat: ChatTokenizer) -> str:
 
 
 def one(chat: ChatTokenizer, conversation: Conversation) -> Sample:
-    done = render([conversation], chat)
+    done = render([conversation], chat, Said())
     assert done.problems == []
     return done.samples[0]
 
 
 def refused(chat: ChatTokenizer, *turns: tuple[Role, str]) -> str:
-    done = render([talk(*turns)], chat)
+    done = render([talk(*turns)], chat, Said())
     assert done.samples == []
     assert done.problems[0].where == "shop.jsonl:7"
     return done.problems[0].what
@@ -128,9 +129,10 @@ def test_a_template_that_drops_a_part_of_the_answer_is_refused(tmp_path: Path) -
 def test_words_that_the_template_opens_answers_with_are_trained_and_said(tmp_path: Path) -> None:
     opens = CHATML.replace("{% generation %}{{ message", "{% generation %}{{ '<think>\\n\\n</think>\\n\\n' + message")
     chat = chat_with(tmp_path, opens)
-    done = render([talk(("user", "Why?"), ("assistant", "think"))], chat)
+    said = Said()
+    done = render([talk(("user", "Why?"), ("assistant", "think"))], chat, said)
     assert trained(done.samples[0], chat) == "<think>\n\n</think>\n\nthink<|im_end|>"
-    assert done.openings == {"<think>\n\n</think>\n\n"}
+    assert said.openings == {"<think>\n\n</think>\n\n"}
 
 
 def test_a_template_that_trims_is_followed(tmp_path: Path) -> None:
@@ -139,7 +141,8 @@ def test_a_template_that_trims_is_followed(tmp_path: Path) -> None:
     assert trained(one(chat, talk(*TWO)), chat) == "From nine\nto six.<|im_end|>Closed.<|im_end|>"
 
 
-def test_prompt_and_answer_that_share_a_token_are_refused(tmp_path: Path) -> None:
+def test_pain_05_where_a_token_would_reach_over_the_end_of_the_prompt_both_are_tokenised_apart(tmp_path: Path) -> None:
+    """As a server does: it tokenises the prompt alone, and the model goes on from there."""
     # "...\n" + "\n..." : a byte-level tokenizer joins line breaks over the border.
     chat = chat_with(tmp_path, "{% for m in messages %}{{ m.role }}:\n{{ m.content }}<|im_end|>{% endfor %}"
                      "{% if add_generation_prompt %}assistant:\n{% endif %}")  # fmt: skip
@@ -147,8 +150,16 @@ def test_prompt_and_answer_that_share_a_token_are_refused(tmp_path: Path) -> Non
     data["model"]["vocab"]["ĊĊ"] = max(data["model"]["vocab"].values()) + 1
     data["model"]["merges"].insert(0, ["Ċ", "Ċ"])
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
-    assert "share a token" in refused(load(tmp_path), ("user", "Why?"), ("assistant", "\n\nSo."))
-    assert one(chat, talk(("user", "Why?"), ("assistant", "So."))).answer == "So."
+    chat = load(tmp_path)
+    sample = one(chat, talk(("user", "Why?"), ("assistant", "\n\nSo.")))
+    assert list(sample.prompt_ids) == chat.prompt([{"role": "user", "content": "Why?"}])
+    assert sample.ids[: len(sample.prompt_ids)] == sample.prompt_ids
+    assert trained(sample, chat) == "\n\nSo.<|im_end|>"
+    assert chat.encode(["assistant:\n\n\nSo."])[0] != [*chat.encode(["assistant:\n"])[0], *chat.encode(["\n\nSo."])[0]]
+    rows = render(
+        [talk(("user", "Why?"), ("assistant", "\n\nSo."), ("user", "Who?"), ("assistant", "I."))], chat, Said()
+    )
+    assert [trained(row, chat) for row in rows.samples] == ["\n\nSo.<|im_end|>", "I.<|im_end|>"]
 
 
 def test_text_that_the_tokenizer_cannot_write_is_refused(tmp_path: Path) -> None:
@@ -170,6 +181,6 @@ def test_a_greeting_before_the_first_question_is_context_not_answer(tmp_path: Pa
 def test_one_bad_row_does_not_hide_the_others(tmp_path: Path) -> None:
     chat = chat_with(tmp_path)
     rows = [talk(("user", f"{number}?"), ("assistant", "<|pad|>" if number == 5 else "Yes.")) for number in range(3000)]
-    done = render(rows, chat)
+    done = render(rows, chat, Said())
     assert (len(done.samples), len(done.problems)) == (2999, 1)
     assert [sample.question for sample in done.samples[4:6]] == ["4?", "6?"]

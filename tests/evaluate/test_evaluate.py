@@ -81,6 +81,18 @@ def test_before_is_the_base_alone_and_after_is_the_adapter(trained: Trained, tmp
     json.dumps(found)
 
 
+def test_an_answer_is_measured_without_its_thoughts(trained: Trained, tmp_path: Path) -> None:
+    evaluate(asked(trained, tmp_path / "plain"), Told())
+    lines = [json.loads(line) for line in (tmp_path / "plain" / "answers.jsonl").read_text().splitlines()]
+    said = {line["source"]: line["after"] for line in lines}
+    rows = [
+        replace(row, answer=f"<think>\nWell.\n</think>\n\n{said[row.source]}") for row in read_samples(trained.heldout)
+    ]
+    write_samples(tmp_path / "rows.parquet", rows)
+    changed = asked(trained, tmp_path / "out", splits={"heldout": str(tmp_path / "rows.parquet")})
+    assert evaluate(changed, Told())["heldout"]["after"]["exact"] == 1.0
+
+
 def test_pain_08_rows_computed_together_do_not_see_each_other(trained: Trained) -> None:
     rows = read_samples(trained.heldout)
     model = load_with_adapter(trained.base, trained.adapter)

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 
 from llmtune.data.conversation import Conversation, Message
+from llmtune.data.layout import Said
 from llmtune.data.render import render
 from llmtune.events import Events
 from llmtune.export.adapter import unknown_stop
@@ -44,7 +45,7 @@ class Says(LogitsProcessor):
 
 def test_the_end_of_the_turn_is_what_is_trained(trained: Trained) -> None:
     rows = [Conversation((Message("user", "Do you repair lamps?"), Message("assistant", "Yes.")), "rows.jsonl:1")]
-    (sample,) = render(rows, load(Path(trained.base.path))).samples
+    (sample,) = render(rows, load(Path(trained.base.path)), Said()).samples
     assert [token for token, flag in zip(sample.ids, sample.supervised, strict=True) if flag][-1] == END_OF_TURN
     assert sample.ids[-1] == END_OF_TEXT
 

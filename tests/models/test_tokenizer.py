@@ -134,7 +134,7 @@ def test_pain_01_an_end_of_sequence_that_the_template_writes_elsewhere_is_left_a
         (CHATML.replace("'<|im_end|>' }}{% endgeneration %}", "'' }}{% endgeneration %}<|im_end|>"), "never stops"),
         ("{% for m in messages %}{{ m.role }}{{ eos_token }}{% endfor %}", "does not write the answers"),
         ("{{ raise_exception('no') }}", "refuses a plain conversation: no"),
-        (CHATML.replace("assistant\\n' }}{% endif", "assistant\\n<think>' }}{% endif"), "writes answers otherwise"),
+        (CHATML.replace("assistant\\n' }}{% endif", "assistant\\nSure: ' }}{% endif"), "writes answers otherwise"),
         ("{% if %}", "no Jinja"),
     ],
 )

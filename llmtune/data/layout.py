@@ -1,0 +1,203 @@
+"""A conversation as the texts that a server gives to the model, and those that the model is to answer with.
+
+A template need not write an earlier answer as it writes the last one: those of reasoning models leave its thoughts out,
+or an end of turn is another one. Then each answer is a row of its own, behind the very prompt that a server would give.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from llmtune.console import counted
+from llmtune.data.conversation import Conversation, Message
+from llmtune.data.form import RowFault
+from llmtune.models import reasoning
+from llmtune.models.template import LEFT, RIGHT, TemplateFault, Turn
+from llmtune.models.tokenizer import ChatTokenizer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server is given, and what the model adds to it."""
+
+    place: int
+    """Of its message in the conversation."""
+    prompt: str
+    completion: str
+    """From the first word after the prompt to the end of its end-of-turn token."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The texts of one row."""
+
+    conversation: Conversation
+    answers: tuple[Answer, ...]
+    text: str | None
+    """Of all turns; every prompt is a beginning of it, and its completion follows. None where a row is the prompt and
+    the completion of its only answer."""
+
+    def apart(self) -> list[Layout]:
+        """Each answer as a row of its own."""
+        return [Layout(self.conversation, (answer,), None) for answer in self.answers]
+
+
+@dataclass
+class Said:
+    """What is to be told of all rows together."""
+
+    openings: set[str] = field(default_factory=set)
+    """Texts that the template itself opens answers with, and that are trained with them."""
+    thinking: int = 0
+    """Answers with thoughts, which are trained."""
+    split: int = 0
+    """Conversations of which each answer became a row of its own."""
+
+    def notes(self) -> list[str]:
+        """In words."""
+        found = [
+            f"the chat template opens answers with {text!r}, which is trained too" for text in sorted(self.openings)
+        ]
+        if self.thinking:
+            found.append(f"{counted(self.thinking, 'answer')} with thoughts in front, which are trained too")
+        if self.split:
+            found.append(
+                f"{counted(self.split, 'conversation')} made into a row for each answer: the chat template writes an"
+                " earlier answer otherwise than the last one, as without its thoughts"
+            )
+        return found
+
+
+def lay_out(conversation: Conversation, chat: ChatTokenizer, forbidden: re.Pattern[str], said: Said) -> list[Layout]:
+    """The conversation as one row, or as a row for each answer. Raises RowFault."""
+    for message in conversation.messages:
+        if (found := forbidden.search(message.content)) is not None:
+            # As plain text it would differ from what a server makes of the same words; as the token itself it would end
+            # or open a turn in the middle of one (pain 43).
+            raise RowFault(
+                f"the {message.role} turn holds {found[0]!r}, a special token of this tokenizer",
+                "write it otherwise, or remove the row",
+            )
+    turns = [chat.turn(message.role, message.content) for message in conversation.messages]
+    answers, text, asked = [], "", False
+    for place, message in enumerate(conversation.messages):
+        asked = asked or message.role == "user"
+        if message.role == "assistant" and asked:
+            text = _rendered(chat, turns[: place + 1], answer_next=False)
+            prompt = _rendered(chat, turns[:place], answer_next=True)
+            answers.append(Answer(place, prompt, _completion(chat, turns[: place + 1], prompt, text, said)))
+    _nothing_lost(conversation.messages, text)
+    if all(text.startswith(answer.prompt + answer.completion) for answer in answers):
+        return [Layout(conversation, tuple(answers), text)]
+    said.split += len(answers) > 1
+    return Layout(conversation, tuple(answers), None).apart()
+
+
+def _rendered(chat: ChatTokenizer, turns: Sequence[Turn], answer_next: bool) -> str:
+    try:
+        return chat.template.render(turns, answer_next)
+    except TemplateFault as fault:
+        raise RowFault(
+            f"the chat template refuses the conversation: {fault}",
+            "give it the turns that the base's template knows (often: user and assistant in turn, no system)",
+        ) from fault
+
+
+def _nothing_lost(messages: Sequence[Message], text: str) -> None:
+    """Everything that was said is in the text, in order but for the system prompt, and thoughts but for the last."""
+    position = 0
+    for number, message in enumerate(messages):
+        core = message.content.strip()
+        if message.role == "assistant":
+            core = reasoning.parted(core)[1]
+        found = text.find(core, 0 if message.role == "system" else position)
+        if found < 0 and number < len(messages) - 1:  # the last one is looked at more closely
+            raise RowFault(
+                f"the chat template drops or changes the {message.role} turn {short(core)}", _advice(message)
+            )
+        position = position if message.role == "system" else found + len(core)
+
+
+def _advice(message: Message) -> str:
+    if message.role == "system":
+        return "put the text into the first user turn; this base's template has no system turn"
+    return "remove the row, or take a base whose template writes such turns"
+
+
+def _completion(chat: ChatTokenizer, turns: Sequence[Turn], prompt: str, text: str, said: Said) -> str:
+    """What follows the prompt in the text, whose last turn is the answer, to the end of that turn."""
+    opening = reasoning.opening(prompt)
+    as_asked = text.startswith(prompt)
+    if not as_asked and (opening is None or not text.startswith(opening.before)):
+        raise RowFault(
+            f"the prompt that a server gives ends with {short(prompt[-24:])}, and the row goes on otherwise",
+            "take a base whose template asks for answers as it writes them, or write the rows as it asks for them",
+        )
+    thoughts, answer = chat.thoughts_of(turns[-1])
+    said.thinking += bool(thoughts)
+    start = len(prompt if as_asked or opening is None else opening.before)
+    begin = _begin(chat, turns, answer, text, start)
+    spoken, between = text[begin : _stop(text, begin + len(answer), chat)], text[start:begin]
+    if any(between.count(closes) > 1 for _, closes in reasoning.MARKS):
+        raise RowFault(
+            f"the chat template puts thoughts of its own in front of those of the answer: {short(between)}",
+            "remove the thoughts, or take another template",
+        )
+    if as_asked and (thoughts or "") in between:
+        if between.strip() and not thoughts:
+            said.openings.add(between)
+        return between + spoken
+    if opening is None or (opening.closed and thoughts):
+        raise _changed(thoughts or answer)
+    return spoken if opening.closed else _thought(thoughts, opening, between, said) + spoken
+
+
+def _thought(thoughts: str | None, opening: reasoning.Opening, between: str, said: Said) -> str:
+    """The thoughts that the prompt has opened and the template does not write in its place, and what ends them."""
+    _, mark, behind = between.rpartition(opening.closes)
+    ending = f"\n{opening.closes}" + (behind if mark else "\n\n")
+    if not thoughts:
+        said.openings.add(ending)
+    return f"{thoughts or ''}{ending}"
+
+
+def _begin(chat: ChatTokenizer, turns: Sequence[Turn], answer: str, text: str, start: int) -> int:
+    """Where the words of the answer begin; at most thoughts and the template's own words are between `start` and it."""
+    begin = start + len(text[start:]) - len(text[start:].lstrip())
+    if text.startswith(answer, begin):
+        return begin
+    # Found by marking the answer and rendering once more.
+    before, _, behind = turns[-1]["content"].rpartition(answer)
+    content = f"{before}{LEFT}{answer}{RIGHT}{behind}"
+    marked = _rendered(chat, [*turns[:-1], {**turns[-1], "content": content}], answer_next=False)
+    begin = marked.find(LEFT)
+    if begin < start or marked.replace(LEFT, "").replace(RIGHT, "") != text:
+        raise _changed(answer)
+    return begin
+
+
+def _stop(text: str, end_of_words: int, chat: ChatTokenizer) -> int:
+    rest = text[end_of_words:]
+    space = len(rest) - len(rest.lstrip())
+    closing = "".join(chat.closing)
+    if not rest.startswith(closing, space):
+        raise RowFault(
+            f"the chat template does not write {closing} right after an answer",
+            "the model would not learn to stop there: split the conversation, or take another template",
+        )
+    return end_of_words + space + len(closing)
+
+
+def _changed(words: str) -> RowFault:
+    return RowFault(
+        f"the chat template drops or changes a part of the answer {short(words)}",
+        "write the answer as the template writes it (some leave out <think> blocks), or remove the row",
+    )
+
+
+def short(text: str) -> str:
+    """For a message."""
+    shown = repr(text)
+    return shown if len(shown) <= 50 else shown[:47] + "..."
