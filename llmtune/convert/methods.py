@@ -221,8 +221,7 @@ def attention(draft: Draft, source: Source, at: At, name: str) -> None:
     else:
         source.defaulted(
             at,
-            "what suits the machine is taken, and rows do not see each other; where the package flash-attn is"
-            " installed, `training.attention: flash_attention_2` uses it",
+            "what suits the machine; `training.attention: flash_attention_2` where flash-attn is installed",
         )
 
 

@@ -104,11 +104,13 @@ def packed(draft: Draft) -> None:
 def _saved(source: Source, found: Sequence[Rows], file: str) -> str:
     """A command that writes rows into one file."""
     loaded = [(replace(rows, name=source.seen(rows.name)) if rows.is_file else rows).loaded for rows in found]
-    names, all_of_them = ["load_dataset"], loaded[0]
-    if len(loaded) > 1:
-        names, all_of_them = ["concatenate_datasets", *names], f"concatenate_datasets([{', '.join(loaded)}])"
-    code = f"from datasets import {', '.join(names)}; {all_of_them}.to_json({json.dumps(file)})"
-    return f"python -c {shlex.quote(code)}"
+    if len(loaded) == 1:
+        code = f"from datasets import load_dataset; {loaded[0]}.to_json({json.dumps(file)})"
+        return f"python -c {shlex.quote(code)}"
+    # row by row: what one data set has for a text, another has for a large one, and they would not be joined
+    lines = f'(json.dumps(row, default=str) + "\\n" for rows in [{", ".join(loaded)}] for row in rows)'
+    code = f"import json, sys; from datasets import load_dataset; sys.stdout.writelines{lines}"
+    return f"python -c {shlex.quote(code)} >{shlex.quote(file)}"
 
 
 def _stem(name: str) -> str:

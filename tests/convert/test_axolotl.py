@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -146,9 +148,28 @@ def test_rows_of_several_data_sets_are_joined(tmp_path: Path) -> None:
     done = converted(tmp_path, AXOLOTL.replace("type: alpaca", second))
     made = recipe_of(done, tmp_path).data
     assert (made.train, made.format) == ("theirs-rows.jsonl", "messages")
-    both = 'concatenate_datasets([load_dataset("someone/rows", split="train"), load_dataset("json", split="train"'
-    assert both in done.recipe
+    assert (
+        '[load_dataset("someone/rows", split="train"), load_dataset("json", split="train", data_files="more'
+        in done.recipe
+    )
     assert "rows of several forms" in " ".join(done.recipe.split("\n# "))
+
+
+def test_the_command_that_joins_rows_writes_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "one.json").write_text(json.dumps([{"instruction": "a", "output": "b", "input": ""}]))
+    (tmp_path / "two.csv").write_text("instruction,output\nc,d\n")
+    second = "one.json\n    type: alpaca\n  - path: two.csv"
+    done = converted(tmp_path, AXOLOTL.replace("someone/rows", second))
+    (command,) = (line[4:] for line in done.recipe.splitlines() if line.startswith("#   python -c"))
+    _, _, code, into = shlex.split(command)
+    assert into == ">theirs-rows.jsonl"
+    exec(code, {})  # noqa: S102 (in a process of its own it takes some seconds)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["instruction"], row["output"]) for row in rows] == [("a", "b"), ("c", "d")]
 
 
 def test_held_out_rows(tmp_path: Path) -> None:

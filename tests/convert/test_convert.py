@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console as Rich
 from typer.testing import CliRunner
 
 from llmtune import cli
 from llmtune.check import check
+from llmtune.console import Console
+from llmtune.convert.convert import told as told_keys
 from llmtune.errors import ConvertError
 from llmtune.recipe.low_rank import Lora
 from tests.convert.configs import AXOLOTL, FACTORY, TRL, converted, recipe, statuses
@@ -71,6 +75,16 @@ def test_the_command_shows_the_recipe_and_a_line_for_each_key(tmp_path: Path) ->
     assert " unsupported  made_up                      no key of axolotl that llmtune knows" in said
     assert "14 keys, each accounted for: 13 carried, 0 defaulted, 1 unsupported" in said
     assert "\nbase: some/model " in said
+
+
+def test_on_a_terminal_no_line_is_wider_than_it(tmp_path: Path) -> None:
+    shown, console = io.StringIO(), Console()
+    console.rich = Rich(file=shown, width=80, force_terminal=True, color_system=None)
+    keys = converted(tmp_path, AXOLOTL + "bf16: auto\ngradient_checkpointing: true\n").keys
+    told_keys(keys, console)
+    lines = shown.getvalue().splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert [line.split()[1] for line in lines if line.startswith((" carried", " defaulted"))] == [k.key for k in keys]
 
 
 def test_json_has_the_recipe_and_the_keys(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmtune.convert import trainer
 from llmtune.convert.convert import TOOLS
 from llmtune.convert.draft import Draft
 from llmtune.convert.source import Source, leaves
@@ -28,8 +29,11 @@ REAL: dict[str, dict[str, Any]] = {
 }
 
 
-def source_of(values: dict[str, Any]) -> Source:
-    return Source(Path("theirs.yml"), Document(values, {}), "axolotl", Path())
+MORE = ("learning_rate", "optim", "optimizer", "max_steps", "deepspeed", "fsdp", "fsdp_config", "datasets", "lora_r")
+
+
+def source_of(values: dict[str, Any], tool: str) -> Source:
+    return Source(Path("theirs.yml"), Document(values, {}), TOOLS[tool].name, Path())
 
 
 @pytest.mark.parametrize("tool", list(TOOLS))
@@ -37,7 +41,7 @@ def source_of(values: dict[str, Any]) -> Source:
 @settings(max_examples=40)
 def test_every_key_has_one_line_and_an_unknown_one_is_unsupported(tool: str, unknown: dict[str, Any]) -> None:
     values = REAL[tool] | unknown
-    source = Source(Path("theirs.yml"), Document(values, {}), TOOLS[tool].name, Path())
+    source = source_of(values, tool)
     draft = Draft(source)
     TOOLS[tool].convert(draft, source)
     draft.settle()
@@ -50,19 +54,20 @@ def test_every_key_has_one_line_and_an_unknown_one_is_unsupported(tool: str, unk
         assert line.note
 
 
-@given(values=st.dictionaries(st.sampled_from(sorted(TOOLS["axolotl"].telltale - {"rl"})), VALUES))
-@settings(max_examples=60)
-def test_whatever_a_known_key_holds_it_is_accounted_for_or_told_as_a_problem(values: dict[str, Any]) -> None:
-    source = source_of(REAL["axolotl"] | values)
+@pytest.mark.parametrize("tool", list(TOOLS))
+@given(data=st.data())
+@settings(max_examples=30)
+def test_whatever_a_known_key_holds_it_is_accounted_for_or_told_as_a_problem(tool: str, data: st.DataObject) -> None:
+    known = sorted({*TOOLS[tool].telltale, *trainer.DEFAULTED, *trainer.UNSUPPORTED, *MORE})
+    source = source_of(REAL[tool] | data.draw(st.dictionaries(st.sampled_from(known), VALUES, max_size=8)), tool)
     draft = Draft(source)
     try:
-        TOOLS["axolotl"].convert(draft, source)
+        TOOLS[tool].convert(draft, source)
         draft.settle()
     except ConvertError as error:
         assert error.problems
         assert all(problem.what and problem.do for problem in error.problems)
-    else:
-        assert len(source.lines()) == len(list(leaves(source.values)))
+    assert [line.key for line in source.lines()] == [dotted(path) for path, _ in leaves(source.values)]
 
 
 def test_keys_below_others_are_told_one_by_one() -> None:
