@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from llmtune.merge.pieces import Piece, Pieces
+from llmtune.models.pieces import Piece, Pieces
 from llmtune.models.spec import BaseSpec
 
 T = TypeVar("T")

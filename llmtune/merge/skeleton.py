@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from llmtune.errors import BaseModelError, Problem
 from llmtune.merge.layout import Layout, bare
-from llmtune.merge.pieces import Piece
 from llmtune.models.adapter import BESIDE, EXPERTS, Adapter
+from llmtune.models.pieces import Piece
 from llmtune.models.spec import BaseSpec
 
 DO = "merge the adapter into the base that it was trained on, as PEFT has saved it"

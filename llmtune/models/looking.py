@@ -13,6 +13,7 @@ from typing import Any
 
 from llmtune.errors import BaseModelError
 from llmtune.models.family import Family, Linear, parts_of_an_expert
+from llmtune.models.pieces import Pieces
 from llmtune.recipe.to_peft import EXPERTS
 
 OF_EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
@@ -42,6 +43,9 @@ def look(read: Family, folder: Path, *, trust_remote_code: bool) -> Family:
     name, blocks = _blocks(model)
     experts = max((len(p) for block in blocks for p in _stacked(block)), default=0)
     parts = [_of_an_expert(block, read.hidden) for block in blocks]
+    first = next((number for number, of_one in enumerate(parts) if of_one), None)
+    if first is not None and not _are_put_back(model, f"{name}.{first}"):
+        parts = [() for _ in blocks]
     head = model.get_output_embeddings()
     inner = [[(path, _sized(path, one)) for path, one in _named(block)] for block in blocks]
     alone = [one for block in inner for path, one in block if _is_left_alone(path, one, experts)]
@@ -127,6 +131,15 @@ def _of_an_expert(block: Any, hidden: int) -> tuple[Linear, ...]:
         return ()
     down = held[EXPERTS[1]]
     return parts_of_an_expert(hidden, down.numel() // (len(down) * hidden))
+
+
+def _are_put_back(model: Any, block: str) -> bool:
+    """Whether files hold a block's experts in a form that an adapter on them can be merged into."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    held = {f"{block}.{name}": model.get_parameter(f"{block}.{name}") for name in EXPERTS}
+    pieces = Pieces(model, held)
+    return all(key in held or pieces.of(key) is not None for key in revert_weight_conversion(model, held))
 
 
 def _is_left_alone(path: str, layer: Linear, experts: int) -> bool:

@@ -77,7 +77,7 @@ def _on_layers(recipe: Recipe, adapter: OnLayers, family: Family) -> Iterator[Pr
 
 def _on_experts(adapter: Lora, family: Family) -> Iterator[Problem]:
     if not family.expert:
-        what = "the base has no experts, or none of a family of which it is known how they are held"
+        what = "the base has no experts, or none that an adapter on them could be merged into"
         yield Problem("adapter.experts", what, "remove it")
         return
     if adapter.layers and (plain := sorted(set(adapter.layers) - set(family.sparse))):

@@ -130,6 +130,26 @@ def test_a_base_without_experts_has_none_to_adapt() -> None:
     assert adapted_experts(Lora(experts=True), plain) is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes", "has"),
+    [
+        ("glm4_moe", {"first_k_dense_replace": 1}, True),
+        ("kimi_linear", {}, True),  # under another name in the files
+        ("aria_text", {}, False),  # transposed in the files
+    ],
+)
+def test_of_other_families_experts_get_an_adapter_where_it_can_be_merged(
+    kind: str, changes: dict[str, Any], has: bool, tmp_path: Path
+) -> None:
+    import transformers
+
+    transformers.AutoConfig.for_model(kind, **{**SIZES, **changes}).save_pretrained(tmp_path)
+    found = family.read(tmp_path)
+    problems = [problem.where for problem in adapter_problems(asked(target_modules=[]), found)]
+    assert found.experts > 0 and bool(found.expert) == has
+    assert problems == ([] if has else ["adapter.experts"])
+
+
 def test_it_is_said_what_becomes_of_the_experts() -> None:
     said = {keys: reached(asked(experts=keys), sizes("mixtral")) for keys in (True, False)}
     assert said[True] == ["the 4 experts of each layer are made anew in every pass, with their adapter in them"]

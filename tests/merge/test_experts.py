@@ -13,7 +13,7 @@ from llmtune.errors import BaseModelError
 from llmtune.events import Events
 from llmtune.merge.inputs import MergeInputs
 from llmtune.merge.merge import write_merged
-from llmtune.merge.pieces import Piece, Pieces
+from llmtune.models.pieces import Piece, Pieces
 from tests.expert_models import NUMBER, sizes_of, write_expert_adapter, write_experts
 from tests.trained_models import spec, write_chat_tokenizer
 

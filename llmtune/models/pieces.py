@@ -41,7 +41,8 @@ class Pieces:
         """The piece that a tensor of the file is; None for what is no expert's own, or is put together otherwise."""
         from transformers.core_model_loading import Concatenate, MergeModulelist, rename_source_key
 
-        name, source = rename_source_key(key, self._renamings, self._converters)
+        renamed, _ = rename_source_key(key, self._renamings, [])
+        name, source = rename_source_key(renamed, [], self._converters)
         if source is None or name not in self._parameters:
             return None
         (converter,) = (one for one in self._converters if source in one.source_patterns)
@@ -51,7 +52,7 @@ class Pieces:
             return None
         if any(not isinstance(one, Concatenate) or one.dim != 1 for one in joined):
             return None
-        number = re.search(re.escape(source).replace(r"\*", r"(\d+)"), key)
+        number = re.search(source.replace("*", r"(\d+)"), renamed)  # the rest of it is an expression already
         if number is None:
             return None
         return Piece(name, int(number[1]), converter.source_patterns.index(source), len(converter.source_patterns))
