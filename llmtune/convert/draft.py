@@ -105,10 +105,11 @@ class Draft:
             recipe = Recipe.model_validate(values)
         except ValidationError as error:
             wrong = wrong_places(error, self._places(), self.source.file)
-            self.source.problems.extend(each.problem for each in wrong)
+            known = bool(self.source.problems)  # then what is missing could not be read, and that is told
+            self.source.problems.extend(each.problem for each in wrong if not (each.missing and known))
             recipe = DEFAULTS
         if self.source.problems:
-            raise ConvertError(self.source.problems)
+            raise ConvertError(self.source.in_order())
         return recipe
 
     def _give_way(self, rule: Rule) -> bool:

@@ -197,8 +197,6 @@ def simple(draft: Draft, source: Source, keys: Sequence[tuple[str, str, str]]) -
                 value = source.names(at)
             case "flag":
                 value = source.flag(at)
-                if value is None:
-                    source.problem(at, "is not true or false", "write true or false")
         if value is not None:
             draft.carry(at, key, value)
 

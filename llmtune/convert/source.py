@@ -18,8 +18,8 @@ Status = Literal["carried", "defaulted", "unsupported"]
 At = str | KeyPath
 """A key at the top, or the path to one below."""
 
-WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-"""Those tools read YAML 1.1, in which all of these are true or false."""
+WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+"""Those tools read YAML 1.1, in which these are true or false, and take 1 and 0 for them."""
 EMPTY = "has no value"
 
 
@@ -97,10 +97,16 @@ class Source:
             return None
         return int(value)
 
-    def flag(self, at: At) -> bool | None:
-        """True or false, in any word of YAML 1.1; None for what is neither."""
+    def flag(self, at: At, *others: str) -> bool | None:
+        """True or false, in any word of YAML 1.1; None where nothing is said, or one of the other words."""
         value = self.value(at)
-        return WORDS.get(value.lower()) if isinstance(value, str) else value if isinstance(value, bool) else None
+        word = str(value).lower()
+        if value is None or word in others:
+            return None
+        if word not in WORDS or isinstance(value, dict | list):
+            self.problem(at, "is not true or false", "write true or false")
+            return None
+        return WORDS[word]
 
     def text(self, at: At) -> str | None:
         """Text, or a number or a word that stands for itself."""
@@ -138,7 +144,14 @@ class Source:
         """Told with all the others, and no recipe is made."""
         value = self.value(at)
         shown = "" if isinstance(value, dict | list) else f" {value!r}"
-        self.problems.append(Problem(self.where(at), f"{dotted(_path(at))}:{shown} {what}", do))
+        found = Problem(self.where(at), f"{dotted(_path(at))}:{shown} {what}", do)
+        if found not in self.problems:
+            self.problems.append(found)
+
+    def in_order(self) -> list[Problem]:
+        """All problems, in the order of the file."""
+        order = {place: number for number, place in enumerate(self._positions.values())}
+        return sorted(self.problems, key=lambda problem: order.get(problem.where, -1))
 
     def refuse(self, at: At, says: str, do: str) -> ConvertError:
         """What this configuration asks for is not what a recipe can say, and this key tells so."""

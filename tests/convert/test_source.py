@@ -83,10 +83,18 @@ def test_numbers_and_words_are_read_as_the_other_tools_read_them(tmp_path: Path)
 
 
 def test_a_value_that_is_none_is_told_with_its_place_and_all_of_them_at_once(tmp_path: Path) -> None:
-    text = AXOLOTL.replace("lora_r: 32", "lora_r: many").replace("0.0001", "[1]").replace("1024", "0")
+    text = (
+        AXOLOTL.replace("some/model", "[1]")
+        .replace("lora_r: 32", "lora_r: many")
+        .replace("0.0001", "[1]")
+        .replace("1024", "0")
+    )
+    text = text.replace("load_in_4bit: true", "load_in_4bit: perhaps")
     with pytest.raises(ConvertError) as caught:
         converted(tmp_path, text)
     assert [(Path(p.where).name, p.what) for p in caught.value.problems] == [
+        ("theirs.yml:1:1", "base_model: is not a text"),
+        ("theirs.yml:6:1", "load_in_4bit: 'perhaps' is not true or false"),
         ("theirs.yml:7:1", "lora_r: 'many' is not a number"),
         ("theirs.yml:12:1", "learning_rate: is not a number"),
         ("theirs.yml:14:1", "data.max_tokens: 0 is out of range"),
