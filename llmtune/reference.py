@@ -96,8 +96,14 @@ def _told(found: Option) -> str:
                 said.append(_line("", _example(meaning)))
         said.append("")
     said += [_line("change it", found.when), ""]
-    said += [_line("not with", f"{', '.join(keys)}: {says}; {do}") for keys, says, do in found.against if keys]
+    said += [_line("refused", text) for text in _refused(found)]
     return "\n".join(said).rstrip() + "\n"
+
+
+def _refused(found: Option) -> Iterator[str]:
+    """With which other keys, why, and what to do; or of itself alone."""
+    for keys, says, do in found.against:
+        yield f"with {' and '.join(keys)}: {says}; {do}" if keys else f"{says}; {do}"
 
 
 def _example(meaning: Meaning) -> str:
@@ -157,7 +163,5 @@ def _entry(found: Option) -> Iterator[str]:
         yield from (f"- *{word}*: {text}" for word, text in _lines(meaning))
         yield ""
     yield f"- *change it*: {found.when}"
-    for keys, says, do in found.against:
-        named = " and ".join(f"`{key}`" for key in keys)
-        yield f"- *not {'with ' + named if keys else 'so'}*: {says}; {do}"
+    yield from (f"- *refused*: {text}" for text in _refused(found))
     yield ""

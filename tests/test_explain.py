@@ -138,7 +138,7 @@ def test_a_key_is_explained_in_words_and_as_json(capsys: pytest.CaptureFixture[s
         {"library": "peft.LoraConfig", "name": "use_dora", "values": [None, True]}
     ]
     assert ["quantization.type"] in [rule[0] for rule in found["against"]]
-    assert "not with quantization.type: PEFT cannot measure" in " ".join(told("adapter.dora", capsys).split())
+    assert "refused with quantization.type: PEFT cannot measure" in " ".join(told("adapter.dora", capsys).split())
 
 
 def test_a_block_is_its_keys(capsys: pytest.CaptureFixture[str]) -> None:

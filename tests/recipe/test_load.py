@@ -193,6 +193,22 @@ def test_an_alias_is_what_its_anchor_says(tmp_path: Path) -> None:
     assert read(tmp_path, text).recipe.data.unseen == "rows.csv"
 
 
+def test_a_mapping_may_be_merged_into_another_and_is_told_where_it_was_written(tmp_path: Path) -> None:
+    text = "base: a/b\ndata: x\nwatch: &w\n  samples: 3\n  trial_step: false\nevaluation: {<<: *w, max_rows: 5}\n"
+    found = problems(tmp_path, text)
+    assert [(each.where, each.what) for each in found] == [
+        ("shop.yaml:4:3", "evaluation.samples: no such key"),
+        ("shop.yaml:5:3", "evaluation.trial_step: no such key"),
+    ]
+    text = "base: a/b\ndata: &d {train: x, heldout: 0.2}\n"
+    assert read(tmp_path, text.replace("&d {train: x", "{<<: {train: y}, train: x")).recipe.data.train == "x"
+
+
+def test_a_file_that_is_too_large_is_no_recipe(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "# " + "x" * 1_000_000)
+    assert (problem.what, problem.do) == ("is too large for a recipe", "is this the data file? name the recipe")
+
+
 def test_a_bomb_of_aliases_is_refused(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
