@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmtune.console import Console
 from llmtune.errors import Problem, RecipeError
-from llmtune.recipe.load import Loaded, load
+from llmtune.recipe.load import Loaded, read
 from llmtune.train.launch import split
 
 PORT = 29500
@@ -40,11 +40,12 @@ def launch(
     Raises:
         RecipeError: the recipe does not say how many processes a machine has, or has other machines than are named.
     """
-    loaded = load(file, overrides)
+    loaded, misread = read(file, overrides)
     if slurm and loaded.recipe.launch.nodes > 1 and loaded.recipe.launch.rendezvous is None:
-        loaded = load(file, [*overrides, f"launch.rendezvous=first:{PORT}"])  # SLURM says which machine that is
-    if loaded.broken:
-        raise RecipeError(loaded.broken)
+        # SLURM says which machine that is
+        loaded, misread = read(file, [*overrides, f"launch.rendezvous=first:{PORT}"])
+    if problems := [*misread, *loaded.broken]:
+        raise RecipeError(problems)
     given = [word for override in overrides for word in ("--set", override)]
     command = ["llmtune", "run", str(file), *([] if out is None else ["--out", str(out)]), *given]
     text = slurm_script(loaded, command) if slurm else hostfile(loaded, command, hosts)

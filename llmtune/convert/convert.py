@@ -10,7 +10,7 @@ from llmtune.console import Console, counted, escape
 from llmtune.convert import axolotl, llamafactory, trl
 from llmtune.convert.draft import Draft
 from llmtune.convert.source import Line, Source
-from llmtune.errors import ConvertError
+from llmtune.errors import ConvertError, RecipeError
 from llmtune.files import write_text
 from llmtune.recipe.document import Document, read
 
@@ -57,6 +57,8 @@ def convert(file: Path, tool: str | None = None, folder: Path | None = None) -> 
         ConvertError: it is of no tool that is known, asks for what no recipe can say, or has values that are no good.
     """
     document = read(file, "configuration", NEEDS, names=False)
+    if document.twice:
+        raise RecipeError(document.twice)
     told_by: tuple[str, ...] = ()
     if tool is None:
         tool, told_by = recognised(document, file)

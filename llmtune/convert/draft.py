@@ -13,8 +13,8 @@ from ruamel.yaml import YAML
 
 from llmtune.convert.source import At, Source
 from llmtune.errors import ConvertError, Problem
-from llmtune.recipe.document import KeyPath
-from llmtune.recipe.keys import dotted, leaves, short_for
+from llmtune.recipe.document import KeyPath, dotted
+from llmtune.recipe.keys import leaves, short_for
 from llmtune.recipe.methods import METHODS
 from llmtune.recipe.problems import wrong_places
 from llmtune.recipe.rule import Rule

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmtune.errors import ConvertError, Problem
-from llmtune.recipe.document import Document, KeyPath
-from llmtune.recipe.keys import dotted
+from llmtune.recipe.document import Document, KeyPath, dotted
 from llmtune.recipe.problems import place_of
 
 Status = Literal["carried", "defaulted", "unsupported"]

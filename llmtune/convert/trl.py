@@ -6,8 +6,7 @@ from llmtune.convert import methods, rows, trainer
 from llmtune.convert.draft import Draft
 from llmtune.convert.rows import Rows
 from llmtune.convert.source import At, Source
-from llmtune.recipe.document import KeyPath
-from llmtune.recipe.keys import dotted
+from llmtune.recipe.document import KeyPath, dotted
 
 NAME = "TRL"
 TELLTALE = frozenset({

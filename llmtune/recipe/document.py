@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from llmtune.errors import RecipeError
+from llmtune.errors import Problem, RecipeError
 from llmtune.files import nearest
 
 KeyPath = tuple[str | int, ...]
@@ -32,6 +31,8 @@ class Document:
 
     values: dict[str, Any]
     positions: dict[KeyPath, str]
+    twice: tuple[Problem, ...] = ()
+    """Keys that are given more than once; the first counts, so that what else is wrong can be told with it."""
 
 
 def read(file: Path, kind: str, needs: str, shown: str | None = None, *, names: bool = True) -> Document:
@@ -41,8 +42,7 @@ def read(file: Path, kind: str, needs: str, shown: str | None = None, *, names: 
         RecipeError: where it cannot be read, or is no mapping of keys.
     """
     shown = str(file) if shown is None else shown
-    values, positions = _parse(_read(file, shown, kind), shown, kind, needs, names)
-    return Document(values, positions)
+    return _parse(_read(file, shown, kind), shown, kind, needs, names)
 
 
 def value_of(text: str, where: str) -> Any:
@@ -79,19 +79,14 @@ def _read(file: Path, shown: str, kind: str) -> str:
         raise RecipeError.one(shown, f"cannot be read: {error.strerror}", "check its permissions") from None
 
 
-def _parse(text: str, file: str, kind: str, needs: str, names: bool) -> tuple[dict[str, Any], dict[KeyPath, str]]:
-    """YAML 1.2: `2e-4` is a number, `no` is a string, a key given twice is refused."""
+def _parse(text: str, file: str, kind: str, needs: str, names: bool) -> Document:
+    """YAML 1.2: `2e-4` is a number, `no` is a string."""
     yaml = YAML(typ="safe", pure=True)
+    yaml.allow_duplicate_keys = True  # ruamel.yaml would stop at the first
     try:
         tree = yaml.compose(io.StringIO(text))
-        positions = {path: f"{file}:{line}:{column}" for path, line, column in _places(tree, file, kind, names)}
+        places = list(_places(tree, file, kind, names))
         values = yaml.load(io.StringIO(text))
-    except DuplicateKeyError as error:
-        mark = error.problem_mark
-        key = str(error.problem).split('"')[1] if '"' in str(error.problem) else "a key"
-        raise RecipeError.one(
-            f"{file}:{mark.line + 1}:{mark.column + 1}", f"{key}: is given twice", "keep one of the two"
-        ) from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise RecipeError.one(
@@ -105,26 +100,42 @@ def _parse(text: str, file: str, kind: str, needs: str, names: bool) -> tuple[di
         raise RecipeError.one(file, "is empty", needs)
     if not isinstance(values, dict):
         raise RecipeError.one(f"{file}:1:1", "is not a mapping of keys", needs)
-    return values, positions
+    positions: dict[KeyPath, str] = {}
+    for path, place in places:
+        positions.setdefault(path, place)  # of a key given twice, the first
+    twice = {place: path for path, place in places if positions[path] != place}
+    whole = ((place, path) for place, path in twice.items() if not _below(path, set(twice.values())))
+    problems = (Problem(place, f"{dotted(path)}: is given twice", "keep one of the two") for place, path in whole)
+    return Document(values, positions, tuple(problems))
 
 
-def _places(tree: Node | None, file: str, kind: str, names: bool) -> Iterator[tuple[KeyPath, int, int]]:
-    """Path, line and column of every key and list entry, values of aliases at the place of their anchor."""
+def _below(path: KeyPath, others: Container[KeyPath]) -> bool:
+    return any(path[:length] in others for length in range(1, len(path)))
+
+
+def dotted(path: KeyPath) -> str:
+    """`data.files[1].name` of a path."""
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
+
+
+def _places(tree: Node | None, file: str, kind: str, names: bool) -> Iterator[tuple[KeyPath, str]]:
+    """Path and place of every key and list entry, values of aliases at the place of their anchor."""
     if tree is None:
         return
     # a path, the node that names it, the node that it holds
     stack: list[tuple[KeyPath, Node, Node]] = [((), tree, tree)]
-    seen = 0
+    seen, sizes = 0, dict[int, int]()
     while stack:
         path, name, node = stack.pop()
         seen += 1
         if seen > MAX_NODES:
             raise RecipeError.one(file, f"has more than {MAX_NODES} entries", f"a {kind} is a few lines")
         if path:
-            yield path, name.start_mark.line + 1, name.start_mark.column + 1
+            yield path, _place(file, name)
         inside: list[tuple[KeyPath, Node, Node]] = []
         if isinstance(node, MappingNode):
-            pairs = list(_pairs(node))
+            seen += _merged_in(node, sizes)
+            pairs = _pairs(node) if seen <= MAX_NODES else []
             for key, _ in pairs:
                 if not isinstance(key, ScalarNode) or (names and key.tag not in (TEXT, MERGE)):
                     what = f"{key.value} is not a key" if isinstance(key, ScalarNode) else "is not a key"
@@ -142,11 +153,24 @@ def _place(file: str, node: Node) -> str:
     return f"{file}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
 
 
-def _pairs(node: MappingNode) -> Iterator[tuple[Node, Node]]:
-    """Keys and values, those of a mapping that is merged in (`<<: *other`) among them, its own ones last."""
+def _merged_in(node: MappingNode, sizes: dict[int, int]) -> int:
+    """Keys that ruamel.yaml copies into a mapping, one by one, for `<<`; `sizes` are those known already."""
+    if id(node) not in sizes:
+        merged = [value for key, value in node.value if key.tag == MERGE]
+        others = [other for value in merged for other in (value.value if isinstance(value, SequenceNode) else [value])]
+        mappings = [other for other in others if isinstance(other, MappingNode)]
+        sizes[id(node)] = sum(len(other.value) + _merged_in(other, sizes) for other in mappings)
+    return sizes[id(node)]
+
+
+def _pairs(node: MappingNode) -> list[tuple[Node, Node]]:
+    """Keys and values, then those of mappings that are merged in (`<<: *other`) and are not among its own."""
+    own = [pair for pair in node.value if pair[0].tag != MERGE]
+    merged: dict[str, tuple[Node, Node]] = {}
     for key, value in node.value:
         if key.tag == MERGE:
-            for merged in value.value if isinstance(value, SequenceNode) else [value]:
-                if isinstance(merged, MappingNode):
-                    yield from merged.value
-    yield from (pair for pair in node.value if pair[0].tag != MERGE)
+            for other in value.value if isinstance(value, SequenceNode) else [value]:
+                if isinstance(other, MappingNode):
+                    merged = {str(pair[0].value): pair for pair in other.value} | merged
+    names = {str(key.value) for key, _ in own}
+    return own + [pair for name, pair in merged.items() if name not in names]

@@ -7,7 +7,7 @@ an adapter by one of another method. `null` takes away what was said, or is the 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class Stack:
 
     def __init__(self, file: Path) -> None:
         self.problems: list[Problem] = []
+        self.lacking = False
+        """Something that is extended could not be read."""
         self._home = file.parent
         self._count = 0
         self.layers = list(self._of(file, str(file), ()))
@@ -46,6 +48,7 @@ class Stack:
     def _of(self, file: Path, shown: str, chain: tuple[tuple[Path, str], ...]) -> Iterator[Document]:
         layer = read_layer(file, shown)
         chain = (*chain, (file.resolve(), shown))
+        self._tell(layer.twice)
         for name, where in self._parents(layer, shown):
             try:
                 parent = _find(name, file.parent, where)
@@ -58,7 +61,8 @@ class Stack:
                     raise RecipeError.one(where, f"extends: goes round in a circle: {names}", "take one of them out")
                 yield from self._of(parent, _shown(parent), chain)
             except RecipeError as error:
-                self.problems += [problem for problem in error.problems if problem not in self.problems]
+                self.lacking = True
+                self._tell(error.problems)
         if len(chain) > 1:
             layer = _as_seen_from(self._home, layer, file.parent)
         yield layer
@@ -73,7 +77,12 @@ class Stack:
                 yield name, place
             else:
                 what, do = f"extends: {name!r} is no name of a recipe", "write a file, or the name of a shipped recipe"
-                self.problems.append(Problem(place, what, do))
+                self.lacking = True
+                self._tell([Problem(place, what, do)])
+
+    def _tell(self, problems: Sequence[Problem]) -> None:
+        """Once, of what is named twice."""
+        self.problems += [problem for problem in problems if problem not in self.problems]
 
 
 def _find(name: str, beside: Path, where: str) -> Path:

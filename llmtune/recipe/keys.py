@@ -16,11 +16,6 @@ from llmtune.recipe.schema import Recipe
 Block = type[BaseModel]
 
 
-def dotted(path: KeyPath) -> str:
-    """`data.files[1].name` of a path."""
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
-
-
 def below(block: Block, key: str) -> tuple[Block, ...]:
     """The blocks that a key of a block may hold: of an adapter one for each method."""
     if key not in block.model_fields:

@@ -85,7 +85,7 @@ def read(file: Path, overrides: Sequence[str] = ()) -> tuple[Loaded, list[Proble
         except RecipeError as error:
             problems += error.problems
     layer = reduce(laid_over, layers)
-    rest = rest_of(layer, file, lacking=bool(stack.problems))
+    rest = rest_of(layer, file, lacking=stack.lacking)
     problems += rest.problems
     if rest.recipe is None:
         raise RecipeError(problems)

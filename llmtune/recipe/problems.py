@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmtune.errors import Problem
-from llmtune.recipe.document import KeyPath
-from llmtune.recipe.keys import Block, below, dotted, leaves, meaning
+from llmtune.recipe.document import KeyPath, dotted
+from llmtune.recipe.keys import Block, below, leaves, meaning
 from llmtune.recipe.method import Method
 from llmtune.recipe.methods import METHODS
 from llmtune.recipe.schema import Recipe

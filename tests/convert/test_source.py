@@ -14,8 +14,7 @@ from llmtune.convert.convert import TOOLS
 from llmtune.convert.draft import Draft
 from llmtune.convert.source import Source, leaves
 from llmtune.errors import ConvertError
-from llmtune.recipe.document import Document
-from llmtune.recipe.keys import dotted
+from llmtune.recipe.document import Document, dotted
 from tests.convert.configs import AXOLOTL, converted, notes, statuses
 
 SCALARS = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(0, 1) | st.text(max_size=5)

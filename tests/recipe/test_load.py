@@ -80,6 +80,15 @@ def test_pain_30_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     assert (problem.where, problem.what) == ("shop.yaml:3:1", "base: is given twice")
 
 
+def test_a_key_given_twice_hides_nothing_else(tmp_path: Path) -> None:
+    text = "base: a/b\ndata: {train: x, train: y}\nadapter: {rank: 4}\nadapter: {rank: 8}\ntraining: {epochs: 0}\n"
+    assert [(each.where, each.what) for each in problems(tmp_path, text)] == [
+        ("shop.yaml:2:18", "data.train: is given twice"),
+        ("shop.yaml:4:1", "adapter: is given twice"),
+        ("shop.yaml:5:12", "training.epochs: 0 is out of range"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
@@ -200,13 +209,22 @@ def test_a_mapping_may_be_merged_into_another_and_is_told_where_it_was_written(t
         ("shop.yaml:4:3", "evaluation.samples: no such key"),
         ("shop.yaml:5:3", "evaluation.trial_step: no such key"),
     ]
-    text = "base: a/b\ndata: &d {train: x, heldout: 0.2}\n"
-    assert read(tmp_path, text.replace("&d {train: x", "{<<: {train: y}, train: x")).recipe.data.train == "x"
+    loaded = read(tmp_path, "base: a/b\ndata: {<<: [{train: x, heldout: 0.1}, {train: y, unseen: z}], heldout: 0.2}\n")
+    data = loaded.recipe.data
+    assert (data.train, data.heldout, data.unseen) == ("x", 0.2, "z")
+    assert loaded.where("data.heldout").endswith("shop.yaml:2:63")
+    assert loaded.where("data.train").endswith("shop.yaml:2:14")
 
 
 def test_a_file_that_is_too_large_is_no_recipe(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, "# " + "x" * 1_000_000)
     assert (problem.what, problem.do) == ("is too large for a recipe", "is this the data file? name the recipe")
+
+
+def test_a_bomb_of_merged_mappings_is_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 {x: 1, y: 2}"] + [f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}], k{n}: 1}}" for n in range(1, 40)]
+    (problem,) = problems(tmp_path, "\n".join(lines))
+    assert "more than" in problem.what
 
 
 def test_a_bomb_of_aliases_is_refused(tmp_path: Path) -> None:
