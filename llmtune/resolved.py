@@ -19,7 +19,7 @@ from llmtune.recipe.method import OnLayers
 from llmtune.recipe.to_peft import peft_config
 from llmtune.recipe.translate import base_arguments
 
-Source = Literal["default", "file", "command line", "model", "machine", "not understood"]
+Source = Literal["default", "file", "parent", "command line", "model", "machine", "not understood"]
 WORDS = {"model": "chosen for this model", "machine": "chosen for this machine"}
 BY_MACHINE = {"quantization.compute_dtype", "launch.processes"}
 """Keys that the check decides by the machine, where nobody has said; what else it decides, it reads in the base."""
@@ -63,10 +63,16 @@ def resolved(written: Loaded, checked: Checked | None = None) -> list[Value]:
             found.append(Value(key, *chosen[key], written=value))
         elif given:
             where = written.where(key)
-            found.append(Value(key, value, "command line" if where.startswith("--set ") else "file", where))
+            found.append(Value(key, value, _written_in(where, written), where))
         else:
             found.append(Value(key, follows.get(key, value) if value is None else value, "default"))
     return found
+
+
+def _written_in(where: str, written: Loaded) -> Source:
+    if where.startswith("--set "):
+        return "command line"
+    return "file" if where.startswith(f"{written.file}:") else "parent"
 
 
 def _leaves(block: BaseModel, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any, bool]]:

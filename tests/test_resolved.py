@@ -36,8 +36,8 @@ def test_every_value_is_shown_with_who_said_so(recipe: Path, tmp_path: Path) -> 
         "data.train", "adapter.rank", "training.epochs", "training.batch_size", "training.seed", "training.schedule",
     )] == [
         ("rows.jsonl", "file", f"{recipe}:2:1"),
-        (8, "file", f"{team}:2:11"),
-        (5.0, "file", f"{team}:3:12"),
+        (8, "parent", f"{team}:2:11"),
+        (5.0, "parent", f"{team}:3:12"),
         (4, "file", f"{recipe}:3:12"),
         (3, "command line", "--set training.seed=3"),
         ("cosine", "default", None),

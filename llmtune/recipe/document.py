@@ -21,6 +21,7 @@ KeyPath = tuple[str | int, ...]
 MAX_BYTES = 1_000_000
 MAX_NODES = 10_000
 TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+OLDER = re.compile(r"^%YAML\s+(?!1\.2\b)(\S+)", re.MULTILINE)
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
 """What can be escaped in YAML, and be neither the name of a file nor written as UTF-8."""
 
@@ -81,6 +82,10 @@ def _read(file: Path, shown: str, kind: str) -> str:
 
 def _parse(text: str, file: str, kind: str, needs: str, names: bool) -> Document:
     """YAML 1.2: `2e-4` is a number, `no` is a string."""
+    if (older := OLDER.search(text)) is not None:
+        line = text.count("\n", 0, older.start()) + 1
+        what = f"is YAML {older[1]}, in which no is false and 1:30 is a number"
+        raise RecipeError.one(f"{file}:{line}:1", what, "remove the line; YAML 1.2 is read")
     yaml = YAML(typ="safe", pure=True)
     yaml.allow_duplicate_keys = True  # ruamel.yaml would stop at the first
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub import hub
+from tests.hub import COMMIT, hub
 from tests.tiny_models import write_rows
 
 CHECK = [sys.executable, "-m", "llmtune.cli", "check", "shop.yaml"]
@@ -35,8 +35,10 @@ def test_check_fetches_no_weights_and_a_run_does(tiny_base: Path, tmp_path: Path
     write_rows(tmp_path / "rows.jsonl")
     (tmp_path / "shop.yaml").write_text("base: acme/lamp\ndata: rows.jsonl\n")
     with hub(tiny_base) as served:
-        code, said = ran(tmp_path, CHECK, served.environment(tmp_path / "cache"))
+        code, said = ran(tmp_path, [*CHECK, "--resolved"], served.environment(tmp_path / "cache"))
         assert code == 0, said
+        revision = next(line.split() for line in said.splitlines() if line.startswith("base.revision"))
+        assert revision == ["base.revision", COMMIT, *["chosen", "for", "this", "model"]]
         assert {"config.json", "tokenizer.json", "chat_template.jinja"} <= set(served.sent)
         assert "model.safetensors" not in served.sent
     code, said = ran(tmp_path, LOOK, served.environment(tmp_path / "cache", offline=True))

@@ -96,6 +96,7 @@ def test_a_key_given_twice_hides_nothing_else(tmp_path: Path) -> None:
         ("# only a comment\n", "is empty"),
         ("- a\n- b\n", "is not a mapping of keys"),
         ("base: [a\n", "is not YAML"),
+        ("%YAML 1.1\n---\nbase: no\ndata: x\n", "is YAML 1.1, in which no is false"),
         ("base: !!python/object/apply:os.system [ls]\ndata: x\n", "is not YAML"),
         ("base: a/b\n", "data: is missing"),
         ("base: 3\ndata: x\n", "base: 3 is not a mapping"),

@@ -1,6 +1,7 @@
 """No option does nothing: what is handed on whole, or is decided in the plan, is tried on the stage that reads it.
 
-What becomes an argument of a library is in `test_translate.py`; together they hold every option there is.
+What becomes an argument of a library is in `test_translate.py`; together they hold every option there is. That each
+changes something with every method that does not refuse it is in `tests/test_explain.py`.
 """
 
 from __future__ import annotations
