@@ -26,6 +26,7 @@ from llmtune.plan.number_type import decided, note
 from llmtune.recipe.keys import leaves
 from llmtune.recipe.load import Loaded, read
 from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.problems import line_of
 from llmtune.recipe.translate import deepspeed_config
 from llmtune.recipe.virtual import Virtual
 from llmtune.rundir import RunDir
@@ -144,6 +145,10 @@ class Problems:
                 continue  # it is not what the recipe says
             self.found.append(replace(problem, where=self._loaded.where(problem.where)) if is_key else problem)
 
+    def in_order(self) -> list[Problem]:
+        """Of the recipe by its lines, then all others as they were found."""
+        return sorted(self.found, key=lambda problem: line_of(problem.where, self._loaded.file))
+
 
 def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool = False) -> Checked:
     """Read the recipe, the base's configuration and tokenizer, and all data; plan the training.
@@ -207,7 +212,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
         if prepared is not None and not loaded.broken:
             planned = problems.of(lambda: plan(recipe, sizes, prepared.splits, here))
     if problems.found or not (met and base and weights and sizes and words and prepared and planned):
-        raise RecipeError(problems.found)
+        raise RecipeError(problems.in_order())
     numbers = note(asked, recipe.quantization.compute_dtype, here.kind, here.number_type, here.name)
     notes = (numbers, *reached(recipe, sizes), *prepared.notes, *_one_by_one(recipe))
     checked = Checked(loaded, run, base, sizes, words, prepared, here, planned, notes, met, 0.0)

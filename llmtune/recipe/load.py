@@ -11,7 +11,7 @@ from llmtune.errors import Problem, RecipeError
 from llmtune.recipe.document import KeyPath
 from llmtune.recipe.extends import Stack, laid_over
 from llmtune.recipe.layer import of_override
-from llmtune.recipe.problems import place_of
+from llmtune.recipe.problems import line_of, place_of
 from llmtune.recipe.rest import rest_of
 from llmtune.recipe.rules import broken_rules
 from llmtune.recipe.schema import Recipe
@@ -87,6 +87,7 @@ def read(file: Path, overrides: Sequence[str] = ()) -> tuple[Loaded, list[Proble
     layer = reduce(laid_over, layers)
     rest = rest_of(layer, file, lacking=stack.lacking)
     problems += rest.problems
+    problems.sort(key=lambda problem: line_of(problem.where, file))
     if rest.recipe is None:
         raise RecipeError(problems)
     return Loaded(rest.recipe, file, layer.positions, rest.unknown), problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,7 @@ def wrong_places(error: ValidationError, positions: Mapping[KeyPath, str], file:
         if path not in told or each["type"] in TELLING:
             told[path] = each, block
     inside = [p for p in told if not any(other[: len(p)] == p and other != p for other in told)]
-    order = {path: number for number, path in enumerate(positions)}
-    inside.sort(key=lambda path: order.get(path, len(order)))
+    inside.sort(key=lambda path: line_of(place_of(positions, path, file), file))
     found = []
     for path in inside:
         each, block = told[path]
@@ -63,6 +63,14 @@ def place_of(positions: Mapping[KeyPath, str], path: KeyPath, file: Path) -> str
         if path[:length] in positions:
             return positions[path[:length]]
     return f"{file}:1:1"
+
+
+def line_of(where: str, file: Path) -> tuple[int, str, int, int]:
+    """What places are sorted by: those of the recipe's own file, of its parents, and what is no line of a recipe."""
+    found = re.fullmatch(r"(.+[.]ya?ml):(\d+):(\d+)", where)
+    if found is None:
+        return (2, "", 0, 0)
+    return (0 if found[1] == str(file) else 1, found[1], int(found[2]), int(found[3]))
 
 
 def _problem(path: KeyPath, error: Any, block: Block | None, positions: Mapping[KeyPath, str], file: Path) -> Problem:

@@ -173,8 +173,8 @@ def test_what_is_wrong_in_a_parent_is_told_there_with_what_is_wrong_here(tmp_pat
         parent="base: a/b\ndata: x\nadapter: {rnak: 4}\n",
     )
     assert told(file, "zero.stage=4") == [
-        ("parent.yaml:3:11", "adapter.rnak: no such key", "did you mean adapter.rank?"),
         ("shop.yaml:2:12", "training.epochs: 0 is out of range", "it should be greater than 0"),
+        ("parent.yaml:3:11", "adapter.rnak: no such key", "did you mean adapter.rank?"),
         ("--set zero.stage=4", "zero.stage: 4 is not a choice", "one of 0, 1, 2 or 3"),
     ]
 
@@ -195,7 +195,7 @@ def test_a_parent_that_is_not_there_hides_nothing_and_nothing_is_called_missing(
     tmp_path: Path, named: str, what: str, do: str
 ) -> None:
     write(tmp_path, parent=PARENT)
-    (first, second) = told(write(tmp_path, shop=f"training: {{epochs: 0}}\nextends: {named}\n"))
+    (second, first) = told(write(tmp_path, shop=f"training: {{epochs: 0}}\nextends: {named}\n"))
     assert (first[0].rpartition(":")[0], first[1]) == ("shop.yaml:2", what)
     assert do in first[2]
     assert second[1] == "training.epochs: 0 is out of range"
