@@ -60,6 +60,7 @@ def facts_of(plan: Plan, family: Family, device: Device, nvme: Path | None, thre
         warmup_steps=geometry.warmup_steps,
         evaluate_every=geometry.evaluate_every,
         checkpointing=plan.checkpointing,
+        sdpa=family.sdpa,
         inside=family.inside,
     )
 

@@ -16,11 +16,12 @@ from llmtune import spread
 from llmtune.asked import Asked, asked_now, facts_of
 from llmtune.errors import LlmtuneError, Problem, RecipeError
 from llmtune.models import token_rows
+from llmtune.models.checkpoint import names
 from llmtune.plan import device as machine
 from llmtune.plan.adapters import unknown_modules
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan, plan, shape_of
-from llmtune.plan.fits import adapter_problems, reached
+from llmtune.plan.fits import adapter_problems, misnamed, remarks
 from llmtune.plan.memory import WIDTH, adapter_file, checkpoint
 from llmtune.plan.number_type import decided, note
 from llmtune.recipe.keys import leaves
@@ -28,7 +29,6 @@ from llmtune.recipe.load import Loaded, read
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.problems import line_of
 from llmtune.recipe.translate import deepspeed_config
-from llmtune.recipe.virtual import Virtual
 from llmtune.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
             problems.add([broken for broken in loaded.broken if broken not in problems.found])
         problems.add(list(_base(recipe, base, here)))
         if sizes is not None:
-            problems.add(list(adapter_problems(recipe, sizes)))
+            problems.add([*adapter_problems(recipe, sizes), *misnamed(sizes, names(base.folder))])
     start = start_folder(recipe.adapter, beside)
     if sizes is not None and start is not None and isinstance(recipe.adapter, Lora):
         problems.add(list(misfits_of_start(recipe.adapter, start, sizes)))
@@ -214,17 +214,12 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     if problems.found or not (met and base and weights and sizes and words and prepared and planned):
         raise RecipeError(problems.in_order())
     numbers = note(asked, recipe.quantization.compute_dtype, here.kind, here.number_type, here.name)
-    notes = (numbers, *reached(recipe, sizes), *prepared.notes, *_one_by_one(recipe))
+    notes = (numbers, *remarks(recipe, sizes), *prepared.notes)
     checked = Checked(loaded, run, base, sizes, words, prepared, here, planned, notes, met, 0.0)
     # without its weights a base cannot be compared; the training itself looks again
     if not anew and not weights.missing:
         _unfinished(checked)
     return replace(checked, seconds=time.monotonic() - started)
-
-
-def _one_by_one(recipe: Recipe) -> list[str]:
-    said = "training.micro_batch: 1, as each row has its virtual tokens in front of it"
-    return [said] if isinstance(recipe.adapter, Virtual) else []
 
 
 def _unfinished(checked: Checked) -> None:

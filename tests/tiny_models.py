@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 SENTENCES = (
@@ -24,17 +25,24 @@ TURN_AND_TEXT_END = CHATML + "{% if not add_generation_prompt %}{{ eos_token }}{
 """As Phi-3 has it: a token that ends every turn, and another, the tokenizer's end of sequence, behind the last one."""
 
 
-def write_tokenizer(folder: Path, template: str | None = CHATML, eos: str = "<|im_end|>") -> int:
-    """A byte-level BPE tokenizer with ChatML tokens; returns the size of its vocabulary."""
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
+
+
+def write_tokenizer(
+    folder: Path, template: str | None = CHATML, eos: str = "<|im_end|>", specials: Sequence[str] = SPECIALS
+) -> int:
+    """A byte-level BPE tokenizer with these tokens, ChatML's if nothing is said; returns the size of its vocabulary.
+
+    The last special token is that for padding, and the first begins sequences where it is not ChatML's.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
     trainer = trainers.BpeTrainer(
         vocab_size=384,
-        special_tokens=specials,
+        special_tokens=list(specials),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -44,7 +52,8 @@ def write_tokenizer(folder: Path, template: str | None = CHATML, eos: str = "<|i
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": eos,
-        "pad_token": "<|pad|>",
+        "pad_token": specials[-1],
+        **({} if specials is SPECIALS else {"bos_token": specials[0]}),
         "model_max_length": 256,
         "clean_up_tokenization_spaces": False,
     }

@@ -92,6 +92,15 @@ def _span(file: Path, numbers: int, entry: dict[str, Any]) -> Span:
     return Span(file, entry["dtype"], tuple(entry["shape"]), numbers + start, stop - start)
 
 
+def names(folder: Path) -> frozenset[str]:
+    """Names of the tensors of a model folder, as far as the files that are there tell: its index, or the weights."""
+    if (folder / SINGLE).is_file():
+        return frozenset(spans(folder / SINGLE))
+    if (folder / INDEX).is_file():
+        return frozenset(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"])
+    return frozenset()
+
+
 def checkpoint(folder: Path) -> dict[str, Span]:
     """Every tensor of a model folder, from one file or from the shards that its index names."""
     single, index = folder / SINGLE, folder / INDEX

@@ -34,6 +34,10 @@ class Kind:
     """What holds of biases where config.json has no such key."""
     tied: bool = False
     """The head shares the weights of the embeddings, unless config.json says otherwise."""
+    apart: bool = True
+    """Rows laid end to end are kept apart: the mask is made by the positions, which begin anew in each row."""
+    sdpa: bool = True
+    """transformers computes its attention by torch's fused kernel too."""
     experts: str | None = None
     """The key of config.json with the width of an expert, where all of a block are one parameter of three dimensions
     and no linear layers."""
@@ -88,7 +92,7 @@ KINDS: Mapping[str, Kind] = {
         _attention("attention_bias"), (*_OF_A_HEAD, "router", "experts"), experts="moe_intermediate_size"
     ),
     "gemma": _GEMMA,
-    "gemma2": replace(_GEMMA, others=("hidden",) * 4),
+    "gemma2": replace(_GEMMA, others=("hidden",) * 4, sdpa=False),
     "gemma3_text": replace(_GEMMA, others=("hidden",) * 4 + ("head", "head")),
     "olmo": replace(_BIASED, others=(), last=()),
     "olmo2": replace(_BIASED, others=("hidden", "hidden", "query", "key")),
@@ -128,12 +132,18 @@ KINDS: Mapping[str, Kind] = {
         _neox("three hidden", bias=True, in_attention="attention_bias"), others=_NORM * 2, last=_NORM, biased=True
     ),
     "falcon": Kind(
-        _neox("query and keys", bias="bias", in_attention="bias"), others=("falcon norms",), last=_NORM, tied=True
+        _neox("query and keys", bias="bias", in_attention="bias"),
+        others=("falcon norms",),
+        last=_NORM,
+        tied=True,
+        apart=False,
     ),
     "gpt_oss": Kind(
         _attention("attention_bias"),
         others=(*_MIXTURE, "heads", "router bias", "expert biases"),
         biased=True,
+        apart=False,
+        sdpa=False,
         experts="intermediate_size",
     ),
 }

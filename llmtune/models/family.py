@@ -59,6 +59,12 @@ class Family:
     """Numbers of the blocks that have experts."""
     parameters: int
     """Exact."""
+    apart: bool
+    """Rows laid end to end are kept apart by their positions; where this is not known, a training finds it out."""
+    sdpa: bool
+    """Its attention can be computed by torch's fused kernel."""
+    at: str | None
+    """Of a base that was looked at, what the names of its blocks begin with: `model.layers`."""
     inside: str | None
     """Of a base that is more than a language model, what the names of the blocks of that begin with; names of layers
     could be those of another part too."""
@@ -162,6 +168,9 @@ def from_config(whole: Mapping[str, Any], where: str) -> Family:
         expert=parts_of_an_expert(hidden, width_of_an_expert) if width_of_an_expert else (),
         sparse=tuple(range(layers)) if width_of_an_expert else (),
         parameters=_parameters(kind, config, widths, layers, vocab * (1 if tied else 2)) if kind else 0,
+        apart=kind is None or kind.apart,
+        sdpa=kind is None or kind.sdpa,
+        at=None,
         inside=None,
         known=kind is not None,
         quantized=prequantized.read(quantization) if isinstance(quantization, dict) else None,

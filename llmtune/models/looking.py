@@ -59,6 +59,8 @@ def look(read: Family, folder: Path, *, trust_remote_code: bool) -> Family:
         expert=next((of_one for of_one in parts if of_one), ()),
         sparse=tuple(number for number, of_one in enumerate(parts) if of_one),
         parameters=model.num_parameters(),
+        sdpa=model._supports_sdpa,
+        at=name,
         tied=head is not None and head.weight is model.get_input_embeddings().weight,
     )
     names = {path.rpartition(".")[2] for path, one in _named(model) if one in outer}

@@ -131,7 +131,7 @@ def _ways(
     sizes = [n for n in range(share, 1, -1) if share % n == 0 and n * mean <= FLATTENED_TOKENS[device.kind]] + [1]
     if options.micro_batch is not None:
         sizes = [options.micro_batch]
-    if isinstance(recipe.adapter, Virtual):  # each row has its own in front
+    if shape.alone:
         sizes = [1]
     count = partial(
         geometry,
@@ -205,6 +205,8 @@ def shape_of(recipe: Recipe, family: Family) -> Shape:
         experts=adapted_experts(recipe.adapter, family),
         own=own_parameters(recipe.adapter, family),
         beside=beside_parameters(recipe.adapter, family),
+        alone=isinstance(recipe.adapter, Virtual) or not family.apart,
+        sdpa=family.sdpa,
         virtual=recipe.adapter.virtual_tokens if isinstance(recipe.adapter, Virtual) else 0,
         tables=family.vocab * family.hidden * (1 if family.tied else 2) if rows else 0,
         trains_head=trains_head(recipe.adapter, family),

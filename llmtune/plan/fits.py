@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from llmtune.errors import Problem
 from llmtune.models.family import Family
@@ -12,6 +12,7 @@ from llmtune.recipe.low_rank import EMBEDDINGS, Lora
 from llmtune.recipe.method import Method, OnLayers, OnSomeLayers
 from llmtune.recipe.own_weights import Full, OwnWeights, Partial
 from llmtune.recipe.schema import Recipe
+from llmtune.recipe.virtual import Virtual
 
 STORED_TOGETHER = {"gpt_oss"}
 """Families whose files hold all experts of a layer as one tensor, as the model does."""
@@ -26,12 +27,32 @@ def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
         what = f"all would join at once: {places} to train, {unfreezing.layers} at a time"
         do = "write a smaller number, or remove `unfreezing`" if places > 1 else "remove `optimizer.unfreezing`"
         yield Problem("optimizer.unfreezing.layers", what, do)
+    if not family.apart and (recipe.training.micro_batch or 1) > 1:
+        what = f"rows that are laid end to end see each other in {family.model_type}"
+        yield Problem("training.micro_batch", what, "write 1, or remove it")
+    if not family.sdpa and recipe.training.attention == "sdpa":
+        what = f"transformers computes {family.model_type} by eager attention alone"
+        yield Problem("training.attention", what, "set it to auto or eager")
     if isinstance(adapter, OwnWeights | Lora):
         yield from _of_the_base(adapter, family)
     if isinstance(adapter, OnLayers):
         yield from _on_layers(recipe, adapter, family)
     if isinstance(adapter, Lora) and adapter.experts:
         yield from _on_experts(adapter, family)
+
+
+def misnamed(family: Family, names: Collection[str]) -> Iterator[Problem]:
+    """Blocks that transformers renames while it loads them, so that nothing could be put back into the files.
+
+    `names`: of the tensors in the files, as far as they are known.
+    """
+    if family.at is None or not names:
+        return
+    short = family.at.partition(".")[2]  # some files leave the first part out
+    if not any(name.startswith((f"{family.at}.", f"{short}.")) for name in names):
+        first = next((name for name in sorted(names) if ".layers." in name), min(names))
+        what = f"its files have {first} where transformers has {family.at}: what is trained could not be put back there"
+        yield Problem("base.name", what, "take the text-only model of the same family, or another base")
 
 
 def _of_the_base(adapter: OwnWeights | Lora, family: Family) -> Iterator[Problem]:
@@ -124,11 +145,15 @@ def _trains_experts(adapter: Method) -> bool:
     return False
 
 
-def reached(recipe: Recipe, family: Family) -> list[str]:
-    """Where the adapter goes on a base whose family is not known, and what one of all linear layers does not reach."""
-    if not isinstance(recipe.adapter, OnLayers):
-        return []
+def remarks(recipe: Recipe, family: Family) -> list[str]:
+    """What follows for this base: where the adapter goes if its family is not known, and what does not get one."""
     found = []
+    if isinstance(recipe.adapter, Virtual):
+        found.append("training.micro_batch: 1, as each row has its virtual tokens in front of it")
+    elif not family.apart:
+        found.append(f"training.micro_batch: 1, as rows laid end to end would see each other in {family.model_type}")
+    if not isinstance(recipe.adapter, OnLayers):
+        return found
     if not family.known and recipe.adapter.target_modules == "all-linear":
         names = ", ".join(family.linear_suffixes)
         found.append(f"unknown family {family.model_type}: target modules found by looking: {names}")
@@ -138,14 +163,14 @@ def reached(recipe: Recipe, family: Family) -> list[str]:
 
 
 def _experts_left_alone(recipe: Recipe, family: Family) -> str:
-    said = f"the {family.experts} experts of each layer get no adapter, as they are one parameter and no linear layers"
+    told = f"the {family.experts} experts of each layer get no adapter, as they are one parameter and no linear layers"
     if isinstance(recipe.adapter, Lora) and recipe.adapter.experts:
-        said = f"the {family.experts} experts of each layer are made anew in every pass, with their adapter in them"
+        told = f"the {family.experts} experts of each layer are made anew in every pass, with their adapter in them"
     elif isinstance(recipe.adapter, Lora):
-        said += " (adapter.experts: true)"
+        told += " (adapter.experts: true)"
     if recipe.quantization.type != "none":
-        said += f"; nor are they quantized, but held in {recipe.quantization.compute_dtype}"
-    return said
+        told += f"; nor are they quantized, but held in {recipe.quantization.compute_dtype}"
+    return told
 
 
 def _patterns(adapter: Lora, wanted: Sequence[str], family: Family) -> Iterator[Problem]:

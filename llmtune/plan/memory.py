@@ -59,6 +59,10 @@ class Shape:
     """Parameters of the base itself that are trained, where there is no adapter."""
     beside: int
     """Numbers that are trained beside an adapter's layers, or in front of the rows."""
+    alone: bool
+    """Each row is computed alone."""
+    sdpa: bool
+    """Its attention can be computed by torch's fused kernel."""
     virtual: int
     """Virtual tokens in front of each row."""
     tables: int
@@ -299,7 +303,8 @@ def _of_a_layer(recipe: Recipe, shape: Shape, rows: int, tokens: int, device: st
         in_width += 2 * shape.hidden + shape.query + shape.feed_forward + between
     made = rows * tokens * (4 * in_float32 + width * in_width)
     made += kept_weights(recipe.adapter, shape.adapted) // shape.layers
-    eager = recipe.training.attention == "eager" or (recipe.training.attention == "auto" and device == "cpu")
+    fused = shape.sdpa and device != "cpu"
+    eager = recipe.training.attention == "eager" or (recipe.training.attention == "auto" and not fused)
     if shape.attention_dropout or (eager and whole):
         dropped = width + 1 if shape.attention_dropout else 0  # with the mask
         made += (dropped + (4 if width == 4 else 4 + width)) * shape.heads * rows * tokens * tokens

@@ -39,6 +39,8 @@ class Facts:
     """sha256 of the adapter that the training goes on from."""
     tokens: Mapping[str, int] = field(default_factory=dict)
     """Ids of the tokens that the recipe names."""
+    sdpa: bool = True
+    """The base's attention can be computed by torch's fused kernel."""
     inside: str | None = None
     """Of a base that is more than a language model, what the names of the blocks of that begin with."""
 
@@ -73,7 +75,7 @@ def base_arguments(recipe: Recipe, facts: Facts) -> Arguments:
     attention = recipe.training.attention
     if attention == "auto":
         # measured: short rows train faster with eager than with sdpa on a CPU
-        attention = "eager" if facts.device == "cpu" else "sdpa"
+        attention = "eager" if facts.device == "cpu" or not facts.sdpa else "sdpa"
     return {
         "revision": recipe.base.revision,
         "trust_remote_code": recipe.base.trust_remote_code,

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
-import trl
-from tokenizers import AddedToken, Tokenizer
 
 from llmtune.data.conversation import Conversation, Message, Role
 from llmtune.data.layout import Said
 from llmtune.data.render import render
 from llmtune.models import reasoning
 from llmtune.models.tokenizer import ChatTokenizer, load
+from tests.chat_templates import template_of, write_chat_tokenizer
 from tests.data.test_render import talk, trained
 from tests.tiny_models import write_tokenizer
 
-TEMPLATES = Path(trl.__file__).parent / "chat_templates"
-TOKEN = re.compile(r"<\|[^<>|\s'\"{}]+\|>|<\uff5c[^<>'\"{}]+\uff5c>|<(?:start|end)_of_turn>|<bos>|<(?:BOS|EOS)_TOKEN>")
-THOUGHTS = re.compile(r"</?think>")
 SAME = (
     "cohere", "cohere2", "gemma", "gemma3", "gptoss", "lfm2", "llama3", "qwen2_5", "qwen3", "qwen3_instruct_2507",
     "qwen3_vl",
@@ -32,16 +27,7 @@ THINKS = "<think>\nIt is five.\n</think>\n\n"
 
 
 def chat_of(family: str, folder: Path) -> ChatTokenizer:
-    """A tokenizer that has the tokens of the template."""
-    template = (TEMPLATES / f"{family}.jinja").read_text()
-    write_tokenizer(folder, template)
-    special = set(TOKEN.findall(template)) | {"<bos>"}
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in sorted(special)])
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in sorted(set(THOUGHTS.findall(template)))])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = folder / "tokenizer_config.json"
-    config.write_text(config.read_text().replace('"eos_token"', '"bos_token": "<bos>", "eos_token"'))
+    write_chat_tokenizer(folder, family)
     return load(folder)
 
 
@@ -64,7 +50,7 @@ def test_the_mask_is_that_of_the_template_that_trl_trains_with(family: str, tmp_
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     turns = [{"role": "user", "content": "Is it open?"}, {"role": "assistant", "content": YES}]
     found = theirs.apply_chat_template(
-        turns, chat_template=(TEMPLATES / f"{family}_training.jinja").read_text(), return_dict=True,
+        turns, chat_template=template_of(f"{family}_training"), return_dict=True,
         return_assistant_tokens_mask=True,
     )  # fmt: skip
     pairs = zip(found["input_ids"], found["assistant_masks"], strict=True)

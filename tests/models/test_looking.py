@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from llmtune.errors import BaseModelError
 from llmtune.models.family import Family, read
 from llmtune.plan.estimate import shape_of
-from llmtune.plan.fits import reached
+from llmtune.plan.fits import remarks
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.to_peft import peft_config
 from tests.models.test_family import SIZES
@@ -47,7 +47,7 @@ def test_numbers_and_layers_are_those_of_the_model(kind: str, tmp_path: Path) ->
     head = model.get_output_embeddings()
     linear = [one for one in model.modules() if isinstance(one, torch.nn.Linear) and one is not head]
     assert shape_of(RECIPE, sizes).quantizable == sum(one.weight.numel() for one in linear)
-    (said, *_) = reached(RECIPE, sizes)
+    (said, *_) = remarks(RECIPE, sizes)
     assert said.startswith(f"unknown family {sizes.model_type}: target modules found by looking: q_proj, k_proj")
 
 

@@ -14,7 +14,7 @@ from llmtune.models import family
 from llmtune.models.family import Family
 from llmtune.plan.estimate import shape_of
 from llmtune.plan.experts import adapted_experts
-from llmtune.plan.fits import adapter_problems, reached
+from llmtune.plan.fits import adapter_problems, remarks
 from llmtune.plan.geometry import geometry
 from llmtune.plan.memory import trained_numbers, training
 from llmtune.recipe.low_rank import Lora
@@ -151,7 +151,7 @@ def test_of_other_families_experts_get_an_adapter_where_it_can_be_merged(
 
 
 def test_it_is_said_what_becomes_of_the_experts() -> None:
-    said = {keys: reached(asked(experts=keys), sizes("mixtral")) for keys in (True, False)}
+    said = {keys: remarks(asked(experts=keys), sizes("mixtral")) for keys in (True, False)}
     assert said[True] == ["the 4 experts of each layer are made anew in every pass, with their adapter in them"]
     assert said[False][0].endswith("(adapter.experts: true)")
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmtune.models import family
+from llmtune.models.checkpoint import names
+from llmtune.models.families import KINDS
 from llmtune.plan.adapters import joins_too_early
-from llmtune.plan.fits import adapter_problems
+from llmtune.plan.fits import adapter_problems, misnamed, remarks
 from llmtune.recipe.optimizing import Unfreezing
 from llmtune.recipe.schema import Recipe
+from llmtune.recipe.translate import base_arguments
+from tests.models.test_family import SIZES
+from tests.models.test_looking import looked_at
+from tests.recipe.test_translate import FACTS
 
 
 @pytest.mark.parametrize(
@@ -42,3 +50,35 @@ def test_a_training_too_short_for_layers_to_join_later_is_refused() -> None:
     assert list(joins_too_early(None, 1)) == list(joins_too_early(Unfreezing(until=0.1), 10)) == []
     (problem,) = joins_too_early(Unfreezing(until=0.1), 9)
     assert problem.what == "0.1 of 9 steps is none, so all would train from the start"
+
+
+def test_a_base_in_which_rows_would_see_each_other_is_trained_a_row_at_a_time() -> None:
+    sizes = family.from_config({**SIZES, "model_type": "gpt_oss", "num_local_experts": 4}, "config.json")
+    asked = {"base": "a/b", "data": "x", "training": {"micro_batch": 2, "attention": "sdpa"}}
+    found = [problem.where for problem in adapter_problems(Recipe.model_validate(asked), sizes)]
+    assert found == ["training.micro_batch", "training.attention"]
+    plain = Recipe.model_validate({"base": "a/b", "data": "x"})
+    assert list(adapter_problems(plain, sizes)) == []
+    assert "see each other in gpt_oss" in remarks(plain, sizes)[0]
+    facts = replace(FACTS, device="cuda", sdpa=sizes.sdpa)
+    assert [base_arguments(plain, one)["attention"] for one in (facts, replace(facts, sdpa=True))] == ["eager", "sdpa"]
+
+
+def test_what_transformers_says_of_attention_is_said_here() -> None:
+    """By its own classes."""
+    import transformers
+
+    for kind, one in KINDS.items():
+        config = transformers.AutoConfig.for_model(kind)
+        assert transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._supports_sdpa == one.sdpa
+
+
+def test_files_with_other_names_than_the_models_are_refused(tmp_path: Path) -> None:
+    """As those of Gemma 3 with pictures: transformers renames them while it loads."""
+    sizes, model = looked_at(tmp_path, "gemma3")
+    assert list(misnamed(sizes, names(tmp_path))) == []  # not fetched yet
+    index = {"weight_map": {"language_model.model.layers.0.mlp.up_proj.weight": "model-1.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (problem,) = misnamed(sizes, names(tmp_path))
+    assert problem.what.startswith("its files have language_model.model.layers.0.mlp.up_proj.weight where")
+    assert list(misnamed(sizes, [name for name, _ in model.named_parameters()])) == []

@@ -137,8 +137,11 @@ def test_a_method_trains_goes_on_reloads_and_merges(
     merge_and_compare(exact, adapter, tiny_base, tmp_path)
 
 
-def merge_and_compare(exact: BaseSpec, adapter: Path, base: Path, tmp_path: Path) -> None:
-    """The merged model computes what base and adapter compute, and not what the base alone does."""
+def merge_and_compare(exact: BaseSpec, adapter: Path, base: Path, tmp_path: Path) -> float:
+    """The merged model computes what base and adapter compute, and not what the base alone does.
+
+    Returns the largest difference of their logits.
+    """
     out = tmp_path / "merged"
     out.mkdir()
     tokenizer = write_chat_tokenizer(base, tmp_path / "tokenizer")
@@ -148,6 +151,7 @@ def merge_and_compare(exact: BaseSpec, adapter: Path, base: Path, tmp_path: Path
     merged = logits(load_base(replace(exact, path=str(out), quantization=None)))
     assert (merged - live).abs().max() < 1e-4
     assert (live - alone).abs().max() > 1e-3
+    return float((merged - live).abs().max())
 
 
 def test_pain_39_eva_has_looked_at_the_rows(tiny_base: Path, tmp_path: Path) -> None:
