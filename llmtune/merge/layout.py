@@ -6,14 +6,23 @@ loading it for training goes through. So no rule of transformers is written here
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from math import prod
+from typing import Any, Protocol, TypeVar
 
 from llmtune.models.pieces import Piece, Pieces
 from llmtune.models.spec import BaseSpec
 
 T = TypeVar("T")
+
+
+class Shaped(Protocol):
+    """A tensor as it is stored."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,8 @@ class Layout:
 
     def name_of(self, key: str) -> str:
         """The model's own name for a tensor of the file; the key itself when the model has none."""
-        for name in (key, f"{self.prefix}.{key}", key.removeprefix(f"{self.prefix}.")):
+        renamed = self.pieces.renamed(key)
+        for name in (key, renamed, f"{self.prefix}.{renamed}", renamed.removeprefix(f"{self.prefix}.")):
             if name in self.parameters:
                 return name
         return key
@@ -50,6 +60,13 @@ class Layout:
     def piece(self, key: str) -> Piece:
         """Of which parameter of the model a tensor of the file is a part, or which one it is."""
         return self.pieces.of(key) or Piece(self.name_of(key), None)
+
+    def numbers(self, tensors: Mapping[str, Shaped]) -> Counter[str]:
+        """How many numbers of each parameter the tensors of a file have together, by the model's own names."""
+        found: Counter[str] = Counter()
+        for key, one in tensors.items():
+            found[self.piece(key).parameter] += prod(one.shape)
+        return found
 
     def by_name(self, tensors: Mapping[str, T]) -> dict[str, T]:
         """By the model's own names, what is one with another under that one's too, whichever of them the file has."""

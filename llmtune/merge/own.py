@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -39,10 +40,12 @@ class Replaced:
 
     def check(self) -> None:
         """Raises BaseModelError naming every trained tensor that the base has not, or has in another shape."""
-        there = self.layout.by_name(self.tensors)
+        there, numbers = self.layout.by_name(self.tensors), self.layout.numbers(self.tensors)
         problems = []
         for name, span in self.trained.items():
             if name not in there:
+                if numbers[name] == prod(span.shape):  # experts, of which the file has one tensor after the other
+                    continue
                 what = f"{name} is no tensor of the base"
             elif there[name].shape != span.shape:
                 what = f"{name} is {list(span.shape)}, in the base {list(there[name].shape)}"
@@ -59,8 +62,14 @@ class Replaced:
 
     @torch.inference_mode()
     def tensor(self, key: str) -> torch.Tensor:
-        name = self.layout.name_of(key)
+        piece = self.layout.piece(key)
+        name = piece.parameter
         if not self.untied:  # then a head that is one with the embeddings is trained as these are
             name = self.layout.one_with.get(name, name)
-        found = load(self.trained[name]) if name in self.trained else self.held(load(self.tensors[key]), None)
+        if name not in self.trained:
+            found = self.held(load(self.tensors[key]), None)
+        elif piece.expert is None:
+            found = load(self.trained[name])
+        else:
+            found = load(self.trained[name].at(piece.expert)).chunk(piece.parts)[piece.part]
         return found.to("cpu", TORCH[self.saved(key)]).contiguous()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -128,10 +127,8 @@ class Merged:
         if lost := sorted(used - there):
             what = f"the file has no weight of its own for {lost[0]} ({len(lost)} such layers)"
             raise BaseModelError.one(self.held.base.path, what, "merge with merge.onto: original")
-        sizes, stored = self.skeleton.experts, Counter[str]()
-        for key, one in self.tensors.items() if sizes else ():
-            stored[self.layout.piece(key).parameter] += prod(one.shape)
-        if lost := [name for name, size in sizes.items() if stored[name] != size]:
+        stored = self.layout.numbers(self.tensors)
+        if lost := [name for name, size in self.skeleton.experts.items() if stored[name] != size]:
             what = f"the file has not all experts of {lost[0]}, or stores them otherwise ({len(lost)} such parameters)"
             raise BaseModelError.one(self.held.base.path, what, "merge into the base that it was trained on")
 

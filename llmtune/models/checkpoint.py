@@ -37,6 +37,12 @@ class Span:
     size: int
     """Bytes."""
 
+    def at(self, number: int) -> Span:
+        """One of those that lie one behind the other along the first dimension."""
+        count, *shape = self.shape
+        each = self.size // count
+        return Span(self.file, self.dtype, tuple(shape), self.start + number * each, each)
+
     def read(self) -> bytearray:
         """The bytes, in memory of their own (mapped pages would count as memory of this process until it ends)."""
         held = bytearray(self.size)

@@ -37,11 +37,18 @@ class Pieces:
         self._renamings = [one for one in found if isinstance(one, WeightRenaming)]
         self._converters = [one for one in found if isinstance(one, WeightConverter)]
 
+    def renamed(self, key: str) -> str:
+        """A tensor's name as transformers 5 has it: files of some families call the parts of a block otherwise."""
+        from transformers.core_model_loading import rename_source_key
+
+        name, _ = rename_source_key(key, self._renamings, [])
+        return str(name)
+
     def of(self, key: str) -> Piece | None:
         """The piece that a tensor of the file is; None for what is no expert's own, or is put together otherwise."""
         from transformers.core_model_loading import Concatenate, MergeModulelist, rename_source_key
 
-        renamed, _ = rename_source_key(key, self._renamings, [])
+        renamed = self.renamed(key)
         name, source = rename_source_key(renamed, [], self._converters)
         if source is None or name not in self._parameters:
             return None

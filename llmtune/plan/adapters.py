@@ -17,6 +17,9 @@ from llmtune.recipe.own_weights import Full, Head, Partial
 from llmtune.recipe.to_peft import FEED_FORWARD
 from llmtune.recipe.virtual import Prefix, Prompt
 
+AROUND_EXPERTS = {"experts", "mlp", "block_sparse_moe", "gate_up_proj", "down_proj"}
+"""Names of modules and parameters that are experts, or hold them."""
+
 
 def trained_parameters(adapter: Adapter, adapted: Sequence[Linear]) -> int:
     """Numbers that are trained; `adapted` are all layers that get an adapter."""
@@ -155,6 +158,8 @@ def own_parameters(adapter: Adapter, family: Family) -> int:
             found = sum(_weights(block) + norms for block in family.blocks[rest:])
             found += sum(_weights(layer for layer in block if layer.suffix in names) for block in family.blocks[:rest])
             found += sum(head for name in names if name in VOCABULARY)
+            whole = range(0 if AROUND_EXPERTS & set(names) else rest, family.layers)
+            found += family.experts * _weights(family.expert) * len(set(whole) & set(family.sparse))
             return min(family.parameters, found + (rest * norms + norms // 2 if adapter.norms else 0))
         case _:
             return 0

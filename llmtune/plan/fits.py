@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from llmtune.errors import Problem
 from llmtune.models.family import Family
-from llmtune.plan.adapters import misfits
+from llmtune.plan.adapters import AROUND_EXPERTS, misfits
 from llmtune.plan.estimate import adapted
 from llmtune.recipe.low_rank import EMBEDDINGS, Lora
 from llmtune.recipe.method import Method, OnLayers, OnSomeLayers
@@ -16,8 +16,6 @@ from llmtune.recipe.virtual import Virtual
 
 STORED_TOGETHER = {"gpt_oss"}
 """Families whose files hold all experts of a layer as one tensor, as the model does."""
-AROUND_EXPERTS = {"experts", "mlp", "block_sparse_moe", "gate_up_proj", "down_proj"}
-"""Names of modules and parameters that are experts, or hold them."""
 
 
 def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
@@ -60,11 +58,12 @@ def _of_the_base(adapter: OwnWeights | Lora, family: Family) -> Iterator[Problem
     if isinstance(adapter, Partial) and adapter.last_layers > family.layers:
         what = f"the base has {family.layers} layers"
         yield Problem("adapter.last_layers", what, f"write at most {family.layers}")
-    if family.experts and family.model_type not in STORED_TOGETHER and _trains_experts(adapter):
-        what = "the base's files hold its experts one by one, and what is trained of them cannot be put back there"
-        if isinstance(adapter, Lora):
-            yield Problem("adapter.modules_to_save", what, "name embeddings, head or norms")
-        else:
+    if family.experts and _trains_experts(adapter):
+        if isinstance(adapter, Lora) and family.model_type not in STORED_TOGETHER:
+            what = "the base's files hold its experts one by one, and a copy of all of them cannot be put back there"
+            yield Problem("adapter.modules_to_save", what, "name embeddings, head or norms; or set experts: true")
+        if isinstance(adapter, OwnWeights) and not family.expert:
+            what = "the base's files hold its experts so that what is trained of them cannot be put back there"
             do = "name modules without experts, like self_attn, or adapter.method: lora"
             yield Problem("adapter.method", what, do)
     if isinstance(adapter, OwnWeights) and family.quantized is not None:

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from llmtune.errors import BaseModelError
 from llmtune.events import Events
 from llmtune.merge.inputs import MergeInputs
+from llmtune.merge.layout import layout
 from llmtune.merge.merge import write_merged
 from llmtune.models.pieces import Piece, Pieces
 from tests.expert_models import NUMBER, sizes_of, write_expert_adapter, write_experts
@@ -71,6 +72,13 @@ def test_a_tensor_of_the_file_is_found_in_its_parameter() -> None:
     assert pieces.of(f"{stored}.experts.0.w3.weight") == Piece(f"{where}.gate_up_proj", 0, 1, 2)
     assert pieces.of(f"{stored}.experts.2.w2.weight") == Piece(f"{where}.down_proj", 2, 0, 1)
     assert pieces.of(f"{stored}.gate.weight") is pieces.of("model.layers.1.self_attn.q_proj.weight") is None
+
+
+def test_other_tensors_are_known_by_the_models_own_names(tmp_path: Path) -> None:
+    found = layout(spec(write_experts(tmp_path, "mixtral")))
+    assert found.name_of("model.layers.1.block_sparse_moe.gate.weight") == "model.layers.1.mlp.gate.weight"
+    assert found.name_of("layers.1.block_sparse_moe.gate.weight") == "model.layers.1.mlp.gate.weight"
+    assert found.name_of("model.layers.1.other.weight") == "model.layers.1.other.weight"
 
 
 def test_an_expert_that_the_file_has_not_is_missed(tmp_path: Path) -> None:

@@ -12,16 +12,22 @@ import torch
 
 from llmtune.models import family
 from llmtune.models.family import Family
+from llmtune.models.loading import load_base
+from llmtune.models.own import choose
+from llmtune.plan.adapters import own_parameters
 from llmtune.plan.estimate import shape_of
 from llmtune.plan.experts import adapted_experts
 from llmtune.plan.fits import adapter_problems, remarks
 from llmtune.plan.geometry import geometry
 from llmtune.plan.memory import trained_numbers, training
 from llmtune.recipe.low_rank import Lora
+from llmtune.recipe.own_weights import Partial
 from llmtune.recipe.schema import Recipe
+from llmtune.recipe.to_peft import own_arguments
 from tests.expert_models import NUMBER, sizes_of, write_experts
 from tests.models.test_family import SIZES
 from tests.plan.test_memory import kept_for_backward, with_adapter
+from tests.trained_models import spec
 
 SPARSE: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"num_hidden_layers": 5, "mlp_only_layers": [3], "decoder_sparse_step": 2},
@@ -78,6 +84,17 @@ def test_as_many_numbers_are_trained_as_peft_makes(
     model = with_adapter(asked(**keys), base)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert trained_numbers(asked(**keys), shape_of(asked(**keys), family.read(base))) == trained
+
+
+@pytest.mark.parametrize(
+    "keys", [{"last_layers": 1}, {"modules": ["experts"]}, {"modules": ["mlp.experts"], "last_layers": 1}]
+)
+def test_experts_that_are_trained_themselves_are_counted(keys: dict[str, Any], tmp_path: Path) -> None:
+    base = write_experts(tmp_path, "qwen3_moe", num_hidden_layers=3, mlp_only_layers=[1])
+    adapter = Partial.model_validate(keys)
+    chosen = choose(load_base(spec(base, quantization=None)), own_arguments(adapter))
+    real = sum(parameter.numel() for parameter in chosen.values())
+    assert own_parameters(adapter, family.read(base)) == pytest.approx(real, rel=0.02)  # a router is not counted
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

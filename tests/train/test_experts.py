@@ -31,7 +31,7 @@ from llmtune.recipe.translate import quantization_arguments
 from llmtune.train.attach import attach, go_on_from, saved_tensors
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.train import train
-from tests.expert_models import write_expert_adapter, write_experts
+from tests.expert_models import NUMBER, sizes_of, write_expert_adapter, write_experts
 from tests.models.test_family import SIZES
 from tests.plan.test_memory import bytes_held
 from tests.tiny_models import write_rows
@@ -109,10 +109,12 @@ def test_what_would_train_and_then_not_merge_is_refused_before(names: Any, refus
 @pytest.mark.parametrize(
     ("kind", "keys", "refused"),
     [
-        ("mixtral", {"method": "full"}, True),
-        ("mixtral", {"method": "partial", "last_layers": 1}, True),
-        ("mixtral", {"method": "partial", "modules": ["mlp.experts"]}, True),
-        ("mixtral", {"method": "partial", "modules": ["self_attn"], "norms": True}, False),
+        ("mixtral", {"method": "full"}, False),
+        ("mixtral", {"method": "partial", "last_layers": 1}, False),
+        ("aria_text", {"method": "full"}, True),  # transposed in the files
+        ("aria_text", {"method": "partial", "last_layers": 1}, True),
+        ("aria_text", {"method": "partial", "modules": ["mlp.experts"]}, True),
+        ("aria_text", {"method": "partial", "modules": ["self_attn"], "norms": True}, False),
         ("mixtral", {"method": "lora", "modules_to_save": ["mlp"]}, True),
         ("mixtral", {"method": "lora", "modules_to_save": ["norm"]}, False),
         ("gpt_oss", {"method": "full"}, False),
@@ -121,14 +123,14 @@ def test_what_would_train_and_then_not_merge_is_refused_before(names: Any, refus
 def test_experts_that_could_not_be_put_back_into_the_files_are_not_trained(
     kind: str, keys: dict[str, Any], refused: bool, tmp_path: Path
 ) -> None:
-    """What is said of the files is so."""
-    where = write_experts(tmp_path, kind)
+    import transformers
+
+    config = sizes_of(kind) if kind in NUMBER else transformers.AutoConfig.for_model(kind, **SIZES)
+    config.save_pretrained(tmp_path)
     recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": keys, "quantization": {"type": "none"}})
-    found = list(adapter_problems(recipe, family.read(where)))
+    found = list(adapter_problems(recipe, family.read(tmp_path)))
     where_from = "adapter.modules_to_save" if "modules_to_save" in keys else "adapter.method"
     assert [problem.where for problem in found] == [where_from] * refused
-    stored = [tensor for name, tensor in load_file(where / "model.safetensors").items() if ".experts." in name]
-    assert any(tensor.dim() == 3 for tensor in stored) == (kind == "gpt_oss")
 
 
 @pytest.mark.slow
@@ -262,8 +264,10 @@ def test_blocks_without_experts_are_named_before_the_first_step(tiny_base: Path,
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("only_rank", "process_as_before")
-def test_experts_are_trained_themselves_where_all_is(tmp_path: Path) -> None:
-    where = write_experts(tmp_path / "base", "gpt_oss")
+@pytest.mark.parametrize("kind", ["gpt_oss", "mixtral"])
+def test_experts_are_trained_themselves_where_all_is(kind: str, tmp_path: Path) -> None:
+    """And put back into the files, where those of Mixtral are one by one."""
+    where = write_experts(tmp_path / "base", kind)
     recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": "full", "quantization": {"type": "none"}})
     given = inputs(
         where, tmp_path, adapter=peft_config(recipe.adapter, (), 1), evaluate_every=1,
@@ -274,6 +278,9 @@ def test_experts_are_trained_themselves_where_all_is(tmp_path: Path) -> None:
     trained = Path(given.out) / "adapter"
     before, after = load_file(where / "model.safetensors"), load_file(trained / FILE)
     experts = [name for name in after if ".experts." in name]
-    assert len(experts) == 2 * 4 and all((after[name] - before[name].float()).norm() > 0 for name in experts)
+    assert len(experts) == 2 * (4 if kind == "gpt_oss" else 2)
     again = load_with_adapter(given.base, trained)
     assert metrics(given)[-1]["heldout_loss"] == pytest.approx(mean_loss(again, given.heldout), rel=2e-3)
+    merge_and_compare(replace(given.base, dtype="float32"), trained, where, tmp_path)
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert list(merged) == list(before) and not any(torch.equal(merged[name], before[name].float()) for name in before)
