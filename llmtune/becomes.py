@@ -146,6 +146,7 @@ def _example(key: str, value: Any, method: str) -> Flat | None:
 
 @cache
 def _translated(written: str) -> Flat | None:
+    """Of a recipe as JSON; what the check would decide by the machine is decided. None where nothing can be planned."""
     recipe = decided(Recipe.model_validate_json(written, strict=False), MACHINE.number_type)
     here = machine.processes(recipe.launch.processes, MACHINE)
     recipe = recipe.model_copy(update={"launch": recipe.launch.model_copy(update={"processes": here})})

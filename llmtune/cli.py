@@ -84,7 +84,7 @@ def explain(
     debug: Debug = False,
 ) -> None:
     """Say what an option means, what it may be, what it becomes in which library, and when to change it."""
-    from llmtune.reference import explain as explain_key
+    from llmtune.explain import explain as explain_key
 
     with _told(as_json, debug) as console:
         explain_key(key, console, markdown=markdown)

@@ -1,104 +1,167 @@
-"""All there is to say of an option: what it means, may be and becomes, who reads it, and when to change it."""
+"""`llmtune explain`, and the reference page: every option in words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import Any
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from textwrap import fill
 
-from llmtune.becomes import Argument, Change, becomes, in_the_way, reads
-from llmtune.recipe.json_schema import json_schema
-from llmtune.recipe.keys import Block, blocks_at
-from llmtune.recipe.kinds import in_words
-from llmtune.recipe.method import Method
-from llmtune.recipe.methods import DEFAULT, METHODS
-from llmtune.recipe.rules import RULES
-from llmtune.recipe.when import WHEN
+from llmtune.console import Console
+from llmtune.errors import RecipeError
+from llmtune.option import Meaning, Option, option
+from llmtune.recipe.keys import Block, below, blocks_at, leaves
+from llmtune.recipe.methods import METHODS
+from llmtune.recipe.schema import Recipe
 
-SAYS_DEFAULT = "Default: "
-"""How a description tells a default that follows from something else."""
+PAGE = Path(__file__).parent / "recipe" / "reference.md"
+"""The reference as a page; `llmtune explain --markdown` prints the same."""
+WIDTH, INDENT = 110, 13
+HEAD = """\
+# Every option of a recipe
 
-
-@dataclass(frozen=True)
-class Meaning:
-    """What a key is of some methods: of all of them, unless it is the adapter's."""
-
-    methods: tuple[str, ...]
-    meaning: str
-    values: str
-    default: str
-    changed: tuple[Any, Any] | None
-    """The values that were tried: what they become shows what the option is for."""
-    becomes: tuple[Argument, ...]
+Written by `llmtune explain --markdown` from the schema that recipes are checked by; `llmtune explain KEY` prints one
+of them. *becomes* names the arguments of libraries, and of stages of llmtune itself, that are others when the option is
+changed: they were found by changing it.
+"""
 
 
-@dataclass(frozen=True)
-class Option:
-    """Everything about a key."""
+def explain(key: str | None, console: Console, *, markdown: bool = False) -> None:
+    """`llmtune explain`: what a key means, which keys a block has, or the whole page.
 
-    key: str
-    meanings: tuple[Meaning, ...]
-    when: str
-    against: tuple[tuple[tuple[str, ...], str, str], ...]
-    """Rules that it is part of: the other keys, what is in their way, and the remedy."""
-
-
-@cache
-def option(key: str) -> Option:
-    """Of a leaf of the schema."""
-    path = tuple(key.split("."))
-    found: dict[tuple[str, str, str], list[tuple[str, Change | None]]] = {}
-    for block in blocks_at(path[:-1]):
-        if path[-1] not in block.model_fields:
-            continue
-        schema = block_schema(key, block)
-        said = str(block.model_fields[path[-1]].description)
-        kind = (said, in_words(schema), _default(block, path[-1], schema, said))
-        methods = _methods(key, block, schema)
-        change = becomes(key, schema, methods[0] if methods else DEFAULT)
-        found.setdefault(kind, []).extend((method, change) for method in methods)
-    meanings = tuple(_meaning(*kind, each) for kind, each in found.items())
-    rules = [rule for rule in RULES if in_the_way(key, rule)]
-    against = tuple((tuple(each for each in rule.keys if each != key), rule.says, rule.do) for rule in rules)
-    return Option(key, meanings, WHEN[key], against)
+    Raises:
+        RecipeError: there is no such key.
+    """
+    if markdown:
+        console.plain(page())
+        return
+    path = tuple(key.split(".")) if key else ()
+    if key is not None and key in set(leaves()):
+        found = option(key)
+        console.plain(_told(found))
+        console.json(asdict(found))
+    elif blocks := blocks_at(path):
+        console.plain(_listed(path, blocks))
+        console.json({"key": key, "keys": [leaf for leaf in leaves() if tuple(leaf.split("."))[: len(path)] == path]})
+    else:
+        raise RecipeError.one(str(key), "no such key", _nearest(str(key)))
 
 
-def _meaning(said: str, values: str, default: str, of: Sequence[tuple[str, Change | None]]) -> Meaning:
-    changes = [change for _, change in of if change is not None]
-    arguments = dict.fromkeys((each.library, each.name) for change in changes for each in change.arguments)
-    first = {(each.library, each.name): each for change in reversed(changes) for each in change.arguments}
-    changed = changes[0].values if changes else None
-    return Meaning(tuple(name for name, _ in of), said, values, default, changed, tuple(first[a] for a in arguments))
+def _nearest(key: str) -> str:
+    """What was probably meant: a key of this name elsewhere, or one of nearly this name."""
+    named: dict[str, list[str]] = {}
+    for each in dict.fromkeys([*Recipe.model_fields, *leaves()]):
+        named.setdefault(each.rpartition(".")[2], []).append(each)
+    last = key.rpartition(".")[2]
+    whole = difflib.get_close_matches(key, [each for keys in named.values() for each in keys], n=1)
+    alike = difflib.get_close_matches(last, list(named), n=1)
+    near = named.get(last) or whole or [each for name in alike for each in named[name]]
+    return f"did you mean {' or '.join(near[:3])}?" if near else "`llmtune explain` lists them"
 
 
-def block_schema(key: str, block: Block) -> Mapping[str, Any]:
-    """The JSON Schema of a key, as this block has it."""
-    if key == "adapter.method":
-        return {"enum": list(METHODS), "default": DEFAULT}
-    found: Mapping[str, Any] = _blocks()[block.__name__]["properties"][key.rpartition(".")[2]]
-    return found
+def _lines(meaning: Meaning) -> Iterator[tuple[str, str]]:
+    """What is said of a key, each with its word."""
+    yield "values", meaning.values
+    yield "default", meaning.default
+    yield "becomes", _becomes(meaning)
+    yield "read by", _methods(meaning.methods)
 
 
-@cache
-def _blocks() -> Mapping[str, Any]:
-    blocks: Mapping[str, Any] = json_schema()["$defs"]
-    return blocks
+def _becomes(meaning: Meaning) -> str:
+    if not meaning.becomes:
+        return "nothing of a library's: llmtune itself reads it"
+    named: dict[str, list[str]] = {}
+    for each in meaning.becomes:
+        named.setdefault(each.library, []).append(each.name)
+    return "; ".join(f"{library}: {', '.join(names)}" for library, names in named.items())
 
 
-def _methods(key: str, block: Block, schema: Mapping[str, Any]) -> list[str]:
-    """That read the key."""
-    if issubclass(block, Method):
-        return [block.model_fields["method"].default]
-    return [method for method in METHODS if reads(key, schema, method)]
+def _methods(names: Sequence[str]) -> str:
+    others = [name for name in METHODS if name not in names]
+    if not others:
+        return "every method"
+    return f"every method but {', '.join(others)}" if len(others) < len(names) else ", ".join(names)
 
 
-def _default(block: Block, name: str, schema: Mapping[str, Any], said: str) -> str:
-    if name == "method":
-        return DEFAULT
-    if block.model_fields[name].is_required():
-        return "none: it must be given"
-    if SAYS_DEFAULT in said:
-        return said.rpartition(SAYS_DEFAULT)[2].rstrip(".")
-    default = schema.get("default", {})
-    return "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+def _told(found: Option) -> str:
+    """For a terminal."""
+    said = [found.key, ""]
+    for meaning in found.meanings:
+        said += [fill(meaning.meaning, WIDTH, initial_indent="  ", subsequent_indent="  "), ""]
+        for word, text in _lines(meaning):
+            said.append(_line(word, text))
+            if word == "becomes" and meaning.changed is not None:
+                said.append(_line("", _example(meaning)))
+        said.append("")
+    said += [_line("change it", found.when), ""]
+    said += [_line("refused", text) for text in _refused(found)]
+    return "\n".join(said).rstrip() + "\n"
+
+
+def _refused(found: Option) -> Iterator[str]:
+    """With which other keys, why, and what to do; or of itself alone."""
+    for keys, says, do in found.against:
+        yield f"with {' and '.join(keys)}: {says}; {do}" if keys else f"{says}; {do}"
+
+
+def _example(meaning: Meaning) -> str:
+    one, other = (_short(value) for value in meaning.changed or ())
+    made = [f"{each.name} {' -> '.join(map(_short, each.values))}" for each in meaning.becomes[:4]]
+    return f"({one} -> {other}: {', '.join(made)})"
+
+
+def _short(value: object) -> str:
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _line(word: str, text: str) -> str:
+    return fill(text, WIDTH, initial_indent=f"  {word:<{INDENT - 2}}", subsequent_indent=" " * INDENT)
+
+
+def _listed(path: tuple[str, ...], blocks: Sequence[Block]) -> str:
+    """The keys of a block, each with the first sentence of its meaning."""
+    said = [".".join(path) or "a recipe", ""]
+    if len(blocks) == 1:
+        said += [fill(str(blocks[0].__doc__).split("\n")[0], WIDTH, initial_indent="  "), ""]
+    keys: dict[str, tuple[str, list[str]]] = {}
+    for block in blocks:
+        for key, field in block.model_fields.items():
+            more = " (has keys of its own)" if below(block, key) else ""
+            method = block.model_fields["method"].default if "method" in block.model_fields else ""
+            keys.setdefault(key, (f"{_first_sentence(str(field.description))}{more}", []))[1].append(method)
+    width = max(map(len, keys))
+    for key, (meaning, methods) in keys.items():
+        whose = f" [{_methods(methods)}]" if methods[0] else ""
+        indent = " " * (width + 4)
+        said.append(fill(meaning + whose, WIDTH, initial_indent=f"  {key:<{width}}  ", subsequent_indent=indent))
+    return "\n".join(said) + "\n"
+
+
+def _first_sentence(text: str) -> str:
+    return f"{re.split(r'(?<!et al)[.] ', text)[0].rstrip('.')}."
+
+
+def page() -> str:
+    """The reference in Markdown."""
+    said, block = [HEAD], ""
+    for key in leaves():
+        first = key.partition(".")[0]
+        if first != block and "." in key:
+            block = first
+            said.append(f"## {block}\n\n{Recipe.model_fields[block].description}\n")
+        said.append("\n".join(_entry(option(key))))
+    return "\n".join(said)
+
+
+def _entry(found: Option) -> Iterator[str]:
+    yield f"### `{found.key}`\n"
+    for meaning in found.meanings:
+        yield f"{meaning.meaning}\n"
+        yield from (f"- *{word}*: {text}" for word, text in _lines(meaning))
+        yield ""
+    yield f"- *change it*: {found.when}"
+    yield from (f"- *refused*: {text}" for text in _refused(found))
+    yield ""

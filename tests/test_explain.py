@@ -12,12 +12,12 @@ import pytest
 from llmtune.becomes import becomes, reads
 from llmtune.console import Console
 from llmtune.errors import RecipeError
-from llmtune.explain import SAYS_DEFAULT, block_schema, option
+from llmtune.explain import PAGE, explain, page
+from llmtune.option import SAYS_DEFAULT, block_schema, option
 from llmtune.recipe.keys import blocks_at, leaves
 from llmtune.recipe.kinds import examples, in_words
 from llmtune.recipe.methods import METHODS
 from llmtune.recipe.when import WHEN
-from llmtune.reference import PAGE, explain, page
 
 NO_ARGUMENT = {"recipe", "extends", "name"}
 """Keys that are read before anything is translated."""

@@ -16,8 +16,8 @@ STAGES = {"train", "evaluate", "merge", "export", "serve"}
 ROWS = (
     {"cli", "worker"},
     {"pipeline"},
-    {"narration", "summary", "cluster", "resolved", "reference"},
-    {"explain"},
+    {"narration", "summary", "cluster", "resolved", "explain"},
+    {"option"},
     {"becomes"},
     {"asked", "check", "stages", "process", "held", "death", "machines", "spread", "shortage", "unfinished"},
     STAGES,

@@ -50,6 +50,8 @@ class Stack:
         chain = (*chain, (file.resolve(), shown))
         self._tell(layer.twice)
         for name, where in self._parents(layer, shown):
+            if self._count > MOST:  # told already
+                break
             try:
                 parent = _find(name, file.parent, where)
                 self._count += 1
