@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llmtune import spread
 from llmtune.asked import Asked, asked_now, facts_of
 from llmtune.errors import LlmtuneError, Problem, RecipeError
+from llmtune.lock import commit_of, read_lock
 from llmtune.models import token_rows
 from llmtune.models.checkpoint import names
 from llmtune.plan import device as machine
@@ -176,7 +177,8 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     problems.add(list(_loggers(loaded)))
     problems.add(spread.operators(recipe.zero, here))
     met = problems.of(lambda: spread.meeting(loaded.recipe.launch))
-    base = problems.of(lambda: source.find(recipe.base, beside)) if loaded.knows("base") else None
+    commit = None if anew else commit_of(read_lock(run), recipe)
+    base = problems.of(lambda: source.find(recipe.base, beside, commit)) if loaded.knows("base") else None
     weights = sizes = words = prepared = planned = None
     if base is not None:
         weights = problems.of(lambda: source.weights(base))
@@ -214,7 +216,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     if problems.found or not (met and base and weights and sizes and words and prepared and planned):
         raise RecipeError(problems.in_order())
     numbers = note(asked, recipe.quantization.compute_dtype, here.kind, here.number_type, here.name)
-    notes = (numbers, *remarks(recipe, sizes), *prepared.notes)
+    notes = (numbers, *remarks(recipe, sizes), *_own_code(recipe, base, sizes), *prepared.notes)
     checked = Checked(loaded, run, base, sizes, words, prepared, here, planned, notes, met, 0.0)
     # without its weights a base cannot be compared; the training itself looks again
     if not anew and not weights.missing:
@@ -232,6 +234,16 @@ def _unfinished(checked: Checked) -> None:
             raise RecipeError([found])
 
 
+def _own_code(recipe: Recipe, source: Source, family: Family) -> list[str]:
+    """Whether code that came with the base runs, and which."""
+    if not recipe.base.trust_remote_code:
+        return []
+    if not family.remote_code:
+        return ["base.trust_remote_code: true is not needed, as the base brings no Python code"]
+    code = ", ".join(sorted(path.name for path in source.folder.glob("*.py"))) or "fetched from elsewhere"
+    return [f"base.trust_remote_code: Python code of the base runs with your rights: {code}"]
+
+
 def _existing(run: RunDir) -> Path:
     """The run's folder, or the nearest above it that is there."""
     return next(path for path in (run.root, *run.root.parents) if path.exists())
@@ -239,7 +251,7 @@ def _existing(run: RunDir) -> Path:
 
 def _folder(run: RunDir, loaded: Loaded) -> Iterator[Problem]:
     """The run's folder: writable, and no other recipe's."""
-    from llmtune.lock import read_lock, seen_from
+    from llmtune.lock import seen_from
 
     where = str(run.root)
     existing = _existing(run)

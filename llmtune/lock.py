@@ -66,6 +66,17 @@ def base_of(run: RunDir, lock: dict[str, Any]) -> BaseSpec:
     return spec
 
 
+def commit_of(lock: Mapping[str, Any] | None, recipe: Recipe) -> str | None:
+    """The commit of the hub's model that the run of `lock` began with, where the recipe names the same model still.
+
+    Its main branch may have moved on since.
+    """
+    if lock is None or any(lock["recipe"]["base"][key] != getattr(recipe.base, key) for key in ("name", "revision")):
+        return None
+    commit: str | None = lock.get("commit")
+    return commit
+
+
 def threads_of(lock: Mapping[str, Any] | None, recipe: Recipe) -> int | None:
     """CPU threads of each process that the run of `lock` began with, where the recipe left that to the machine.
 
@@ -87,6 +98,7 @@ def lock_of(run: RunDir, loaded: Loaded, base: BaseSpec, base_is_local: bool, da
         "recipe_file": seen_from(run, loaded),
         "versions": versions(),
         "base_is_local": base_is_local,
+        "commit": None if base_is_local else Path(base.path).name,
         "data": {name: sha256(loaded.beside / name) for name in data},
         "base": digests(Path(base.path), known.get("base", {})),
         "loaded": asdict(base),

@@ -22,6 +22,10 @@ class Hub:
     address: str = ""
     sent: list[str] = field(default_factory=list)
     """Names of the files whose bytes were asked for."""
+    commit: str = COMMIT
+    """Of its main branch, which is the only one that it tells of."""
+    gated: bool = False
+    """It is given to nobody."""
 
     def environment(self, cache: Path, *, offline: bool = False) -> dict[str, str]:
         return {"HF_ENDPOINT": self.address, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "1" if offline else "0"}
@@ -45,6 +49,12 @@ def hub(folder: Path) -> Iterator[Hub]:
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
+            if served.gated:
+                self.send_response(403)
+                self.send_header("X-Error-Code", "GatedRepo")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             files = {file.name: file.read_bytes() for file in sorted(served.folder.iterdir())}
             if path.startswith("/api/models/acme/lamp/tree/"):
                 entries = [
@@ -53,12 +63,20 @@ def hub(folder: Path) -> Iterator[Hub]:
                 ]
                 self.answer(json.dumps(entries).encode(), "application/json")
             elif path.startswith("/api/models/acme/lamp"):
-                self.answer(json.dumps({"id": "acme/lamp", "sha": COMMIT}).encode(), "application/json")
+                self.answer(
+                    json.dumps(
+                        {
+                            "id": "acme/lamp",
+                            "sha": path.rpartition("/revision/")[2] if path.count("/revision/5") else served.commit,
+                        }
+                    ).encode(),
+                    "application/json",
+                )
             elif path.startswith("/acme/lamp/resolve/") and (name := path.rpartition("/")[2]) in files:
                 if self.command == "GET":
                     served.sent.append(name)
                 tag = hashlib.sha1(files[name]).hexdigest()  # noqa: S324
-                self.answer(files[name], "application/octet-stream", ETag=f'"{tag}"', X_Repo_Commit=COMMIT)
+                self.answer(files[name], "application/octet-stream", ETag=f'"{tag}"', X_Repo_Commit=path.split("/")[4])
             else:
                 self.send_error(404)
 

@@ -199,3 +199,17 @@ def test_a_disk_for_what_is_offloaded_must_be_there_and_large_enough(
     monkeypatch.setattr(shutil, "disk_usage", free)
     with pytest.raises(RecipeError, match="are offloaded there"):
         check(tmp_path / "shop.yaml", tmp_path / "run", ())
+
+
+@pytest.mark.parametrize("brings", [True, False])
+def test_code_of_the_base_that_runs_is_said_aloud(brings: bool, tiny_base: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    if brings:
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "lamp.LampConfig"}}))
+        (base / "lamp.py").write_text("")
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text("base: {name: ./base, trust_remote_code: true}\ndata: rows.jsonl\n")
+    said = [note for note in check(tmp_path / "shop.yaml", tmp_path / "run", ()).notes if "trust_remote_code" in note]
+    runs = "base.trust_remote_code: Python code of the base runs with your rights: lamp.py"
+    assert said == [runs if brings else "base.trust_remote_code: true is not needed, as the base brings no Python code"]

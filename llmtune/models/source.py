@@ -40,17 +40,18 @@ class Weights:
     missing: int
 
 
-def find(base: Base, beside: Path) -> Source:
+def find(base: Base, beside: Path, commit: str | None = None) -> Source:
     """The base's configuration and tokenizer; of a hub model they are fetched, or found in the hub's cache.
 
-    `beside` is the folder of the recipe. Raises BaseModelError when there is no such model.
+    `beside` is the folder of the recipe; `commit`: the one to take of a hub model, whatever its branch has become.
+    Raises BaseModelError when there is no such model.
     """
     folder = _local(base.name, beside)
     on_hub = folder is None
     if folder is None:
         path = (beside / Path(base.name).expanduser()).resolve()
         absent = f"; and there is no folder {path} (paths are relative to the recipe)"
-        folder = _from_hub(base.name, base.revision, _SMALL, absent)
+        folder = _from_hub(base.name, commit or base.revision, _SMALL, absent)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         of = adapter.get("base_model_name_or_path") or "its base"
@@ -128,7 +129,9 @@ def _from_hub(name: str, revision: str | None, files: Sequence[str], absent: str
         raise BaseModelError.one(where, f"{name} is no name of a hub model", "write OWNER/NAME") from error
     except GatedRepoError as error:
         raise BaseModelError.one(
-            where, f"{name} is given only to accounts that asked for it", "ask on its hub page; `hf auth login`"
+            where,
+            f"{name} is given only to accounts that were granted access to it",
+            f"ask for it on https://huggingface.co/{name}, then `hf auth login` with that account (or set HF_TOKEN)",
         ) from error
     except RepositoryNotFoundError as error:
         raise BaseModelError.one(

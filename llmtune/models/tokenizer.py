@@ -142,9 +142,11 @@ def load(folder: Path) -> ChatTokenizer:
     end_of_turn = closing[-1]
     template, names = _stop_at(end_of_turn, template, names, notes)
     pad = _pad(tokenizer, names, end_of_turn)
-    if pad != names.get("pad_token"):
+    if pad not in (names.get("pad_token"), end_of_turn):
         before = f"the pad token is the end of turn {end_of_turn}" if "pad_token" in names else "no pad token"
         notes.append(f"{before}: {pad} is used (padding is never trained)")
+    if pad == end_of_turn:
+        notes.append(f"no other special token: {pad} pads, and is trained all the same where it ends an answer")
     names = {**names, "pad_token": pad}
     longest = config.get("model_max_length")
     return ChatTokenizer(
@@ -179,10 +181,9 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
     if not path.is_file():
         others = sorted(p.name for p in folder.glob("*") if p.name.startswith(("tokenizer.model", "vocab", "merges")))
         has = f"only {', '.join(others)}" if others else "no tokenizer at all"
+        do = "write one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers"
         raise BaseModelError.one(
-            str(path),
-            f"the base has no tokenizer.json ({has})",
-            "write one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers",
+            str(path), f"the base has no tokenizer.json ({has})", do if others else "fetch the whole of the base again"
         )
     try:
         tokenizer = Tokenizer.from_file(str(path))

@@ -58,3 +58,42 @@ def test_pickled_weights_on_the_hub_are_refused_before_any_are_fetched(tiny_base
         _, said = ran(tmp_path, LOOK, served.environment(tmp_path / "cache"))
     assert "pytorch_model.bin only, a pickle" in said
     assert "pytorch_model.bin" not in served.sent
+
+
+AGAIN = """
+import json, sys
+from pathlib import Path
+from llmtune.check import check
+found = check(Path("shop.yaml"), Path("run"), (), anew=len(sys.argv) > 1)
+found.run.root.mkdir(exist_ok=True)
+found.run.lock.write_text(json.dumps(found.asked().lock))
+print("commit", found.source.folder.name)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_commit_that_it_began_with(tiny_base: Path, tmp_path: Path) -> None:
+    """Though the branch of the hub has moved on; and without the hub too."""
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text("base: acme/lamp\ndata: rows.jsonl\n")
+    command, newer = [sys.executable, "-c", AGAIN], "6" * 40
+    with hub(tiny_base) as served:
+        environment = served.environment(tmp_path / "cache")
+        assert f"commit {COMMIT}" in ran(tmp_path, command, environment)[1]
+        assert ran(tmp_path, FETCH, environment)[0] == 0
+        served.commit = newer
+        assert f"commit {COMMIT}" in ran(tmp_path, command, environment)[1]
+        offline = served.environment(tmp_path / "cache", offline=True)
+        assert f"commit {COMMIT}" in ran(tmp_path, command, offline)[1]
+        assert f"commit {newer}" in ran(tmp_path, [*command, "anew"], environment)[1]
+        (tmp_path / "shop.yaml").write_text(f"base: {{name: acme/lamp, revision: '{COMMIT}'}}\ndata: rows.jsonl\n")
+        assert f"commit {COMMIT}" in ran(tmp_path, command, environment)[1]
+
+
+@pytest.mark.slow
+def test_a_model_that_must_be_asked_for_says_how(tiny_base: Path, tmp_path: Path) -> None:
+    with hub(tiny_base) as served:
+        served.gated = True
+        _, said = ran(tmp_path, LOOK, served.environment(tmp_path / "cache"))
+    assert "acme/lamp is given only to accounts that were granted access to it" in said
+    assert "ask for it on https://huggingface.co/acme/lamp, then `hf auth login`" in said

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from llmtune.data.conversation import Conversation, Message
+from llmtune.data.layout import Said
+from llmtune.data.render import render
 from llmtune.errors import BaseModelError
 from llmtune.models.tokenizer import load
 from tests.tiny_models import CHATML, SENTENCES, write_tokenizer
@@ -107,6 +110,17 @@ def test_a_missing_pad_token_is_chosen_and_said(tmp_path: Path) -> None:
     chat = load(tmp_path)
     assert chat.pad_id == chat.tokenizer.token_to_id("<unk>")
     assert "no pad token: <unk> is used" in chat.notes[-1]
+
+
+def test_pain_01_where_nothing_else_can_pad_the_end_of_turn_is_trained_all_the_same(tmp_path: Path) -> None:
+    """GPT-2 has one special token."""
+    write_tokenizer(tmp_path, None, "<|endoftext|>", ("<|endoftext|>",))
+    chat = load(tmp_path)
+    assert chat.pad_id == chat.end_of_turn_id
+    assert "<|endoftext|> pads, and is trained all the same" in chat.notes[-1]
+    done = render([Conversation((Message("user", "Open?"), Message("assistant", "Yes.")), "a:1")], chat, Said())
+    (sample,) = done.samples
+    assert [sample.ids[place] for place, counts in enumerate(sample.supervised) if counts][-1] == chat.end_of_turn_id
 
 
 def test_pain_01_end_of_turn_is_written_where_servers_stop(tmp_path: Path) -> None:
