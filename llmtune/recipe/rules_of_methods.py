@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from llmtune.recipe.low_rank import Adalora, Lora
-from llmtune.recipe.method import FOUR_BITS, OnLayers, OnSomeLayers
-from llmtune.recipe.methods import Gralora, Ia3
-from llmtune.recipe.own_weights import Full, Partial
+from llmtune.recipe.method import FOUR_BITS, Method, OnLayers, OnSomeLayers
+from llmtune.recipe.methods import Gralora, Ia3, Shira, Vera
+from llmtune.recipe.own_weights import Full, Head, Partial
 from llmtune.recipe.rule import Rule, given
 from llmtune.recipe.virtual import Virtual
+
+
+def _in_no_earlier_layer(adapter: Method) -> bool:
+    """Nothing of it is in a layer before the last, as far as the recipe tells."""
+    return isinstance(adapter, Virtual | Head) or adapter == Partial(last_layers=1)
+
+
+def _are_vectors(adapter: Method) -> bool:
+    """Matrices are not among what it trains."""
+    some = isinstance(adapter, Partial) and not adapter.last_layers and not adapter.modules
+    return some or isinstance(adapter, Vera | Ia3 | Shira)
+
+
+def _trains_more_than_the_head(adapter: Method) -> bool:
+    """Weights of the base, and not those of its head alone."""
+    return adapter.trains_the_base and not isinstance(adapter, Head)
+
 
 RULES = (
     Rule(
@@ -59,12 +76,16 @@ RULES = (
         "remove `neftune`",
     ),
     Rule(
-        ("optimizer.layer_decay", "optimizer.unfreezing", "adapter.method"),
-        lambda r: (
-            isinstance(r.adapter, Virtual) and (r.optimizer.layer_decay != 1.0 or r.optimizer.unfreezing is not None)
-        ),
-        "virtual tokens are of no layer",
-        "remove `layer_decay` and `unfreezing`",
+        ("optimizer.layer_decay", "adapter.method"),
+        lambda r: r.optimizer.layer_decay != 1.0 and _in_no_earlier_layer(r.adapter),
+        "what is trained lies in no layer before the last, and that one trains at the full rate",
+        "remove `layer_decay`",
+    ),
+    Rule(
+        ("training.weight_decay", "adapter.method"),
+        lambda r: r.training.weight_decay > 0 and _are_vectors(r.adapter),
+        "all that is trained are vectors, norms or biases, which are never decayed",
+        "remove `weight_decay`",
     ),
     Rule(
         ("kernels.head", "adapter.method"),
@@ -92,13 +113,13 @@ RULES = (
     ),
     Rule(
         ("optimizer.rates.embeddings", "adapter.method"),
-        lambda r: r.optimizer.rates.embeddings is not None and not r.adapter.trains_the_base,
+        lambda r: r.optimizer.rates.embeddings is not None and not _trains_more_than_the_head(r.adapter),
         "the embeddings are not trained",
         "remove it, or train them: `adapter.modules_to_save`, or `adapter.method: partial`",
     ),
     Rule(
         ("optimizer.rates.norms", "adapter.method"),
-        lambda r: r.optimizer.rates.norms is not None and not r.adapter.trains_the_base,
+        lambda r: r.optimizer.rates.norms is not None and not _trains_more_than_the_head(r.adapter),
         "the norms are not trained",
         "remove it, or train them: `adapter.modules_to_save`, or `adapter.method: partial`",
     ),

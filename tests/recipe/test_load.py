@@ -272,6 +272,7 @@ BREAKS = {
     "training.gradient_checkpointing": "adapter: prefix\ntraining: {gradient_checkpointing: true}",
     "training.neftune": "adapter: prompt\ntraining: {neftune: 5}",
     "optimizer.layer_decay": "adapter: prompt\noptimizer: {layer_decay: 0.9}",
+    "training.weight_decay": "adapter: vera\ntraining: {weight_decay: 0.1}",
     "kernels.adapter": "adapter: vera\nkernels: {adapter: fused}",
     "each row is computed alone, by": "adapter: prompt\nkernels: {attention: rows}",
     "where the virtual tokens end": "adapter: prefix\nkernels: {head: trl}",

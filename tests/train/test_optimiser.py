@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -16,6 +17,12 @@ from transformers import AutoModelForCausalLM
 
 from llmtune.errors import RecipeError, Stopped
 from llmtune.events import Events
+from llmtune.models import own
+from llmtune.recipe.methods import METHODS
+from llmtune.recipe.rules import broken_rules
+from llmtune.recipe.schema import Recipe
+from llmtune.recipe.to_peft import peft_config
+from llmtune.recipe.translate import optimizer_arguments
 from llmtune.train import optimiser
 from llmtune.train.batches import IGNORED, Rows
 from llmtune.train.checkpoints import ADAPTER, Checkpoints, Training
@@ -43,6 +50,50 @@ def adapted(base: Path) -> Any:
     """LoRA, and norms trained whole beside it."""
     config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], modules_to_save=["post_attention_layernorm"])
     return get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+
+
+CHANGED: dict[str, Any] = {
+    "training.weight_decay": 0.1, "optimizer.layer_decay": 0.9, "optimizer.lora_plus": 16.0,
+    "optimizer.rates.head": 5e-3, "optimizer.rates.embeddings": 5e-3, "optimizer.rates.norms": 5e-3,
+}  # fmt: skip
+SMALL: dict[str, dict[str, Any]] = {"vera": {"rank": 4}, "miss": {"rank": 8}, "partial": {"last_layers": 2}}
+
+
+def tuned(base: Path, adapter: dict[str, Any]) -> Any:
+    """As a method trains it."""
+    recipe = Recipe.model_validate({"base": "a", "data": "b", "adapter": adapter})
+    asked = peft_config(recipe.adapter, ("q_proj", "down_proj"), steps=100)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    if asked["config"] is not None:
+        return get_peft_model(model, vars(peft)[asked["config"]](**asked["arguments"]))
+    model.requires_grad_(False)
+    for parameter in own.choose(model, asked["arguments"]).values():
+        parameter.requires_grad_(True)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Failed to load the CUDA extension", "ignore:Setting boft_n_butterfly_factor")
+@pytest.mark.parametrize("method", METHODS)
+def test_with_every_method_each_option_changes_how_something_is_trained_or_is_refused(
+    method: str, tiny_base: Path
+) -> None:
+    adapter = {"method": method, **SMALL.get(method, {})}
+    model = tuned(tiny_base, adapter)
+    plain = rates_of(model, optimiser.groups(model, PLAIN, 1e-3, 0.0))
+    for key, value in CHANGED.items():
+        written: dict[str, Any] = {"base": "a", "data": "b", "adapter": adapter}
+        *above, last = key.split(".")
+        place = written
+        for part in above:
+            place = place.setdefault(part, {})
+        place[last] = value
+        recipe = Recipe.model_validate(written)
+        refused = any(key in rule.keys for rule in broken_rules(recipe))
+        try:
+            made = optimiser.groups(model, optimizer_arguments(recipe), 1e-3, recipe.training.weight_decay)
+            assert rates_of(model, made) != plain or refused, key
+        except RecipeError as error:  # a part that the model decides
+            assert error.problems[0].where == key
 
 
 def test_norms_and_biases_are_not_decayed_and_every_parameter_is_in_one_group(tiny_base: Path) -> None:
