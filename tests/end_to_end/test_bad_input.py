@@ -301,7 +301,8 @@ def test_the_folder_of_another_recipe_is_left_alone(
     recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (recipe.parent / "out").mkdir()
-    lock = dict.fromkeys(KEYS, "x") | {"name": "other", "recipe_file": "/somewhere/other.yaml"}
+    of_another = {"name": "other", "recipe_file": "/somewhere/other.yaml"}
+    lock = dict.fromkeys(KEYS, "x") | {"recipe": {"base": {"name": "x"}}, **of_another}
     (recipe.parent / "out" / "recipe.lock").write_text(json.dumps(lock))
     code, said = answer(capsys, monkeypatch, "run", "shop.yaml", "--out", "out")
     assert (code, "another recipe, other" in said) == (2, True), said
