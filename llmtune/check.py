@@ -175,6 +175,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     problems.add(list(_folder(run, loaded)))
     problems.add(machine.problems(here, machine.processes(recipe.launch.processes, here), machine.torch_version()))
     problems.add(list(_loggers(loaded)))
+    problems.add(list(machine.without_gpu(recipe.optimizer.name, here)))
     problems.add(spread.operators(recipe.zero, here))
     met = problems.of(lambda: spread.meeting(loaded.recipe.launch))
     commit = None if anew else commit_of(read_lock(run), recipe)

@@ -81,13 +81,13 @@ def say_plan(checked: Checked, console: Console) -> None:
 def engine(zero: Zero, processes: int) -> str:
     """How the training is spread over processes and kinds of memory: `2 processes, DeepSpeed ZeRO-1: ...`."""
     started = "1 process" if processes == 1 else f"{processes} processes"
-    if zero.stage == 0:
+    if zero.shards == 0:
         return f"{started}, without DeepSpeed"
-    sharded = ("optimiser", "optimiser and gradients", "optimiser, gradients and weights")[zero.stage - 1]
+    sharded = ("optimiser", "optimiser and gradients", "optimiser, gradients and weights")[zero.shards - 1]
     moved = (("optimiser's state", zero.offload_optimizer), ("weights", zero.offload_parameters))
     where = {"cpu": "the memory of the CPU", "nvme": zero.nvme}
     places = [f"{what} in {where[place]}" for what, place in moved if place != "none"]
-    return f"{started}, DeepSpeed ZeRO-{zero.stage}: {'; '.join([f'{sharded} sharded', *places])}"
+    return f"{started}, DeepSpeed ZeRO-{zero.shards}: {'; '.join([f'{sharded} sharded', *places])}"
 
 
 def say_data(record: Record, console: Console) -> None:

@@ -11,15 +11,17 @@ from llmtune.errors import Problem, RecipeError
 from llmtune.plan import device as machine
 from llmtune.plan.device import Device
 from llmtune.plan.memory import Shape, on_disk
+from llmtune.recipe import sharding
 from llmtune.recipe.schema import Launch, Recipe, Zero
 from llmtune.train import compiler
 from llmtune.train.launch import Meeting, is_here, split, user_of
 
 
 def decided(recipe: Recipe, here: Device) -> Recipe:
-    """The recipe with `launch.processes: auto` replaced by what there is on this machine."""
+    """The recipe with `launch.processes: auto` replaced by what there is on this machine, and `zero.stage` by it."""
     found = machine.processes(recipe.launch.processes, here)
-    return recipe.model_copy(update={"launch": recipe.launch.model_copy(update={"processes": found})})
+    recipe = recipe.model_copy(update={"launch": recipe.launch.model_copy(update={"processes": found})})
+    return sharding.decided(recipe, found * recipe.launch.nodes)
 
 
 def meeting(wanted: Launch) -> Meeting:
@@ -64,4 +66,4 @@ def offloaded(recipe: Recipe, beside: Path, shape: Shape) -> Iterator[Problem]:
 
 def operators(zero: Zero, here: Device) -> list[Problem]:
     """What DeepSpeed compiles its operators with."""
-    return compiler.problems(compiler.needed(here.kind, zero.stage, zero.offload_optimizer, zero.offload_parameters))
+    return compiler.problems(compiler.needed(here.kind, zero.shards, zero.offload_optimizer, zero.offload_parameters))

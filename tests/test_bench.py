@@ -36,5 +36,5 @@ def test_the_comparison_has_every_figure_and_the_same_losses(tmp_path: Path) -> 
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
     assert losses[0] == pytest.approx(losses[2], rel=2e-3)
     assert 0 < found["outside"] < 1
-    assert found["machine"]["processor"]
+    assert found["machine"]["device"]
     assert found["versions"]["trl"]

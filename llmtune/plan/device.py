@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
@@ -81,6 +81,13 @@ def problems(here: Device, processes: int, torch_version: str) -> list[Problem]:
         do = "install torch built for CUDA, or set CUDA_VISIBLE_DEVICES to nothing to train on the processor"
         found.append(Problem("machine", what, do))
     return found
+
+
+def without_gpu(optimizer: str, here: Device) -> Iterator[Problem]:
+    """An optimiser that is made for a GPU alone, on a processor."""
+    if here.kind == "cpu" and optimizer.startswith("paged_"):
+        what = f"{optimizer} moves its state between the memory of a GPU and the machine's, and there is no GPU here"
+        yield Problem("optimizer.name", what, f"write {optimizer.removeprefix('paged_')}")
 
 
 def torch_version() -> str:

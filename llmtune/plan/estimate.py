@@ -20,6 +20,7 @@ from llmtune.plan.experts import adapted_experts
 from llmtune.plan.geometry import Geometry, geometry
 from llmtune.plan.memory import Answers, Memory, Shape, evaluating, merging, quantizing, trained_numbers, training
 from llmtune.plan.number_type import decided
+from llmtune.recipe import sharding
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.method import OnLayers, OnSomeLayers
 from llmtune.recipe.schema import Recipe
@@ -79,6 +80,7 @@ def plan(recipe: Recipe, family: Family, splits: Splits, device: Device) -> Plan
         MachineError: with every stage that does not fit, even with one row at a time, and with what would.
     """
     recipe = decided(recipe, device.number_type)
+    recipe = sharding.decided(recipe, processes_on(recipe.launch.processes, device) * recipe.launch.nodes)
     shape = shape_of(recipe, family)
     counted, trained, checkpointing = _training(recipe, shape, splits["train"], device)
     if short := [

@@ -119,7 +119,7 @@ def _state(recipe: Recipe, trained: int) -> int:
     match recipe.optimizer.name:
         case "adamw":
             return 8 * trained
-        case "adamw_8bit":  # and one number of 32 bits for each 256 of both
+        case "adamw_8bit" | "paged_adamw_8bit":  # and one number of 32 bits for each 256 of both
             return 2 * trained + trained // 32
         case "lora_fa":  # of B alone, which is about half
             return 4 * trained
@@ -135,7 +135,7 @@ def training(recipe: Recipe, shape: Shape, geometry: Geometry, *, device: str, c
     """
     width = WIDTH[recipe.quantization.compute_dtype]
     trained = trained_numbers(recipe, shape)
-    sharded = geometry.processes if recipe.zero.stage >= 1 else 1
+    sharded = geometry.processes if recipe.zero.shards >= 1 else 1
     tokens = geometry.micro_batch_tokens + shape.virtual
     a_layer = _of_a_layer(recipe, shape, 1, tokens, device, whole=recipe.kernels.attention == "flattened")
     again = math.ceil(shape.layers / checkpointing) if checkpointing else 0
@@ -203,7 +203,7 @@ def checkpoint(recipe: Recipe, shape: Shape, *, tied: bool) -> int:
     trained = trained_numbers(recipe, shape)
     state = _state(recipe, trained) + (0 if recipe.training.average is None else 4 * trained)
     state += 2 * 4 * trained if isinstance(recipe.adapter, Adalora) else 0
-    if recipe.zero.stage == 0:
+    if recipe.zero.shards == 0:
         return adapter_file(recipe, shape, tied=tied) + state
     if shape.own:  # here DeepSpeed writes what is frozen too
         return 12 * trained + state + (shape.parameters - shape.own) * WIDTH[recipe.quantization.compute_dtype]
@@ -228,7 +228,7 @@ def _elsewhere(place: str, device: str) -> bool:
 def _held(recipe: Recipe, shape: Shape, processes: int, device: str) -> int:
     """The base as a training process holds it: with ZeRO-3 its share, and the layers that are being computed."""
     whole = _base(recipe, shape)
-    if recipe.zero.stage < 3:
+    if recipe.zero.shards < 3:
         return whole
     layers = 2 * whole // shape.layers  # one is computed, the next is being fetched
     if device == "cuda" and recipe.zero.offload_parameters != "none":
@@ -278,7 +278,7 @@ def _is_fused(recipe: Recipe) -> bool:
     adapter = recipe.adapter
     plain = isinstance(adapter, Lora) and not adapter.dora and adapter.dropout == 0
     kind = recipe.quantization.type in ("none", "nf4", "fp4") and recipe.quantization.compute_dtype != "float32"
-    return plain and kind and recipe.kernels.adapter == "fused" and recipe.zero.stage < 3
+    return plain and kind and recipe.kernels.adapter == "fused" and recipe.zero.shards < 3
 
 
 def _of_a_layer(recipe: Recipe, shape: Shape, rows: int, tokens: int, device: str, *, whole: bool) -> int:

@@ -82,7 +82,7 @@ RULES = (
     ),
     Rule(
         ("zero.offload_parameters", "zero.stage"),
-        lambda r: r.zero.offload_parameters != "none" and r.zero.stage != 3,
+        lambda r: r.zero.offload_parameters != "none" and r.zero.stage in (0, 1, 2),
         "the weights are sharded, and so can be moved away, with stage 3 alone",
         "set `zero.stage: 3`, or remove it",
     ),
@@ -100,7 +100,7 @@ RULES = (
     ),
     Rule(
         ("zero.stage", "optimizer.name"),
-        lambda r: r.optimizer.name in ("lora_fa", "adafactor") and r.zero.stage > 0,
+        lambda r: r.optimizer.name in ("lora_fa", "adafactor") and r.zero.stage in (1, 2, 3),
         "it looks at whole matrices, and ZeRO lays all parameters out flat",
         "set `zero.stage: 0`, or `optimizer.name: adamw`",
     ),

@@ -283,7 +283,7 @@ RULES = (
     ),
     Rule(
         ("adapter.method", "zero.stage"),
-        lambda r: isinstance(r.adapter, Adalora) and r.zero.stage > 0,
+        lambda r: isinstance(r.adapter, Adalora) and r.zero.stage in (1, 2, 3),
         "AdaLoRA reads the gradients after a step, when DeepSpeed has let go of them",
         "set `zero.stage: 0`, or `adapter.method: lora`",
     ),

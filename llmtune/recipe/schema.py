@@ -181,6 +181,11 @@ class Kernels(Closed):
         description="fused: LoRA in the base's number type, from float32 weights. peft: in float32; so it is also with"
         " dropout, with DoRA, for other methods and under ZeRO-3.",
     )
+    layers: Literal["liger", "transformers"] = Field(
+        "liger",
+        description="liger: norms, rotations and gates by Liger's kernels, on a GPU, where they are installed"
+        " (pip install 'llmtune[liger]') and know the family. transformers: as it has them; so it is also on a CPU.",
+    )
 
 
 Place = Literal["none", "cpu", "nvme"]
@@ -193,8 +198,10 @@ def _as_place(value: Any) -> Any:
 class Zero(Closed):
     """DeepSpeed ZeRO (Rajbhandari et al. 2019, arXiv:1910.02054)."""
 
-    stage: Literal[0, 1, 2, 3] = Field(
-        2, description="0: nothing is sharded; 1: optimiser; 2: and gradients; 3: and the weights."
+    stage: Literal["auto", 0, 1, 2, 3] = Field(
+        "auto",
+        description="0: nothing is sharded; 1: optimiser; 2: and gradients; 3: and the weights. `auto`: what offloading"
+        " needs, else 2 with several processes, and 0 with one, which has nothing to share.",
     )
     offload_optimizer: Annotated[Place, BeforeValidator(_as_place, json_schema_input_type=Place | bool)] = Field(
         "none",
@@ -207,6 +214,11 @@ class Zero(Closed):
     nvme: FileName | None = Field(
         None, description="Folder on a disk of this machine, for what is offloaded to `nvme`; emptied after training."
     )
+
+    @property
+    def shards(self) -> int:
+        """The stage; 0 while it is not decided."""
+        return 0 if self.stage == "auto" else self.stage
 
 
 class Evaluation(Closed):

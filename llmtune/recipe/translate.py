@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from llmtune.recipe import sharding
 from llmtune.recipe.closed import seconds
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.to_peft import Arguments, peft_config
@@ -144,9 +145,10 @@ def deepspeed_config(recipe: Recipe, facts: Facts) -> Arguments | None:
     `train_batch_size` is left out: DeepSpeed would check it before it knows how many processes there are. So is `bf16`:
     the adapter trains in float32, whatever the base computes in.
     """
-    if recipe.zero.stage == 0:
+    stage = sharding.stage(recipe, facts.processes)
+    if stage == 0:
         return None
-    zero: Arguments = {"stage": recipe.zero.stage}
+    zero: Arguments = {"stage": stage}
     for key, place in (
         ("offload_optimizer", recipe.zero.offload_optimizer),
         ("offload_param", recipe.zero.offload_parameters),

@@ -65,7 +65,7 @@ def rows_stay_apart(forward: Forward, first: Tensor, second: Tensor, vocabulary:
         forward(*flattened(before, second))[-len(second) :] for before in (first, (first + 1) % vocabulary)
     )
     alone = forward(*flattened(second))
-    return _difference(behind_other, behind) < LEAK and _difference(behind, alone) < ROUNDED
+    return difference(behind_other, behind) < LEAK and difference(behind, alone) < ROUNDED
 
 
 def flattened(*rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,8 @@ def flattened(*rows: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(rows)[None], torch.cat(positions)[None]
 
 
-def _difference(found: Tensor, expected: Tensor) -> float:
+def difference(found: Tensor, expected: Tensor) -> float:
+    """Of logits, as a share of the norm of what is expected."""
     found, expected = found.float(), expected.float()
     return float((found - expected).norm() / (expected - expected.mean()).norm())
 

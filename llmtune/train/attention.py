@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
@@ -23,6 +24,10 @@ from llmtune.train.tiles import Scores, Tile, TiledAttention, tiles
 
 NAME = "llmtune_rows"
 """In transformers' registries."""
+WIDEST, OLDEST = 256, (8, 0)
+"""Features of a head, and compute capability, that torch's FlashAttention goes to."""
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None, "Scores", float], Tensor]
+"""Attention of one row: query, key, value, what is seen, how scores become weights, and dropout."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Pattern:
     sees: Callable[[Tensor, Tensor], Tensor]
     """Of places of queries [n, 1] and of keys [1, m] in the micro-batch, which query sees which key, bool [n, m]."""
     device: torch.device
+    window: int | None = None
+    """Tokens that a query of this kind of layer is to see at the most, itself among them; None: its whole row."""
 
     @cached_property
     def seen(self) -> list[Tensor]:
@@ -46,9 +53,24 @@ class Pattern:
         return tiles(self.lengths, self.sees, self.device)
 
     @cached_property
+    def begins(self) -> Tensor:
+        """Where each row begins, and the last one ends, int32 [rows + 1]."""
+        return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32, device=self.device)
+
+    @cached_property
     def is_causal(self) -> bool:
-        """Whether each query sees all of its row up to itself, and nothing else."""
-        return all(torch.equal(seen, torch.ones_like(seen).tril()) for seen in self.seen)
+        """Whether each query sees its row up to itself, as far back as the window goes, and nothing else.
+
+        It is asked of both ends of what a query sees: no family of transformers has gaps between them.
+        """
+        place = torch.arange(sum(self.lengths), device=self.device)
+        begin = torch.repeat_interleave(self.begins[:-1], self.begins.diff())
+        oldest = begin if self.window is None else torch.maximum(begin, place - self.window + 1)
+        right = self.sees(place, place).all() & self.sees(place, oldest).all() & ~self.sees(place[:-1], place[1:]).any()
+        if self.window is not None:
+            cut = oldest > begin
+            right = right & ~self.sees(place[cut], oldest[cut] - 1).any()
+        return bool(right)
 
 
 def row_mask(
@@ -61,6 +83,7 @@ def row_mask(
     mask_function: Callable[..., Tensor],
     attention_mask: Tensor | None = None,
     use_vmap: bool = False,
+    local_size: int | None = None,
     device: torch.device | str = "cpu",
     **others: Any,
 ) -> Pattern | Tensor | None:
@@ -73,7 +96,8 @@ def row_mask(
         others["allow_is_causal_skip"] = False
         mask: Tensor | None = sdpa_mask(
             batch_size=batch_size, q_length=q_length, kv_length=kv_length, q_offset=q_offset, kv_offset=kv_offset,
-            mask_function=mask_function, attention_mask=attention_mask, use_vmap=use_vmap, device=device, **others,
+            mask_function=mask_function, attention_mask=attention_mask, use_vmap=use_vmap, local_size=local_size,
+            device=device, **others,
         )  # fmt: skip
         return mask
     first = torch.zeros((), dtype=torch.int64, device=device)
@@ -81,7 +105,7 @@ def row_mask(
     joined = mask_function(first, first, place[1:], place[:-1])
     begins = [0, *(1 + (~joined).nonzero().flatten()).tolist()]
     lengths = [end - start for start, end in pairwise([*begins, q_length])]
-    return Pattern(lengths, lambda queries, keys: mask_function(first, first, queries, keys), place.device)
+    return Pattern(lengths, lambda queries, keys: mask_function(first, first, queries, keys), place.device, local_size)
 
 
 def row_attention(
@@ -98,30 +122,43 @@ def row_attention(
 ) -> tuple[Tensor, None]:
     """Attend: query, key and value [batch, heads or kv heads, tokens, width] to [batch, tokens, heads, width].
 
-    On a CPU in tiles. On a GPU, where calls are dear and torch has a fused kernel, by that, a row at a time, where a
-    family's attention is causal and nothing else.
+    On a GPU, where calls are dear, by torch's own kernels where a family's attention is causal: all rows in one call,
+    or each in one on older GPUs. Elsewhere in tiles, or a row at a time where weights are dropped or sinks trained.
     """
     del module
     scores = Scores(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
     if not isinstance(attention_mask, Pattern):
         return plain(query, key, value, attention_mask, scores, dropout), None
-    bare = softcap is None and s_aux is None
-    if query.is_cuda and bare and attention_mask.is_causal:
-        return by_row(fused, query, key, value, attention_mask, scores, dropout), None
     if dropout > 0 or (s_aux is not None and s_aux.requires_grad):
         return by_row(plain, query, key, value, attention_mask, scores, dropout), None
+    if query.is_cuda and softcap is None and s_aux is None and attention_mask.is_causal:
+        if goes_to_flash(query, value):
+            return flash(query, key, value, attention_mask, scores), None
+        if attention_mask.window is None:
+            return by_row(fused, query, key, value, attention_mask, scores, dropout), None
     made: Tensor = TiledAttention.apply(query[0], key[0], value[0], attention_mask.tiles, scores)  # type: ignore[no-untyped-call]
     return made[None], None
 
 
+def goes_to_flash(query: Tensor, value: Tensor) -> bool:
+    """Whether torch's FlashAttention takes these."""
+    widths = query.shape[-1] == value.shape[-1] <= WIDEST
+    return widths and query.element_size() == 2 and torch.cuda.get_device_capability(query.device) >= OLDEST
+
+
+def flash(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, scores: Scores) -> Tensor:
+    """Causal attention of all rows at once (Dao 2023, arXiv:2307.08691)."""
+    longest = max(pattern.lengths)
+    query, key, value = (one[0].transpose(0, 1) for one in (query, key, value))
+    found: Tensor = varlen_attn(  # type: ignore[assignment]
+        query, key, value, pattern.begins, pattern.begins, longest, longest, scale=scores.scaling,
+        window_size=(-1 if pattern.window is None else pattern.window - 1, 0), enable_gqa=True,
+    )  # fmt: skip
+    return found[None]
+
+
 def by_row(
-    kernel: Callable[[Tensor, Tensor, Tensor, Tensor | None, Scores, float], Tensor],
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    pattern: Pattern,
-    scores: Scores,
-    dropout: float,
+    kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, scores: Scores, dropout: float
 ) -> Tensor:
     """One call of the kernel for each row."""
     lengths = list(pattern.lengths)

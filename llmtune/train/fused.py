@@ -8,13 +8,16 @@ PEFT 0.21, whose configuration takes layers of one's own. Everything that is not
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit as Base4bit
 from peft import LoraConfig
 from peft.tuners.lora import Linear, Linear4bit
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 
@@ -41,12 +44,12 @@ class _Fused:
     """Ahead of PEFT's layer in the order of classes."""
 
     def forward(self: Any, x: Tensor, *given: Any, **named: Any) -> Tensor:
-        if named or not self._is_plain(x):
+        if given or named or not self._is_plain(x):
             told: Tensor = super().forward(x, *given, **named)  # type: ignore[misc]
             return told
         (name,) = self.active_adapters
         weights = self.lora_A[name].weight, self.lora_B[name].weight
-        made: Tensor = FusedUpdate.apply(self.base_layer(x, *given), x, *weights, self.scaling[name])  # type: ignore[no-untyped-call]
+        made: Tensor = FusedUpdate.apply(x, *weights, self.scaling[name], self._frozen, self.base_layer.bias)  # type: ignore[no-untyped-call]
         return made
 
     def _is_plain(self: Any, x: Tensor) -> bool:
@@ -56,40 +59,65 @@ class _Fused:
         (name,) = self.active_adapters
         if name not in self.lora_A or name in self.lora_variant or self.lora_bias[name]:
             return False
-        weight = self.lora_A[name].weight
+        weight, bias = self.lora_A[name].weight, self.base_layer.bias
         apart = hasattr(weight, "ds_id")  # ZeRO-3 brings a weight together when its own layer is called
         drops = isinstance(self.lora_dropout[name], nn.Dropout) and self.lora_dropout[name].p > 0
-        return not apart and not drops and weight.dtype == torch.float32 and x.dtype in (torch.bfloat16, torch.float16)
+        trained = self.base_layer.weight.requires_grad or (bias is not None and bias.requires_grad)
+        short = x.dtype in (torch.bfloat16, torch.float16) and (bias is None or bias.dtype == x.dtype)
+        return short and not (apart or drops or trained) and weight.dtype == torch.float32 and self._is_in(x.dtype)
 
 
 class FusedLinear(_Fused, Linear):
     """LoRA on a linear layer in full precision."""
 
+    def _is_in(self, dtype: torch.dtype) -> bool:
+        return bool(self.base_layer.weight.dtype == dtype)
+
+    def _frozen(self) -> Tensor:
+        """The base's weight, [out, in]."""
+        weight: Tensor = self.base_layer.weight
+        return weight.T if isinstance(self.base_layer, Conv1D) else weight
+
 
 class FusedLinear4bit(_Fused, Linear4bit):
     """LoRA on a linear layer in 4 bits."""
 
+    def _is_in(self, dtype: torch.dtype) -> bool:
+        return bool(self.base_layer.compute_dtype == dtype)
+
+    def _frozen(self) -> Tensor:
+        weight = self.base_layer.weight
+        made: Tensor = dequantize_4bit(weight, weight.quant_state).to(self.base_layer.compute_dtype)
+        return made
+
 
 class FusedUpdate(torch.autograd.Function):
-    """result [..., out] + scale * x [..., in] A.T [in, rank] B.T [rank, out]; A, B are float32, all else x's type."""
+    """x [..., in] W.T + bias + scale * x A.T [in, rank] B.T [rank, out]; A, B are float32, all else x's type.
+
+    What is added is added in place, where autograd would make a tensor of each part, and of each part's gradient. W is
+    made anew in the backward pass, as bitsandbytes does.
+    """
 
     @staticmethod
-    def forward(ctx: Any, result: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, scale: float, frozen: Callable[[], Tensor], bias: Tensor | None
+    ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        between = flat @ a.to(x.dtype).T
+        ctx.kept = a.dtype
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        between = flat @ a.T
         ctx.save_for_backward(x, between, a, b)
-        ctx.scale = scale
-        made = torch.addmm(result.reshape(-1, result.shape[-1]), between, b.to(x.dtype).T, alpha=scale)
-        return made.view_as(result)
+        ctx.scale, ctx.frozen = scale, frozen
+        made = functional.linear(flat, frozen(), bias)
+        return made.addmm_(between, b.T, alpha=scale).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (above,) = grads
         x, between, a, b = ctx.saved_tensors
-        flat = above.reshape(-1, above.shape[-1]).to(x.dtype)
-        _, for_x, for_a, for_b, _ = ctx.needs_input_grad
-        by_between = (flat @ b.to(x.dtype)).mul_(ctx.scale)
-        by_x = (by_between @ a.to(x.dtype)).view_as(x) if for_x else None
-        by_a = (by_between.T @ x.reshape(-1, x.shape[-1])).to(a.dtype) if for_a else None
-        by_b = (flat.T @ between).to(b.dtype).mul_(ctx.scale) if for_b else None
-        return above, by_x, by_a, by_b, None
+        for_x, for_a, for_b, *_ = ctx.needs_input_grad
+        flat = grads[0].reshape(-1, grads[0].shape[-1])
+        by_between = (flat @ b).mul_(ctx.scale)
+        by_x = (flat @ ctx.frozen()).addmm_(by_between, a).view_as(x) if for_x else None
+        by_a = (by_between.T @ x.reshape(-1, x.shape[-1])).to(ctx.kept) if for_a else None
+        by_b = (flat.T @ between).to(ctx.kept).mul_(ctx.scale) if for_b else None
+        return by_x, by_a, by_b, None, None, None

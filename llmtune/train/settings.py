@@ -17,7 +17,6 @@ CONSTANT: dict[str, Any] = {
     "remove_unused_columns": False,
     "max_length": None,
     "dataloader_num_workers": 0,
-    "dataloader_pin_memory": False,
     # the base computes in the type that it is loaded with, PEFT casts to and fro: the same numbers in training,
     # evaluation and serving, with and without DeepSpeed
     "bf16": False,
@@ -48,6 +47,7 @@ def settings(inputs: TrainInputs, aside: Path) -> SFTConfig:
         **CONSTANT,
         "output_dir": str(aside),
         "use_cpu": inputs.base.device == "cpu",
+        "dataloader_pin_memory": inputs.base.device != "cpu",
         "deepspeed": copy.deepcopy(engine(inputs)),  # transformers fills in what is "auto"
     }
     if inputs.base.device == "cpu":

@@ -33,11 +33,12 @@ from llmtune.train.counts import Counts
 from llmtune.train.finite import broken
 from llmtune.train.halves import GradientScale
 from llmtune.train.head import Head
-from llmtune.train.kernels import Kernels
+from llmtune.train.kernels import Kernels, reproducible
+from llmtune.train.layers import Layers
 from llmtune.train.saving import SavingTrainer
 
-HEAD_TRIED = 64
-"""Tokens on which the chunked head is compared with the base's own."""
+TRIED = 64
+"""Tokens on which the chunked head and Liger's layers are compared with the base's own."""
 EVALUATED_AT_ONCE = 512
 """Tokens of a held-out micro-batch; one longer row is a micro-batch of its own. Small, so that an evaluation needs less
 memory than the training around it, and stays cheap where attention is computed on all pairs of its tokens."""
@@ -108,6 +109,7 @@ class RowTrainer(SavingTrainer):
         self._gradients = GradientScale(self.model)
         self._base = self.model.get_base_model() if adapted else self.model
         self._plain = self._base.config._attn_implementation
+        self._layers = Layers(self._base)
         self._evaluated_at_once = EVALUATED_AT_ONCE
         self._head: Head | None = None
         if self.aux_loss_enabled:  # TRL's default, where transformers' is to balance nothing
@@ -127,24 +129,28 @@ class RowTrainer(SavingTrainer):
 
     def train(self, *given: Any, **named: Any) -> Any:
         """Rows are kept apart for the training alone: what generates with the model afterwards finds it as it was."""
-        with self._attention():
+        with self._put_back():
             return super().train(*given, **named)
 
     @contextmanager
     def as_outside(self) -> Iterator[None]:
         """The model attends inside as it does when nothing is trained."""
-        with self._attention():
+        with self._put_back():
             self._base.set_attn_implementation(self._plain)
+            self._layers.take_out()
             yield
+        self._layers.put_in()
 
     @contextmanager
-    def _attention(self) -> Iterator[None]:
-        """What attends is afterwards what did before."""
+    def _put_back(self) -> Iterator[None]:
+        """What computes is afterwards what did before."""
         before = self._base.config._attn_implementation
         try:
-            yield
+            with reproducible(self.args.device):
+                yield
         finally:
             self._base.set_attn_implementation(before)
+            self._layers.take_out()
 
     def _ready(self) -> None:
         """Choose the ways that this base is shown to take, now that it is loaded and wrapped."""
@@ -156,9 +162,12 @@ class RowTrainer(SavingTrainer):
             self._base, self.model_wrapped, self._rows, self._kernels, meet=meet, note=self._note
         ):
             self._evaluated_at_once = 1
+        row = self._rows.row(0)[:TRIED].to(self.args.device)
+        if self._kernels.layers == "liger" and row.is_cuda:
+            forward = apart.forward_of(self._base if virtual.tokens(self.model) else self.model_wrapped)
+            self._layers.fuse(lambda: forward(*apart.flattened(row)), self._note)
         if self._picks_positions and self._kernels.head == "chunked":
             head = Head.of(self._base)
-            row = self._rows.row(0)[:HEAD_TRIED].to(self.args.device)
             if head is not None and head.agrees(self.model_wrapped, row):
                 self._head = head
 

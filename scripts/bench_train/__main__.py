@@ -8,9 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench_train import compare, llamafactory
+from bench_train import compare
 from bench_train.setting import Setting
-from bench_train.ways import OURS, TRL
+from bench_train.ways import ON_A_GPU, OURS, TRL
 
 
 def main() -> int:
@@ -19,14 +19,19 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process (%(default)s)")
     for name in ("hidden", "feed_forward", "layers", "heads", "kv_heads", "vocabulary", "batch_size", "steps",
-                 "shortest", "longest"):  # fmt: skip
+                 "warm_up", "micro_batches", "checkpointing", "shortest", "longest"):  # fmt: skip
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Setting, name), help="%(default)s")
-    parser.add_argument("--ways", nargs="+", choices=[*TRL, *OURS], default=[*TRL, *OURS], help="default: all")
+    parser.add_argument("--ways", nargs="+", choices=[*TRL, *ON_A_GPU, *OURS], help="default: all for the device")
     parser.add_argument("--quantization", choices=["none", "nf4"], default=Setting.quantization, help="%(default)s")
-    parser.add_argument("--peer", choices=["llamafactory"], help="compare with it too; installed into .peers")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=Setting.device, help="%(default)s")
+    parser.add_argument("--peer", choices=list(compare.PEERS), help="compare with it too; installed into .peers")
     given = vars(parser.parse_args())
     file, threads, ways = given.pop("json"), given.pop("threads"), given.pop("ways")
-    ways = [*ways, *(llamafactory.WAYS if given.pop("peer") else [])]
+    peer = given.pop("peer")
+    if ways is None:
+        on_gpu = given["device"] == "cuda"
+        ways = [*TRL, *(ON_A_GPU if on_gpu else {}), *(way for way in OURS if on_gpu or "layers" not in way)]
+    ways += compare.PEERS[peer].WAYS if peer else []
     missing = {compare.DEFAULT, compare.OWN} - set(ways)
     if missing or not set(compare.TUNED) & set(ways):
         parser.error(f"ratios need {compare.DEFAULT}, {compare.OWN} and one of {', '.join(compare.TUNED)}")

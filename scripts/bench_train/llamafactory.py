@@ -13,6 +13,7 @@ from typing import Any
 from bench_train.meter import Meter, order
 from bench_train.setting import Setting, rows
 
+VERSION = "0.9.5"
 WAYS: dict[str, dict[str, Any]] = {
     "llamafactory": {},
     "llamafactory, by hand": {"disable_gradient_checkpointing": True, "at_once": 1},
@@ -36,15 +37,15 @@ def measured(way: str, folder: Path) -> dict[str, Any]:
     tokenized = folder / "tokenized"
     if not tokenized.exists():
         datasets.DatasetDict(train=datasets.Dataset.from_dict(columns)).save_to_disk(tokenized)
-    meter = Meter()
+    meter = Meter(setting.device)
     given = {
         "model_name_or_path": str(folder / "base"), "stage": "sft", "do_train": True, "finetuning_type": "lora",
         "lora_rank": setting.rank, "lora_alpha": 2 * setting.rank, "lora_target": "all", "template": "empty",
         "dataset": "rows", "tokenized_path": str(tokenized), "cutoff_len": 2048, "disable_shuffling": True,
         "per_device_train_batch_size": at_once, "gradient_accumulation_steps": setting.batch_size // at_once,
         "learning_rate": setting.learning_rate, "lr_scheduler_type": "constant", "max_steps": setting.steps,
-        "bf16": True, "use_cpu": True, "seed": setting.seed, "logging_steps": 1, "save_strategy": "no",
-        "report_to": "none", "disable_tqdm": True, "output_dir": str(folder / way), **changed,
+        "bf16": True, "use_cpu": setting.device == "cpu", "seed": setting.seed, "logging_steps": 1,
+        "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "output_dir": str(folder / way), **changed,
     }  # fmt: skip
     run_exp(given, callbacks=[meter.callback()])
     return meter.figures(setting)

@@ -13,18 +13,22 @@ from llmtune.resident import peak_rss_bytes
 class Meter:
     """Makes a callback that notes the clocks after every step, and the losses."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self.device = device
         self.processor: list[float] = []
         self.wall: list[float] = []
         self.losses: list[float] = []
 
     def callback(self) -> Any:
+        import torch
         from transformers import TrainerCallback
 
         meter = self
 
         class Notes(TrainerCallback):
             def on_step_end(self, *_: Any, **__: Any) -> None:
+                if meter.device == "cuda":
+                    torch.cuda.synchronize()
                 meter.processor.append(time.process_time())
                 meter.wall.append(time.perf_counter())
 
@@ -35,19 +39,28 @@ class Meter:
         return Notes()
 
     def figures(self, setting: Setting) -> dict[str, Any]:
-        """Of all steps but the first, which warms up."""
+        """Of all steps but the first ones, which warm up."""
         made = rows(setting)
-        counted = order(setting)[setting.batch_size :]
+        counted = order(setting)[setting.warm_up * setting.batch_size :]
         tokens = sum(len(made[row][0]) for row in counted)
         supervised = sum(sum(made[row][1]) for row in counted)
-        processor, wall = (clock[-1] - clock[0] for clock in (self.processor, self.wall))
+        processor, wall = (clock[-1] - clock[setting.warm_up - 1] for clock in (self.processor, self.wall))
         return {
             "tokens_per_second": tokens / wall,
             "tokens_per_cpu_second": tokens / processor,
             "supervised_tokens_per_second": supervised / wall,
-            "peak_memory": peak_rss_bytes(),
+            "peak_memory": peak_memory(setting.device),
             "losses": self.losses[: setting.steps],
         }
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: of the process on a CPU, of torch's tensors on a GPU."""
+    if device == "cpu":
+        return peak_rss_bytes()
+    import torch
+
+    return int(torch.cuda.max_memory_allocated())
 
 
 def order(setting: Setting, *, by_length: bool = False) -> list[int]:

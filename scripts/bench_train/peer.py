@@ -1,4 +1,4 @@
-"""LLaMA-Factory in an environment of its own, `.peers/llamafactory`, as its requirements are not llmtune's."""
+"""Another tool in an environment of its own, `.peers/NAME`, as its requirements are not llmtune's."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ import venv
 from importlib import metadata
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[2] / ".peers" / "llamafactory"
-PYTHON = FOLDER / "bin" / "python"
-VERSION = "0.9.5"
-INSTALLED = FOLDER / f"installed-{VERSION}"
+PEERS = Path(__file__).parents[2] / ".peers"
 WITHOUT_CUDA = """\
 import pathlib, subprocess, sys, sysconfig, torch
 if torch.version.cuda is None:
@@ -21,13 +18,15 @@ if torch.version.cuda is None:
 """
 
 
-def prepare() -> Path:
+def prepare(package: str, version: str) -> Path:
     """Its Python; installed at the first call, with the torch that llmtune has."""
-    if not INSTALLED.exists():
-        print(f"installing LLaMA-Factory {VERSION} into {FOLDER} ...", file=sys.stderr)
-        venv.create(FOLDER, clear=True, with_pip=True)
+    folder = PEERS / package
+    python, installed = folder / "bin" / "python", folder / f"installed-{version}"
+    if not installed.exists():
+        print(f"installing {package} {version} into {folder} ...", file=sys.stderr)
+        venv.create(folder, clear=True, with_pip=True)
         torch = f"torch=={metadata.version('torch').partition('+')[0]}"
-        subprocess.run([PYTHON, "-m", "pip", "install", "-q", torch, f"llamafactory=={VERSION}"], check=True)
-        subprocess.run([PYTHON, "-c", WITHOUT_CUDA], check=True)
-        INSTALLED.touch()
-    return PYTHON
+        subprocess.run([python, "-m", "pip", "install", "-q", torch, f"{package}=={version}"], check=True)
+        subprocess.run([python, "-c", WITHOUT_CUDA], check=True)
+        installed.touch()
+    return python

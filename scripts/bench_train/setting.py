@@ -7,8 +7,9 @@ import random
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TOKENIZER = Path(__file__).parents[2] / "data" / "tiny-base"
 
 
@@ -29,7 +30,13 @@ class Setting:
     supervised: float = 1 / 3
     batch_size: int = 8
     steps: int = 4
-    """Optimiser steps; the first one warms up and is not counted."""
+    warm_up: int = 1
+    """Of the steps, those at the beginning that are not counted."""
+    micro_batches: int = 2
+    """Of llmtune, a step: what its plan makes of the default setting on a CPU."""
+    checkpointing: int = 0
+    """Of llmtune: of every so many layers one is recomputed; 0: of none, as memory allows."""
+    device: Literal["cpu", "cuda"] = "cpu"
     learning_rate: float = 1e-3
     seed: int = 0
 
@@ -52,7 +59,11 @@ def write_base(setting: Setting, folder: Path) -> None:
         max_position_embeddings=2048, tie_word_embeddings=False, bos_token_id=None, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     torch.manual_seed(setting.seed)
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(setting.device):
+        LlamaForCausalLM(config).save_pretrained(folder)
+    torch.set_default_dtype(before)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         if (TOKENIZER / name).is_file():
             shutil.copyfile(TOKENIZER / name, folder / name)

@@ -1,4 +1,4 @@
-"""One way of training the setting, in a process of its own: `python -m bench_train.ways WAY FOLDER`."""
+"""One way of training the setting, in a process of its own: `python -m bench_train.ways WAY FOLDER [profiled]`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench_train.busy import Profiled
 from bench_train.meter import Meter, order
-from bench_train.setting import Setting, rows
+from bench_train.setting import LINEAR, Setting, rows
 
-LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TRL: dict[str, dict[str, Any]] = {
     "trl": {},
     # what a person who reads the manuals would set: no recomputing, and little padding or none, by rows of like length
@@ -22,14 +22,29 @@ TRL: dict[str, dict[str, Any]] = {
     "trl, a row at a time": {"activation_checkpointing": False, "max_length": None, "at_once": 1},
     "trl, padding-free": {"activation_checkpointing": False, "max_length": None, "padding_free": True, "at_once": 2},
 }
-OURS: dict[str, dict[str, str]] = {
+LIGER = {
+    "rope": True, "rms_norm": True, "swiglu": True, "cross_entropy": False, "fused_linear_cross_entropy": False,
+}  # fmt: skip
+ON_A_GPU: dict[str, dict[str, Any]] = {
+    "trl, liger": {"use_liger_kernel": True},
+    "trl, liger, by length": {
+        "activation_checkpointing": False, "max_length": None, "by_length": True, "use_liger_kernel": True
+    },
+    "trl, liger, a step at once": {
+        "activation_checkpointing": False, "max_length": None, "use_liger_kernel": True, "at_once": 64
+    },
+}  # fmt: skip
+"""Beside those of TRL that hold for a CPU too. TRL's own head is the quicker one there."""
+OURS: dict[str, dict[str, Any]] = {
     "llmtune": {},
-    "llmtune, attention: flattened": {"attention": "flattened"},
-    "llmtune, head: picked": {"head": "picked"},
-    "llmtune, adapter: peft": {"adapter": "peft"},
+    "llmtune, attention: flattened": {"kernels": {"attention": "flattened"}},
+    "llmtune, head: picked": {"kernels": {"head": "picked"}},
+    "llmtune, adapter: peft": {"kernels": {"adapter": "peft"}},
+    "llmtune, layers: transformers": {"kernels": {"layers": "transformers"}},
+    "llmtune, recomputed": {"training": {"gradient_checkpointing": True}},
+    "llmtune, ZeRO-2": {"zero": {"stage": 2}},
 }
-MICRO_BATCHES = 2
-"""Of llmtune, a step: what its plan makes of the default setting."""
+"""Changes of the recipe."""
 
 
 def raw_trl(setting: Setting, folder: Path, changed: dict[str, Any]) -> Any:
@@ -45,7 +60,9 @@ def raw_trl(setting: Setting, folder: Path, changed: dict[str, Any]) -> Any:
             return SequentialSampler(self.train_dataset)
 
     changed = dict(changed)
-    at_once = changed.pop("at_once", setting.batch_size)
+    at_once = min(changed.pop("at_once", 8), setting.batch_size)  # 8 is TRL's default
+    if changed.get("use_liger_kernel"):
+        changed["liger_kernel_config"] = LIGER
     made = rows(setting)
     chosen = order(setting, by_length=changed.pop("by_length", False))
     columns = {
@@ -60,7 +77,8 @@ def raw_trl(setting: Setting, folder: Path, changed: dict[str, Any]) -> Any:
     args = SFTConfig(
         output_dir=str(folder / "out"), max_steps=setting.steps, per_device_train_batch_size=at_once,
         gradient_accumulation_steps=setting.batch_size // at_once, learning_rate=setting.learning_rate,
-        lr_scheduler_type="constant", seed=setting.seed, use_cpu=True, logging_steps=1, save_strategy="no",
+        lr_scheduler_type="constant", seed=setting.seed, use_cpu=setting.device == "cpu", logging_steps=1,
+        save_strategy="no",
         report_to=[], disable_tqdm=True, completion_only_loss=True, **changed,
     )  # fmt: skip
     return InOrder(
@@ -74,7 +92,7 @@ def raw_trl(setting: Setting, folder: Path, changed: dict[str, Any]) -> Any:
     )
 
 
-def ours(setting: Setting, folder: Path, kernels: dict[str, str]) -> Any:
+def ours(setting: Setting, folder: Path, changed: dict[str, Any]) -> Any:
     """llmtune's trainer, as its training stage makes it of a recipe."""
     from dataclasses import replace
 
@@ -95,16 +113,17 @@ def ours(setting: Setting, folder: Path, kernels: dict[str, str]) -> Any:
             "quantization": {"type": setting.quantization},
             "training": {
                 "batch_size": setting.batch_size, "learning_rate": setting.learning_rate, "schedule": "constant",
-                "seed": setting.seed,
+                "seed": setting.seed, **changed.get("training", {}),
             },
-            "kernels": kernels,
-            "zero": {"stage": 0},
+            "kernels": changed.get("kernels", {}),
+            "zero": changed.get("zero", {"stage": 0}),
         }
     )  # fmt: skip
     facts = Facts(
-        linear_suffixes=LINEAR, device="cpu", threads=int(os.environ["OMP_NUM_THREADS"]), steps=setting.steps,
-        micro_batch=setting.batch_size // MICRO_BATCHES, accumulation=MICRO_BATCHES, warmup_steps=0,
-        evaluate_every=setting.steps, checkpointing=False, processes=1, nvme=None,
+        linear_suffixes=LINEAR, device=setting.device, threads=int(os.environ["OMP_NUM_THREADS"]), steps=setting.steps,
+        micro_batch=setting.batch_size // setting.micro_batches, accumulation=setting.micro_batches, warmup_steps=0,
+        evaluate_every=setting.steps, processes=1, nvme=None,
+        checkpointing=int(recipe.training.gradient_checkpointing or setting.checkpointing),
     )  # fmt: skip
     arguments = translate(recipe, facts)
     base = BaseSpec(path=str(folder / "base"), **(arguments["base"] or {}))
@@ -114,18 +133,25 @@ def ours(setting: Setting, folder: Path, kernels: dict[str, str]) -> Any:
     return _trainer(given, Checkpoints(folder / "run", Training(""), 1), Events(None))
 
 
-def measured(way: str, folder: Path) -> dict[str, Any]:
-    """Train, and say how fast and how large; the first step warms up and does not count."""
+def measured(way: str, folder: Path, *, profiled: bool) -> dict[str, Any]:
+    """Train, and say how fast and how large. A GPU is watched in a run of its own, as watching takes time."""
     setting = Setting(**json.loads((folder / "setting.json").read_text(encoding="utf-8")))
-    trainer = ours(setting, folder, OURS[way]) if way in OURS else raw_trl(setting, folder, TRL[way])
-    meter, profile = Meter(), cProfile.Profile()
+    trainer = ours(setting, folder, OURS[way]) if way in OURS else raw_trl(setting, folder, (TRL | ON_A_GPU)[way])
+    meter, profile = Meter(setting.device), cProfile.Profile()
     trainer.add_callback(meter.callback())
-    if way == "llmtune":
-        profile.runcall(trainer.train)
-    else:
+    if way != "llmtune":
         trainer.train()
-    found = meter.figures(setting)
-    return found | ({"outside": outside(profile)} if way == "llmtune" else {})
+        return meter.figures(setting)
+    if setting.device == "cpu":
+        profile.runcall(trainer.train)
+        return meter.figures(setting) | {"outside": outside(profile)}
+    busy = Profiled(setting) if profiled else None
+    if busy is not None:
+        trainer.add_callback(busy.callback())
+    trainer.train()
+    if busy is None:
+        return meter.figures(setting)
+    return meter.figures(setting) | {"outside": busy.outside, "kernels": dict(busy.kernels.most_common(20))}
 
 
 def outside(profile: cProfile.Profile) -> float:
@@ -142,5 +168,6 @@ def outside(profile: cProfile.Profile) -> float:
 
 
 if __name__ == "__main__":
-    _, asked_way, place = sys.argv
-    Path(place, "figures.json").write_text(json.dumps(measured(asked_way, Path(place))), encoding="utf-8")
+    _, asked_way, place, *more = sys.argv
+    found = measured(asked_way, Path(place), profiled=more == ["profiled"])
+    Path(place, "figures.json").write_text(json.dumps(found), encoding="utf-8")

@@ -276,7 +276,7 @@ def test_eager_attention_is_what_auto_is_on_a_processor_alone(bases: dict[str, P
 def test_what_deepspeed_shards_or_offloads_is_not_held(bases: dict[str, Path]) -> None:
     base = bases["llama"]
     whole = planned(recipe(), base).parts["optimiser"]
-    assert planned(recipe(), base, processes=4).parts["optimiser"] == whole // 4
+    assert planned(recipe(zero={"stage": 2}), base, processes=4).parts["optimiser"] == whole // 4
     assert planned(recipe(zero={"stage": 0}), base, processes=4).parts["optimiser"] == whole
     offloaded = recipe(zero={"offload_optimizer": "cpu"})
     assert planned(offloaded, base, device="cuda").parts["optimiser"] == 0

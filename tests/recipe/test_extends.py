@@ -176,7 +176,7 @@ def test_what_is_wrong_in_a_parent_is_told_there_with_what_is_wrong_here(tmp_pat
     assert told(file, "zero.stage=4") == [
         ("shop.yaml:2:12", "training.epochs: 0 is out of range", "it should be greater than 0"),
         ("parent.yaml:3:11", "adapter.rnak: no such key", "did you mean adapter.rank?"),
-        ("--set zero.stage=4", "zero.stage: 4 is not a choice", "one of 0, 1, 2 or 3"),
+        ("--set zero.stage=4", "zero.stage: 4 is not a choice", "one of 'auto', 0, 1, 2 or 3"),
     ]
 
 

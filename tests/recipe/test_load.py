@@ -253,7 +253,7 @@ BREAKS = {
     "and so can be moved": "zero: {stage: 2, offload_parameters: cpu}",
     "zero.nvme": "zero: {nvme: /tmp}",
     "to know the disk": "zero: {stage: 3, offload_parameters: nvme}",
-    "zero.stage": "optimizer: {name: lora_fa}",
+    "zero.stage": "optimizer: {name: lora_fa}\nzero: {stage: 2}",
     "optimizer.name": "optimizer: {name: adamw_8bit}\nzero: {offload_optimizer: true}",
     "optimizer.betas": "optimizer: {name: adafactor, betas: [0.9, 0.95]}\nzero: {stage: 0}",
     "optimizer.lora_plus": "optimizer: {name: lora_fa, lora_plus: 16}\nzero: {stage: 0}",

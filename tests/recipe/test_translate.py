@@ -87,6 +87,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "kernels.attention": ("rows", "flattened"),
     "kernels.head": ("chunked", "picked"),
     "kernels.adapter": ("fused", "peft"),
+    "kernels.layers": ("liger", "transformers"),
     "zero.stage": (2, 3),
     "zero.offload_optimizer": (False, True),
     "zero.offload_parameters": ("none", "cpu"),

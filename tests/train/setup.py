@@ -33,7 +33,7 @@ NF4: dict[str, str | bool] = {
     "bnb_4bit_compute_dtype": "bfloat16",
 }
 END = 2
-BY_THE_LIBRARIES = {"attention": "flattened", "head": "picked", "adapter": "peft"}
+BY_THE_LIBRARIES = {"attention": "flattened", "head": "picked", "adapter": "peft", "layers": "transformers"}
 """Kernels that round as transformers and PEFT do, to be compared with these."""
 
 
@@ -93,7 +93,8 @@ def inputs(base: Path, folder: Path, **changes: Any) -> TrainInputs:
         "sft": sft,
         "optimizer": {"rates": {}, "layer_decay": 1.0, "unfreezing": None, "lora_plus": None, "lora_fa": False}
         | changes.pop("optimizer", {}),
-        "kernels": {"attention": "rows", "head": "chunked", "adapter": "fused"} | changes.pop("kernels", {}),
+        "kernels": {"attention": "rows", "head": "chunked", "adapter": "fused", "layers": "liger"}
+        | changes.pop("kernels", {}),
         "deepspeed": None,
         "early_stopping": None,
         "evaluate_every": 2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -117,6 +118,23 @@ def test_a_row_ends_where_a_token_does_not_see_the_one_before_it() -> None:
     assert tuple(found.lengths) == LENGTHS
     assert found.is_causal
     assert not by_hand(LENGTHS, 16).is_causal
+
+
+@pytest.mark.parametrize("window", [1, 16, 200, 1000])
+def test_causal_in_a_window_is_told_from_anything_else(window: int) -> None:
+    ids = torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS))
+
+    def pattern(sees: Callable[[Tensor, Tensor], Tensor]) -> Pattern:
+        return Pattern(LENGTHS, lambda q, k: (ids[q] == ids[k]) & sees(q, k), torch.device("cpu"), window)
+
+    assert pattern(lambda q, k: (k <= q) & (q - k < window)).is_causal
+    assert not pattern(lambda q, k: (k <= q + 1) & (q - k < window)).is_causal  # looks ahead
+    assert not pattern(lambda q, k: (k <= q) & (q - k < window) & (q != k)).is_causal  # not at itself
+    if window < max(LENGTHS):
+        assert not pattern(lambda q, k: (k <= q) & (q - k <= window)).is_causal  # one too many
+        assert not pattern(lambda q, k: k <= q).is_causal
+    if window > 1:
+        assert not pattern(lambda q, k: (k <= q) & (q - k < window - 1)).is_causal or window > max(LENGTHS)
 
 
 def test_a_tile_has_the_blocks_of_keys_that_its_queries_see_and_no_others() -> None:

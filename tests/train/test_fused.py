@@ -58,11 +58,16 @@ def test_logits_and_gradients_are_those_of_peft(quantization: Any, tiny_base: Pa
 def test_the_update_and_its_gradients_by_autograd() -> None:
     """In float64, where nothing is left to rounding."""
     torch.manual_seed(0)
-    shapes = ((2, 7, 5), (2, 7, 6), (3, 6), (5, 3))
-    result, x, a, b = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
-    found: Tensor = FusedUpdate.apply(result, x, a, b, 0.5)  # type: ignore[no-untyped-call]
-    torch.testing.assert_close(found, result + 0.5 * x @ a.T @ b.T)
-    assert torch.autograd.gradcheck(lambda *given: FusedUpdate.apply(*given, 0.5), (result, x, a, b))  # type: ignore[no-untyped-call]
+    shapes = ((2, 7, 6), (3, 6), (5, 3))
+    x, a, b = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+    weight, bias = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+
+    def update(*given: Tensor) -> Tensor:
+        made: Tensor = FusedUpdate.apply(*given, 0.5, lambda: weight, bias)  # type: ignore[no-untyped-call]
+        return made
+
+    torch.testing.assert_close(update(x, a, b), x @ weight.T + bias + 0.5 * x @ a.T @ b.T)
+    assert torch.autograd.gradcheck(update, (x, a, b))
 
 
 def test_an_answer_is_that_of_peft_bit_by_bit(tiny_base: Path) -> None:

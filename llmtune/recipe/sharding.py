@@ -1,0 +1,28 @@
+"""Which stage of ZeRO a training runs under, where the recipe leaves it open."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from llmtune.recipe.low_rank import Adalora
+from llmtune.recipe.schema import Recipe
+
+Stage = Literal[0, 1, 2, 3]
+
+
+def decided(recipe: Recipe, processes: int) -> Recipe:
+    """The recipe with `zero.stage: auto` replaced by what it is for so many processes, over all machines."""
+    zero = recipe.zero.model_copy(update={"stage": stage(recipe, processes)})
+    return recipe.model_copy(update={"zero": zero})
+
+
+def stage(recipe: Recipe, processes: int) -> Stage:
+    """The stage itself."""
+    if recipe.zero.stage != "auto":
+        return recipe.zero.stage
+    if recipe.zero.offload_parameters != "none" or recipe.zero.offload_optimizer == "nvme":
+        return 3
+    if recipe.zero.offload_optimizer == "cpu":
+        return 2
+    whole = recipe.optimizer.name in ("lora_fa", "adafactor") or isinstance(recipe.adapter, Adalora)
+    return 0 if processes == 1 or whole else 2

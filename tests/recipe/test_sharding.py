@@ -1,0 +1,30 @@
+"""Where a recipe leaves the stage of ZeRO open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmtune.recipe.schema import Recipe
+from llmtune.recipe.sharding import decided
+
+
+@pytest.mark.parametrize(
+    ("processes", "asked", "stage"),
+    [
+        (1, {}, 0),
+        (4, {}, 2),
+        (1, {"zero": {"offload_optimizer": "cpu"}}, 2),
+        (1, {"zero": {"offload_optimizer": "nvme", "nvme": "disk"}}, 3),
+        (1, {"zero": {"offload_parameters": "cpu"}}, 3),
+        (4, {"optimizer": {"name": "lora_fa"}}, 0),
+        (4, {"adapter": "adalora"}, 0),
+        (1, {"zero": {"stage": 1}}, 1),
+    ],
+)
+def test_an_open_stage_is_the_one_that_the_training_has_a_use_for(
+    processes: int, asked: dict[str, Any], stage: int
+) -> None:
+    recipe = Recipe.model_validate({"base": "a", "data": "b", **asked})
+    assert decided(recipe, processes).zero.stage == stage
