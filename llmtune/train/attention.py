@@ -154,6 +154,9 @@ def flash(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, scores: S
         query, key, value, pattern.begins, pattern.begins, longest, longest, scale=scores.scaling,
         window_size=(-1 if pattern.window is None else pattern.window - 1, 0), enable_gqa=True,
     )  # fmt: skip
+    if found.grad_fn is not None:  # the sums of its backward pass are made in the same order each time
+        found.grad_fn.register_prehook(lambda _: torch.use_deterministic_algorithms(True))
+        found.grad_fn.register_hook(lambda *_: torch.use_deterministic_algorithms(False))
     return found[None]
 
 

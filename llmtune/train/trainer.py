@@ -33,7 +33,7 @@ from llmtune.train.counts import Counts
 from llmtune.train.finite import broken
 from llmtune.train.halves import GradientScale
 from llmtune.train.head import Head
-from llmtune.train.kernels import Kernels, reproducible
+from llmtune.train.kernels import Kernels
 from llmtune.train.layers import Layers
 from llmtune.train.saving import SavingTrainer
 
@@ -146,8 +146,7 @@ class RowTrainer(SavingTrainer):
         """What computes is afterwards what did before."""
         before = self._base.config._attn_implementation
         try:
-            with reproducible(self.args.device):
-                yield
+            yield
         finally:
             self._base.set_attn_implementation(before)
             self._layers.take_out()

@@ -21,7 +21,7 @@ def main() -> int:
     for name in ("hidden", "feed_forward", "layers", "heads", "kv_heads", "vocabulary", "batch_size", "steps",
                  "warm_up", "micro_batches", "checkpointing", "shortest", "longest"):  # fmt: skip
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Setting, name), help="%(default)s")
-    parser.add_argument("--ways", nargs="+", choices=[*TRL, *ON_A_GPU, *OURS], help="default: all for the device")
+    parser.add_argument("--ways", nargs="+", choices=compare.WAYS, help="default: all for the device")
     parser.add_argument("--quantization", choices=["none", "nf4"], default=Setting.quantization, help="%(default)s")
     parser.add_argument("--device", choices=["cpu", "cuda"], default=Setting.device, help="%(default)s")
     parser.add_argument("--peer", choices=list(compare.PEERS), help="compare with it too; installed into .peers")

@@ -16,12 +16,13 @@ from typing import Any
 from bench_train import llamafactory, peer, unsloth
 from bench_train import setting as settings
 from bench_train.setting import Setting
-from bench_train.ways import ON_A_GPU, TRL
+from bench_train.ways import ON_A_GPU, OURS, TRL
 from llmtune.quiet import environment
 from llmtune.train.launch import free_port
 
 PEERS: dict[str, ModuleType] = {"llamafactory": llamafactory, "unsloth": unsloth}
 PEERS_WAYS = {way: name for name, module in PEERS.items() for way in module.WAYS}
+WAYS = (*TRL, *ON_A_GPU, *OURS, *PEERS_WAYS)
 VERSIONS = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 DEFAULT, TUNED, OWN = "trl", tuple(name for name in TRL | ON_A_GPU if name != "trl"), "llmtune"
 SPEED = {"cpu": "tokens_per_cpu_second", "cuda": "tokens_per_second"}

@@ -110,7 +110,7 @@ def ours(setting: Setting, folder: Path, changed: dict[str, Any]) -> Any:
             "base": str(folder / "base"),
             "data": str(folder / "train.parquet"),
             "adapter": {"rank": setting.rank},
-            "quantization": {"type": setting.quantization},
+            "quantization": {"type": setting.quantization, "compute_dtype": "bfloat16"},
             "training": {
                 "batch_size": setting.batch_size, "learning_rate": setting.learning_rate, "schedule": "constant",
                 "seed": setting.seed, **changed.get("training", {}),
