@@ -165,7 +165,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
 
     started = time.monotonic()
     loaded, misread = read(file, overrides)
-    asked = loaded.recipe.quantization.compute_dtype
+    asked, layers = loaded.recipe.quantization.compute_dtype, loaded.recipe.kernels.layers
     here = machine.device(loaded.recipe.launch.processes)
     loaded = replace(loaded, recipe=spread.decided(decided(loaded.recipe, here.number_type), here))
     recipe, beside = loaded.recipe, loaded.beside
@@ -217,7 +217,8 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     if problems.found or not (met and base and weights and sizes and words and prepared and planned):
         raise RecipeError(problems.in_order())
     numbers = note(asked, recipe.quantization.compute_dtype, here.kind, here.number_type, here.name)
-    notes = (numbers, *remarks(recipe, sizes), *_own_code(recipe, base, sizes), *prepared.notes)
+    computes = (numbers, *spread.without_liger(layers, here))
+    notes = (*computes, *remarks(recipe, sizes), *_own_code(recipe, base, sizes), *prepared.notes)
     checked = Checked(loaded, run, base, sizes, words, prepared, here, planned, notes, met, 0.0)
     # without its weights a base cannot be compared; the training itself looks again
     if not anew and not weights.missing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from llmtune.errors import Problem, RecipeError
@@ -18,10 +19,21 @@ from llmtune.train.launch import Meeting, is_here, split, user_of
 
 
 def decided(recipe: Recipe, here: Device) -> Recipe:
-    """The recipe with `launch.processes: auto` replaced by what there is on this machine, and `zero.stage` by it."""
+    """The recipe with what it leaves to the machine: how many processes, what they share, whose kernels they have."""
     found = machine.processes(recipe.launch.processes, here)
-    recipe = recipe.model_copy(update={"launch": recipe.launch.model_copy(update={"processes": found})})
-    return sharding.decided(recipe, found * recipe.launch.nodes)
+    launch = recipe.launch.model_copy(update={"processes": found})
+    liger = here.kind == "cuda" and find_spec("liger_kernel") is not None
+    kernels = recipe.kernels if liger else recipe.kernels.model_copy(update={"layers": "transformers"})
+    return sharding.decided(
+        recipe.model_copy(update={"launch": launch, "kernels": kernels}), found * recipe.launch.nodes
+    )
+
+
+def without_liger(asked: str, here: Device) -> list[str]:
+    """What is said where a GPU could have Liger's kernels; `asked` is the recipe's own word."""
+    if asked != "liger" or here.kind == "cpu" or find_spec("liger_kernel") is not None:
+        return []
+    return ["norms, rotations and gates are transformers' own: pip install 'llmtune[liger]' makes them quicker"]
 
 
 def meeting(wanted: Launch) -> Meeting:

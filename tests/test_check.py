@@ -53,7 +53,7 @@ def test_the_disk_must_hold_every_checkpoint_and_what_is_handed_on(
     assert trained == 2 * 512 * 1024  # of two layers, whose seven matrices have 1,024 inputs and outputs in all
     # those kept, the best and the one being written; two adapters; a merged model in bfloat16
     one = checkpoint(plenty.loaded.recipe, shape, tied=True)
-    assert one > 20 * trained
+    assert one == pytest.approx(12 * trained, rel=0.01), "itself and two moments, in float32"
     needed = (keep + 2) * one + 8 * trained + 2 * shape.parameters * ("merged" in export) + 100_000_000
     assert isinstance(checked(tmp_path, needed, monkeypatch), Checked)
     assert f"the run writes about {needed / 1e9:.1f} GB" in str(checked(tmp_path, needed - 1, monkeypatch))

@@ -25,8 +25,10 @@ SAY_WHAT_IS_SO = {
     ("prompt", "training.micro_batch"),
     ("prefix", "training.micro_batch"),
     ("prefix", "training.gradient_checkpointing"),
+    ("adalora", "zero.stage"),
 }
-"""Rows behind virtual tokens are computed one at a time, and a prefix recomputes nothing: a recipe may say so."""
+"""Rows behind virtual tokens are computed one at a time, a prefix recomputes nothing, and AdaLoRA is not sharded: a
+recipe may say so."""
 
 
 def told(key: str | None, capsys: pytest.CaptureFixture[str], *, as_json: bool = False) -> str:
@@ -60,7 +62,14 @@ def test_with_every_method_every_option_changes_something_or_is_refused(method: 
         ("adapter.rank", {("peft.LoraConfig", "r"): (16, 32), ("peft.LoraConfig", "lora_alpha"): (32, 64)}),
         ("training.learning_rate", {("trl.SFTConfig", "learning_rate"): (2e-4, 4e-4)}),
         ("quantization.double", {("transformers.BitsAndBytesConfig", "bnb_4bit_use_double_quant"): (True, False)}),
-        ("zero.stage", {("DeepSpeed", "zero_optimization.stage"): (2, 1)}),
+        (
+            "zero.stage",
+            {("DeepSpeed", name): (None, value) for name, value in (
+                ("zero_optimization.stage", 1), ("train_micro_batch_size_per_gpu", 16),
+                ("gradient_accumulation_steps", 1), ("gradient_clipping", 1.0), ("zero_allow_untested_optimizer", True),
+                ("wall_clock_breakdown", False),
+            )},
+        ),
         # 128 rows in batches of 16: 8 steps an epoch
         (
             "training.epochs",

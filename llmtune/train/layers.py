@@ -6,7 +6,6 @@ the base's modules. Here it is noted what that changes, so that it can be taken 
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +21,6 @@ WANTED = {
     "fused_linear_cross_entropy": False,
 }  # fmt: skip
 ABSENT = object()
-PACKAGE = "liger_kernel"
 
 
 class Layers:
@@ -36,9 +34,6 @@ class Layers:
     def fuse(self, logits: Callable[[], Tensor], note: Callable[[str], None]) -> None:
         """Let Liger in where it gives the same `logits` [tokens, vocabulary]; else say why not."""
         family = self._base.config.model_type
-        if importlib.util.find_spec(PACKAGE) is None:
-            note("norms, rotations and gates are transformers' own: pip install 'llmtune[liger]' makes them faster")
-            return
         if any(isinstance(module, ParamWrapper) for module in self._base.modules()):
             note("norms, rotations and gates are transformers' own, as Liger would pass by the adapter of the experts")
             return

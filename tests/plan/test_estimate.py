@@ -44,7 +44,7 @@ def machine(gigabytes: float, kind: Any = "cuda", free: float | None = None) -> 
 
 
 def made(device: Device, train: list[Sample] = ROWS, heldout: list[Sample] = ROWS[:20], **blocks: Any) -> Plan:
-    recipe = Recipe.model_validate({"base": "x", "data": "y", **blocks})
+    recipe = Recipe.model_validate({"base": "x", "data": "y", "kernels": {"layers": "transformers"}, **blocks})
     return plan(recipe, FAMILY, {"train": train, "heldout": heldout}, device)
 
 

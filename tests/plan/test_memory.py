@@ -283,6 +283,34 @@ def test_what_deepspeed_shards_or_offloads_is_not_held(bases: dict[str, Path]) -
     assert planned(offloaded, base, device="cpu").parts["optimiser"] == whole
 
 
+SMALL = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16}
+LARGE = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+MEASURED = {
+    "1B": (SMALL, "none", 0, 18.63e9),
+    "1B, recomputed": (SMALL, "none", 1, 5.15e9),
+    "8B": (LARGE, "nf4", 0, 61.21e9),
+}
+
+
+@pytest.mark.parametrize("case", MEASURED)
+def test_on_a_gpu_it_is_what_was_measured(case: str) -> None:
+    """The largest allocation of `scripts/bench train --device cuda --batch-size 32` on an H200."""
+    sizes, quantization, checkpointing, measured = MEASURED[case]
+    config = {
+        "model_type": "llama",
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128_256,
+        **sizes,
+    }
+    asked = recipe(quantization={"type": quantization}, zero={"stage": 0})
+    usual: dict[str, Any] = {"epochs": 1, "max_steps": None, "evaluations": 1, "warmup": 0.0, "processes": 1, "seed": 0}
+    counted = geometry([12_288], [4_085], batch_size=1, micro_batch=1, **usual)
+    shape = estimate.shape_of(asked, family.from_config(config, "config.json"))
+    found = memory.training(asked, shape, counted, device="cuda", checkpointing=checkpointing)
+    assert found.total - found.parts["process"] == pytest.approx(measured, rel=0.06)
+
+
 def tensors_of(cache: Any) -> Iterator[Any]:
     for layer in cache.layers:
         yield from (layer.keys, layer.values)
