@@ -82,7 +82,8 @@ def test_what_fits_is_done_at_once_and_the_rest_is_accumulated() -> None:
         [len(row.ids) for row in ROWS], [sum(row.supervised) for row in ROWS], batch_size=16, processes=1, epochs=3,
         micro_batch=2 * narrow.geometry.micro_batch, max_steps=None, evaluations=8, warmup=0.03, seed=0,
     )  # fmt: skip
-    recipe = Recipe.model_validate({"base": "x", "data": "y", "quantization": {"compute_dtype": "bfloat16"}})
+    asked = {"quantization": {"compute_dtype": "bfloat16"}, "kernels": {"layers": "transformers"}}
+    recipe = Recipe.model_validate({"base": "x", "data": "y", **asked})
     next_one = training(recipe, shape_of(recipe, FAMILY), counted, device="cuda", checkpointing=narrow.checkpointing)
     assert next_one.total > 4 * GB * USABLE
 
