@@ -74,13 +74,14 @@ def threads_now(run: RunDir, recipe: Recipe, plan: Plan, device: Device) -> int:
 def asked_now(
     run: RunDir, loaded: Loaded, plan: Plan, family: Family, device: Device, base: Path, *, nvme: Path | None,
     base_is_local: bool, files: Sequence[str], tokens: Mapping[str, int],
+    added: Mapping[str, Sequence[int]],
 ) -> Asked:  # fmt: skip
     """The questions of the run as the recipe, the files and the machine are now. What the machine alone decided when
     the run began stays. `base` is a local folder, `files` the data files as the recipe names them."""
     threads = threads_now(run, loaded.recipe, plan, device)
     start = start_folder(loaded.recipe.adapter, loaded.beside)
     facts = facts_of(plan, family, device, nvme, threads)
-    facts = replace(facts, start=None if start is None else sha256(start / WEIGHTS), tokens=tokens)
+    facts = replace(facts, start=None if start is None else sha256(start / WEIGHTS), tokens=tokens, added=added)
     arguments = translate(loaded.recipe, facts)
     spec = BaseSpec(path=str(base), **(arguments["base"] or {}))
     return Asked(arguments, spec, lock_of(run, loaded, spec, base_is_local, files))

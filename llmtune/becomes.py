@@ -155,7 +155,7 @@ def _translated(written: str) -> Flat | None:
     except LlmtuneError:
         return None
     facts = facts_of(planned, BASE, MACHINE, None, threads=8)
-    named = recipe.adapter.token_rows if isinstance(recipe.adapter, Lora) else ()
+    named = recipe.adapter.rows if isinstance(recipe.adapter, Lora) else ()
     facts = replace(
         facts,
         nvme=recipe.zero.nvme,

@@ -118,6 +118,7 @@ class Checked:
             self.run, self.loaded, self.plan, self.family, self.device, self.base, nvme=self.nvme,
             base_is_local=self.base_is_local, files=self.files,
             tokens=token_rows.ids(self.loaded.recipe.adapter, self.tokenizer),
+            added=token_rows.first_values(self.loaded.recipe.adapter, self.tokenizer),
         )  # fmt: skip
 
 
@@ -160,7 +161,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
         LlmtuneError: with every problem found.
     """
     from llmtune.data.prepare import absent, look, prepare
-    from llmtune.models import family, prequantized, source, tokenizer
+    from llmtune.models import family, prequantized, source
     from llmtune.models.start import misfits_of_start, start_folder
 
     started = time.monotonic()
@@ -184,7 +185,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     if base is not None:
         weights = problems.of(lambda: source.weights(base))
         sizes = problems.of(lambda: family.read(base.folder, trust_remote_code=recipe.base.trust_remote_code))
-        words = problems.of(lambda: tokenizer.load(base.folder))
+        words = problems.of(lambda: token_rows.load(recipe.adapter, base.folder, sizes))
         if sizes is not None and sizes.quantized is not None:
             of_base = recipe.base.name
             found = prequantized.problems(recipe.quantization, of_base, sizes.quantized, transposed=sizes.transposed)

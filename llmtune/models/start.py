@@ -62,7 +62,7 @@ def misfits_of_start(adapter: Lora, folder: Path, family: Family) -> Iterator[Pr
 def _beside(found: Adapter, adapter: Lora) -> Iterator[Problem]:
     """Weights of the base that one of the two trains and the other does not; which they are, the training looks at."""
     named = {"modules_to_save": (adapter.modules_to_save, "whole modules of the base"),
-             "token_rows": (adapter.token_rows, "rows of single tokens")}  # fmt: skip
+             "token_rows": (adapter.rows, "rows of single tokens")}  # fmt: skip
     for name, key in zip(named, BESIDE, strict=True):
         asked, which = named[name]
         has = bool(found.config.get(key))

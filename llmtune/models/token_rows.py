@@ -3,29 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmtune.errors import Problem
+from llmtune.console import counted
+from llmtune.errors import BaseModelError, Problem
 from llmtune.recipe.low_rank import Lora
 
 if TYPE_CHECKING:
     from llmtune.data.conversation import Sample
+    from llmtune.models.family import Family
     from llmtune.models.tokenizer import ChatTokenizer
 
-KEY = "adapter.token_rows"
+KEY, ADDED = "adapter.token_rows", "adapter.added_tokens"
+
+
+def load(adapter: object, folder: Path, family: Family | None) -> ChatTokenizer:
+    """The base's tokenizer with the tokens that the recipe adds. Raises BaseModelError, also where the base of this
+    family has no rows for them."""
+    from llmtune.models import tokenizer
+
+    added = adapter.added_tokens if isinstance(adapter, Lora) else ()
+    found = tokenizer.load(folder, added)
+    last = max(ids(adapter, found)[text] for text in added) if added else 0
+    if family is not None and last >= family.vocab:
+        spare = max(0, family.vocab - (last + 1 - len(added)))
+        what = f"{counted(len(added), 'token')}, and the base has {counted(spare, 'spare row')} in its embeddings"
+        do = "name tokens that it has and never uses under adapter.token_rows, as <|reserved_special_token_0|>"
+        raise BaseModelError.one(ADDED, what, do)
+    return found
+
+
+def first_values(adapter: object, tokenizer: ChatTokenizer) -> dict[str, list[int]]:
+    """Of each added token, by its id, the tokens whose rows it begins as the mean of."""
+    known = ids(adapter, tokenizer)
+    return {str(known[text]): list(pieces) for text, pieces in tokenizer.added.items()}
 
 
 def ids(adapter: object, tokenizer: ChatTokenizer) -> dict[str, int]:
     """By their text the ids of the tokens that the recipe names, of those that are one token."""
     if not isinstance(adapter, Lora):
         return {}
-    made = zip(adapter.token_rows, tokenizer.encode(adapter.token_rows), strict=True)
+    made = zip(adapter.rows, tokenizer.encode(adapter.rows), strict=True)
     return {text: found[0] for text, found in made if len(found) == 1}
 
 
 def problems(adapter: object, tokenizer: ChatTokenizer, rows: Sequence[Sample]) -> Iterator[Problem]:
     """Tokens that the tokenizer does not have as one, and those that no training row holds: these learn nothing."""
-    if not isinstance(adapter, Lora) or not adapter.token_rows:
+    if not isinstance(adapter, Lora) or not adapter.rows:
         return
     known = ids(adapter, tokenizer)
     for text in (text for text in adapter.token_rows if text not in known):
@@ -36,4 +61,5 @@ def problems(adapter: object, tokenizer: ChatTokenizer, rows: Sequence[Sample]) 
         yield Problem(KEY, f"{text!r} is the same token as another text that is named", "keep one of them")
     seen = set().union(*(row.ids for row in rows)) if known else set()
     for text in (text for text, number in known.items() if number not in seen):
-        yield Problem(KEY, f"no training row holds {text!r}", "give rows that use it, or remove it")
+        key = ADDED if text in tokenizer.added else KEY
+        yield Problem(key, f"no training row holds {text!r}", "give rows that use it, or remove it")

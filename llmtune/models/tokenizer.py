@@ -39,6 +39,8 @@ class ChatTokenizer:
     """Token texts that a template writes and that no row may hold: every special token, and what opens a turn."""
     thoughts: str
     """The key of a turn from which the template takes thoughts: mostly `content`, in front of the answer."""
+    added: Mapping[str, tuple[int, ...]]
+    """Tokens that were added to the base's own, and the pieces that their text was before."""
     context: int | None
     """`model_max_length`, where the tokenizer knows one."""
     notes: tuple[str, ...]
@@ -122,10 +124,14 @@ class ChatTokenizer:
         (folder / GENERATION).write_text(stops + "\n", encoding="utf-8")
 
 
-def load(folder: Path) -> ChatTokenizer:
-    """Read the tokenizer of a base model's folder. Raises BaseModelError when it cannot be trained with."""
+def load(folder: Path, added: Sequence[str] = ()) -> ChatTokenizer:
+    """Read the tokenizer of a base model's folder, and give it these tokens too.
+
+    Raises BaseModelError when it cannot be trained with.
+    """
     notes: list[str] = []
     tokenizer = _whole_tokens(_read_tokenizer(folder), notes)
+    pieces = _add(tokenizer, added)
     config = _read_json(folder / "tokenizer_config.json")
     names = _names(folder, config, tokenizer)
     source, place = _template(folder, config)
@@ -156,6 +162,7 @@ def load(folder: Path) -> ChatTokenizer:
         closing=closing,
         structure=structure(template, tokenizer),
         thoughts=thoughts_key(template),
+        added=pieces,
         # Tokenizers that know no limit say 10^30.
         context=int(longest) if isinstance(longest, int) and longest < 1 << 31 else None,
         notes=tuple(notes),
@@ -196,6 +203,21 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
     tokenizer.no_truncation()  # a limit that nobody chose would cut answers (pain 7)
     tokenizer.no_padding()
     return tokenizer
+
+
+def _add(tokenizer: Tokenizer, added: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Add tokens that are found as a whole wherever they stand; returns the pieces that each text was before."""
+    from tokenizers import AddedToken
+
+    if there := [text for text in added if tokenizer.token_to_id(text) is not None]:
+        what = f"{there[0]!r} is a token of this base already"
+        raise BaseModelError.one("adapter.added_tokens", what, "name it under adapter.token_rows")
+    if blank := [text for text in added if text != text.strip() or not text]:
+        what = f"{blank[0]!r} begins or ends with white space, which would be lost beside a word"
+        raise BaseModelError.one("adapter.added_tokens", what, "write it without")
+    pieces = {text: tuple(tokenizer.encode(text, add_special_tokens=False).ids) for text in added}
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in added])
+    return pieces
 
 
 def _whole_tokens(tokenizer: Tokenizer, notes: list[str]) -> Tokenizer:

@@ -181,7 +181,7 @@ def beside_parameters(adapter: Adapter, family: Family) -> int:
     names = [name.rpartition(".")[2] for name in adapter.modules_to_save]
     whole = min(tables, len(adapter.tables))
     norms = sum(_of_a_norm(name, family) for name in names if name not in VOCABULARY)
-    return whole * table + norms + tables * len(adapter.token_rows) * family.hidden
+    return whole * table + norms + tables * len(adapter.rows) * family.hidden
 
 
 def _of_a_norm(name: str, family: Family) -> int:
@@ -197,8 +197,8 @@ def trains_head(adapter: Adapter, family: Family) -> bool:
             return True
         case Partial(modules=names):
             pass
-        case Lora(modules_to_save=names, token_rows=rows):
-            if rows:
+        case Lora(modules_to_save=names):
+            if adapter.rows:
                 return True
         case _:
             return False

@@ -189,7 +189,7 @@ def shape_of(recipe: Recipe, family: Family) -> Shape:
     linears = [*chain.from_iterable(family.blocks), *family.elsewhere]
     some = recipe.adapter.layers if isinstance(recipe.adapter, OnSomeLayers) else None
     chosen = family.blocks if some is None else [family.blocks[number] for number in set(some)]
-    rows = isinstance(recipe.adapter, Lora) and recipe.adapter.token_rows
+    rows = isinstance(recipe.adapter, Lora) and recipe.adapter.rows
     return Shape(
         hidden=family.hidden,
         feed_forward=family.ffn,

@@ -68,9 +68,21 @@ class Lora(OnSomeLayers):
         " ['<|tool|>']. The tokenizer has it as one token, and rows of the data hold it.",
     )
 
+    added_tokens: Names = Field(
+        (),
+        description="Tokens that the tokenizer is given beside its own, each as its text: ['<order>']. Their rows are"
+        " trained as those of `token_rows` are, and begin as the mean of the pieces that the text was before. The base"
+        " has spare rows for them, and rows of the data hold them.",
+    )
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Tokens of which the rows are trained."""
+        return (*self.token_rows, *self.added_tokens)
+
     @property
     def trains_the_base(self) -> bool:
-        return bool(self.modules_to_save or self.token_rows)
+        return bool(self.modules_to_save or self.rows)
 
     @property
     def tables(self) -> tuple[str, ...]:

@@ -44,8 +44,8 @@ def peft_config(
         own["target_parameters"] = [f"{block}.{name}".strip(".") for block in blocks for name in EXPERTS]
     if isinstance(adapter, Lora) and adapter.modules_to_save:
         own["modules_to_save"] = list(adapter.modules_to_save)
-    if isinstance(adapter, Lora) and adapter.token_rows and tokens is not None:
-        own["trainable_token_indices"] = [tokens[text] for text in adapter.token_rows]
+    if isinstance(adapter, Lora) and adapter.rows and tokens is not None:
+        own["trainable_token_indices"] = [tokens[text] for text in adapter.rows]
     return {"config": config, "arguments": {**own, "target_modules": targets, "task_type": "CAUSAL_LM"}}
 
 

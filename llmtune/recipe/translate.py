@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -40,6 +40,8 @@ class Facts:
     """sha256 of the adapter that the training goes on from."""
     tokens: Mapping[str, int] = field(default_factory=dict)
     """Ids of the tokens that the recipe names."""
+    added: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """By their ids those of them that are new, and the tokens whose rows they begin as the mean of."""
     sdpa: bool = True
     """The base's attention can be computed by torch's fused kernel."""
     inside: str | None = None
@@ -177,7 +179,7 @@ def translate(recipe: Recipe, facts: Facts) -> dict[str, Arguments | None]:
         "data": recipe.data.model_dump() | {"seed": recipe.training.seed},
         "base": base_arguments(recipe, facts),
         "adapter": peft_config(recipe.adapter, facts.linear_suffixes, facts.steps, facts.tokens, facts.inside)
-        | {"start": facts.start},
+        | {"start": facts.start, "added": {number: list(pieces) for number, pieces in facts.added.items()}},
         "quantize": kept_bases(recipe),
         "training": training_arguments(recipe, facts)
         | {

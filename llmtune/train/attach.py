@@ -32,7 +32,7 @@ from llmtune.errors import RecipeError
 from llmtune.models import own
 from llmtune.models.adapter import EXPERTS, ROWS, WEIGHTS, read_adapter
 from llmtune.train.batches import Batch, Rows
-from llmtune.train.beside import beside, hold, of_this_base
+from llmtune.train.beside import begin_as_means, beside, hold, of_this_base
 from llmtune.train.checkpoints import ADAPTER
 from llmtune.train.fused import fuse
 from llmtune.train.inputs import TrainInputs
@@ -72,6 +72,7 @@ def attach(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel | PreTrained
         freeze_divisors(model)
     if makes_up:
         make_up_for_rounding(model, Path(inputs.base.path))
+    begin_as_means(model, inputs.adapter.get("added", {}))
     hold(model)
     if looks:
         _look_at_rows(model, Rows.read(Path(inputs.train)))

@@ -6,9 +6,12 @@ each pass.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from peft import PeftModel
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor
 
@@ -40,6 +43,16 @@ def of_this_base(base: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         names = [name for name, module in modules.items() if module in (tables[:1] if tied else tables)]
         made["trainable_token_indices"] = {name: list(rows) for name in names}
     return made
+
+
+@torch.no_grad()
+def begin_as_means(model: PeftModel, added: Mapping[str, Sequence[int]]) -> None:
+    """Let the rows of added tokens, by their ids, begin as the mean of those of others; the base never used its own."""
+    for layer in [one for one in model.modules() if isinstance(one, TrainableTokensLayer) and one.tied_adapter is None]:
+        rows, places = layer.trainable_tokens_delta["default"], layer.token_indices["default"]
+        weight = layer.get_base_layer().weight
+        for number, pieces in added.items():
+            rows[places.index(int(number))] = weight[list(pieces)].float().mean(0).to(rows.dtype)
 
 
 def hold(model: PeftModel) -> None:

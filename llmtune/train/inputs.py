@@ -22,7 +22,8 @@ class TrainInputs:
     heldout: str
     """The same form, and `prompt_ids`; never trained on. Empty text: nothing is held out."""
     adapter: dict[str, Any]
-    """`config`, the name of PEFT's class, its `arguments`, and `start`, the hash of an adapter to go on from."""
+    """`config`, the name of PEFT's class, its `arguments`, `start`, the hash of an adapter to go on from, and `added`,
+    by the ids of added tokens those of the tokens that they begin as the mean of."""
     start: str
     """Folder of that adapter; empty text: a new one."""
     sft: dict[str, Any]

@@ -35,6 +35,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "adapter.experts": (False, True),
     "adapter.modules_to_save": ([], ["lm_head"]),
     "adapter.token_rows": (["<|tool|>"], ["<|end|>"]),
+    "adapter.added_tokens": ([], ["<|tool|>"]),
     "adapter.first_rank": (None, 20),
     "adapter.warmup": (0.1, 0.2),
     "adapter.final": (0.3, 0.2),
@@ -134,7 +135,7 @@ def test_every_option_of_every_method_changes_something(method: str) -> None:
 
 def peft_of(key: str, value: Any, method: str | None = None) -> Any:
     found = dict(translate(recipe(key, value, method), FACTS)["adapter"] or {})
-    assert found.pop("start") is None
+    assert (found.pop("start"), found.pop("added")) == (None, {})
     return found
 
 
