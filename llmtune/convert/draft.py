@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 
 from llmtune.convert.source import At, Source
 from llmtune.errors import ConvertError, Problem
 from llmtune.recipe.document import KeyPath, dotted
-from llmtune.recipe.keys import leaves, short_for
-from llmtune.recipe.methods import METHODS
 from llmtune.recipe.problems import wrong_places
 from llmtune.recipe.rule import Rule
 from llmtune.recipe.rules import broken_rules
-from llmtune.recipe.schema import Base, Data, Recipe
-
-DEFAULTS = Recipe(base=Base(name="base"), data=Data(train="data.jsonl"))
-LINES = 100
-"""Characters of a line at the head; comments stand behind the first half of it."""
+from llmtune.recipe.schema import Recipe
+from llmtune.recipe.written import DEFAULTS, Said, default, in_order, nested, shown, text
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Said):
     """One key of the recipe: its value, where it came from, and the key that said so."""
 
-    value: Any
-    comment: str
     at: At | None
 
 
@@ -75,15 +64,7 @@ class Draft:
         return bool(entry.value != self._default(key))
 
     def _default(self, key: str) -> Any:
-        place: Any
-        block, *below = key.split(".")
-        if block == "adapter" and below != ["method"]:
-            place = METHODS[self.value("adapter.method")].model_construct()
-        else:
-            place = getattr(DEFAULTS, block)
-        for part in below:
-            place = getattr(place, part)
-        return place
+        return default(key, "" if key == "adapter.method" else self.value("adapter.method"))
 
     def settle(self) -> Recipe:
         """The recipe, after what is only about how the work is spread gave way where it does not fit the rest.
@@ -148,96 +129,9 @@ class Draft:
     def _written(self) -> dict[str, Entry]:
         """Keys that differ from the default, in the order of the schema."""
         kept = {key: entry for key, entry in self._entries.items() if entry.value != self._default(key)}
-        order = {key: number for number, key in enumerate(leaves())}
-        for key in kept:
-            if key not in order:  # a block that is given as a whole
-                order[key] = min(number for leaf, number in order.items() if leaf.startswith(f"{key}."))
-        return dict(sorted(kept.items(), key=lambda item: order[item[0]]))
+        return in_order(kept)
 
     def text(self) -> str:
         """The recipe as YAML."""
         head = [f"From {self.source.file.name} ({self.source.tool}) by `llmtune convert`."]
-        for remark in self.remarks:
-            prose, *commands = remark.split("\n")
-            head += textwrap.wrap(prose, LINES, break_long_words=False, break_on_hyphens=False) + commands
-        return "\n".join([*(f"# {printable(line)}" for line in head), "", *_lines(self._written())]) + "\n"
-
-
-def nested(entries: dict[str, Entry]) -> dict[str, Any]:
-    """Dotted keys as the mapping that a recipe is."""
-    values: dict[str, Any] = {}
-    for key, entry in entries.items():
-        *above, last = key.split(".")
-        place = values
-        for part in above:
-            place = place.setdefault(part, {})
-        place[last] = entry.value
-    return values
-
-
-def _lines(entries: dict[str, Entry]) -> Iterator[str]:
-    """Blocks one after the other; what has one key alone, and what lies deeper, in one line. Comments stand behind."""
-    blocks: dict[str, dict[str, Entry]] = {}
-    for key, entry in entries.items():
-        block, _, rest = key.partition(".")
-        blocks.setdefault(block, {})[rest] = entry
-    rows: list[tuple[str, str]] = []
-    for block, keys in blocks.items():
-        (first, entry), *more = keys.items()
-        if not more:
-            value = shown(entry.value) if first == short_for((block,)) else inline(first, entry.value)
-            rows.append((f"{block}: {value}", entry.comment))
-            continue
-        rows += [("", ""), (f"{block}:", "")]
-        for key, entry in keys.items():
-            name, _, below = key.partition(".")
-            value = inline(below, entry.value) if below else shown(entry.value)
-            rows.append((f"  {name}: {value}", entry.comment))
-        rows.append(("", ""))
-    width = max(len(code) for code, _ in rows if len(code) <= LINES // 2)
-    last = ""
-    for code, comment in rows[:-1] if rows[-1] == ("", "") else rows:
-        if code or last:
-            yield f"{code:<{width}}  # {printable(comment)}" if comment else code
-        last = code
-
-
-def inline(dotted_key: str, value: Any) -> str:
-    """`{patience: 5}`."""
-    text = shown(value)
-    for part in reversed(dotted_key.split(".")):
-        text = f"{{{part}: {text}}}"
-    return text
-
-
-def printable(text: str) -> str:
-    """Text of others as a comment can hold it."""
-    return "".join(sign if sign.isprintable() else " " for sign in text)
-
-
-def shown(value: Any) -> str:
-    """A value as YAML writes it in one line."""
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(shown(part) for part in value)}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{shown(key)}: {shown(part)}' for key, part in value.items())}}}"
-    if isinstance(value, str):
-        return value if _plain(value) else _quoted(value)
-    if value is None or isinstance(value, bool):
-        return {True: "true", False: "false", None: "null"}[value]
-    return repr(value)
-
-
-def _plain(text: str) -> bool:
-    """Letters and a few signs that mean nothing in YAML, and what is read as the same text again."""
-    return re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./ -]*", text) is not None and _read_as(text) == text
-
-
-def _read_as(text: str) -> Any:
-    return YAML(typ="safe", pure=True).load(text)
-
-
-def _quoted(text: str) -> str:
-    """In double quotes, with escapes for what cannot be printed."""
-    codes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
-    return '"' + "".join(codes.get(sign, sign if sign.isprintable() else f"\\U{ord(sign):08x}") for sign in text) + '"'
+        return text([*head, *self.remarks], self._written())

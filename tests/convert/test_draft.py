@@ -5,26 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from ruamel.yaml import YAML
 
-from llmtune.convert.draft import Draft, shown
+from llmtune.convert.draft import Draft
 from llmtune.convert.source import Source
 from llmtune.errors import ConvertError
 from llmtune.recipe.document import Document
 from tests.convert.configs import AXOLOTL, converted, recipe_of, statuses
-
-
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-        lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(), inside, max_size=3),
-        max_leaves=5,
-    )
-)
-def test_a_value_is_read_as_it_was_written(value: object) -> None:
-    assert YAML(typ="safe", pure=True).load(f"key: {shown(value)}") == {"key": value}
 
 
 def test_only_what_differs_from_the_defaults_is_written_each_with_where_it_came_from(tmp_path: Path) -> None:
