@@ -110,6 +110,11 @@ class _Preparation:
     def prepared(self, chat: ChatTokenizer, family: Family) -> Prepared:
         self._check_limit(_context(self._recipe, family, chat))
         chosen = self.chosen()
+        if self._data.system is not None and chat.no_system is not None:
+            what = f"the base's chat template has no system turn: {chat.no_system}"
+            do = "say it in the questions, or take a base whose template has one"
+            self._fatal.append(Problem("data.system", what, do))
+            self.stop_if_bad()
         samples = self._tokenise(chosen, chat)
         most = longest(self._recipe, family, chat)
         fitting = {part: [one for one in rows if self._fits(one, family.vocab, most)] for part, rows in samples}

@@ -133,6 +133,19 @@ def thoughts_key(template: Template) -> str:
     return "content"
 
 
+def system_fault(template: Template) -> str | None:
+    """Why a conversation with a system prompt cannot be trained with, or None where it can."""
+    turns = [{"role": "system", "content": "Zebra system"}, *_QUESTION]
+    try:
+        texts = (
+            template.render(turns, answer_next=True),
+            template.render([*turns, {"role": "assistant", "content": "Zebra0 answer"}]),
+        )
+    except TemplateFault as fault:
+        return str(fault)
+    return None if all("Zebra system" in text for text in texts) else "it leaves the text out"
+
+
 def added_tokens(tokenizer: Tokenizer) -> dict[str, int]:
     """Tokens that are matched as a whole before the text is split, with their ids."""
     return {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}

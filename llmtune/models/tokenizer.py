@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import BaseModelError
 from llmtune.models import reasoning
+from llmtune.models.chosen import choose_template, pad_token, stop_at
 from llmtune.models.stopping import GENERATION
-from llmtune.models.template import CHATML, Template, TemplateFault, Turn, plain
-from llmtune.models.template_check import added_tokens, probe, structure, thoughts_key
+from llmtune.models.template import Template, TemplateFault, Turn
 from llmtune.models.template_check import closing as find_closing
+from llmtune.models.template_check import structure, system_fault, thoughts_key
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -39,6 +40,8 @@ class ChatTokenizer:
     """Token texts that a template writes and that no row may hold: every special token, and what opens a turn."""
     thoughts: str
     """The key of a turn from which the template takes thoughts: mostly `content`, in front of the answer."""
+    no_system: str | None
+    """Why the template takes no system prompt, where it does not."""
     added: Mapping[str, tuple[int, ...]]
     """Tokens that were added to the base's own, and the pieces that their text was before."""
     context: int | None
@@ -136,7 +139,7 @@ def load(folder: Path, added: Sequence[str] = ()) -> ChatTokenizer:
     names = _names(folder, config, tokenizer)
     source, place = _template(folder, config)
     if source is None:
-        source, note = _choose_template(folder, tokenizer, names)
+        source, note = choose_template(folder, tokenizer, names)
         notes.append(note)
     try:
         template = Template(source, names)
@@ -146,8 +149,8 @@ def load(folder: Path, added: Sequence[str] = ()) -> ChatTokenizer:
         notes.append("the chat template writes today's date into every row, as a server does on its day")
     closing = find_closing(template, tokenizer, str(place))
     end_of_turn = closing[-1]
-    template, names = _stop_at(end_of_turn, template, names, notes)
-    pad = _pad(tokenizer, names, end_of_turn)
+    template, names = stop_at(end_of_turn, template, names, notes)
+    pad = pad_token(tokenizer, names, end_of_turn)
     if pad not in (names.get("pad_token"), end_of_turn):
         before = f"the pad token is the end of turn {end_of_turn}" if "pad_token" in names else "no pad token"
         notes.append(f"{before}: {pad} is used (padding is never trained)")
@@ -162,6 +165,7 @@ def load(folder: Path, added: Sequence[str] = ()) -> ChatTokenizer:
         closing=closing,
         structure=structure(template, tokenizer),
         thoughts=thoughts_key(template),
+        no_system=system_fault(template),
         added=pieces,
         # Tokenizers that know no limit say 10^30.
         context=int(longest) if isinstance(longest, int) and longest < 1 << 31 else None,
@@ -270,69 +274,3 @@ def _template(folder: Path, config: Mapping[str, Any]) -> tuple[str | None, Path
         place = folder / "chat_template.json"
         found = _read_json(place).get("chat_template")
     return (found, place) if isinstance(found, str) else (None, folder)
-
-
-def _choose_template(folder: Path, tokenizer: Tokenizer, names: Mapping[str, str]) -> tuple[str, str]:
-    tokens = added_tokens(tokenizer)
-    if "<|im_start|>" in tokens and "<|im_end|>" in tokens:
-        return CHATML, "the base has no chat template: ChatML is used, whose tokens it knows"
-    if "eos_token" not in names:
-        raise BaseModelError.one(
-            str(folder),
-            "the base has neither a chat template nor an end-of-sequence token, so no answer could end",
-            "name an eos_token in tokenizer_config.json, or choose another base",
-        )
-    bos = names.get("bos_token")
-    begins = bos is not None and tokenizer.encode("a").ids[:1] == [tokenizer.token_to_id(bos)]
-    border = None if _splits_at_spaces(tokenizer) else ("eos_token" if bos is None else "bos_token")
-    space = " " if border is None else names[border]
-    written = f"{bos if begins else ''}User: ... Assistant:{space}...{names['eos_token']}"
-    return plain(begins, border), f'the base has no chat template: a plain one is used, "{written}"'
-
-
-def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether `Assistant:` keeps its tokens whatever follows after a space."""
-    alone = tokenizer.encode("Assistant:", add_special_tokens=False).ids
-    together = (f"Assistant: {word}" for word in ("Hello", "the", "3", "(", "\u4f60"))
-    return all(tokenizer.encode(text, add_special_tokens=False).ids[: len(alone)] == alone for text in together)
-
-
-def _stop_at(
-    end_of_turn: str, template: Template, names: Mapping[str, str], notes: list[str]
-) -> tuple[Template, dict[str, str]]:
-    """Make the end of turn the end of sequence, where servers look, unless the template itself writes the latter."""
-    if names.get("eos_token") == end_of_turn:
-        return template, dict(names)
-    changed = {**names, "eos_token": end_of_turn}
-    other = template.with_tokens(changed)
-    if probe(template, 2) != probe(other, 2):
-        notes.append(f"answers end with {end_of_turn}: a server must stop there, not only at {names['eos_token']}")
-        return template, dict(names)
-    eos = names.get("eos_token", "an eos token")
-    notes.append(f"answers end with {end_of_turn}, not with {eos}: it is written as eos_token, where servers stop")
-    return other, changed
-
-
-def _pad(tokenizer: Tokenizer, names: Mapping[str, str], end_of_turn: str) -> str:
-    """A pad token that is not the trained end of turn, if there is any other special token."""
-    given = names.get("pad_token")
-    if given is not None and given != end_of_turn:
-        return given
-    special = [
-        token.content
-        for _, token in sorted(tokenizer.get_added_tokens_decoder().items())
-        if token.special and token.content != end_of_turn
-    ]
-    return next(iter(sorted(special, key=lambda token: _unlikely(token, names))), end_of_turn)
-
-
-def _unlikely(token: str, names: Mapping[str, str]) -> int:
-    """How bad a pad token this would be: made for it, unused, unknown, end of text, anything, begin of sequence."""
-    kinds: tuple[bool, ...] = (
-        "pad" in token.lower() and "_pad" not in token.lower(),
-        any(word in token.lower() for word in ("reserved", "unused", "dummy", "placeholder", "extra")),
-        token == names.get("unk_token"),
-        "endoftext" in token or "end_of_text" in token,
-        token != names.get("bos_token"),
-    )
-    return next((place for place, fits in enumerate(kinds) if fits), len(kinds))

@@ -14,7 +14,7 @@ from llmtune.errors import DataError, Problem
 from llmtune.models.family import Family, from_config
 from llmtune.models.tokenizer import ChatTokenizer, load
 from llmtune.recipe.schema import Recipe
-from tests.tiny_models import write_tokenizer
+from tests.tiny_models import CHATML, write_tokenizer
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2, "vocab_size": 384}
 
@@ -207,3 +207,23 @@ def test_what_is_left_out_of_a_file_is_said(tmp_path: Path, chat: ChatTokenizer,
         "train.jsonl: left out: what follows the last answer, in so many rows: 1",
         "held.csv: left out: rows with nothing in them: 1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("refuses", "why"),
+    [
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}", "no system here"),
+        ("{% set messages = messages | rejectattr('role', 'equalto', 'system') %}", "it leaves the text out"),
+    ],
+)
+def test_a_system_prompt_that_the_template_does_not_take_is_said_once(
+    refuses: str, why: str, tmp_path: Path, family: Family
+) -> None:
+    """As Gemma 2's does not."""
+    write_tokenizer(tmp_path, refuses + CHATML)
+    write(tmp_path / "train.jsonl", *(row(f"Question {number}?") for number in range(40)))
+    (problem,) = wrong(tmp_path, load(tmp_path), family, system="You are the clerk.")
+    assert (problem.where, problem.what) == (
+        "data.system", f"the base's chat template has no system turn: {why}",
+    )  # fmt: skip
+    assert made(tmp_path, load(tmp_path), family).splits["train"]
