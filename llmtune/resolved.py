@@ -21,7 +21,7 @@ from llmtune.recipe.translate import base_arguments
 
 Source = Literal["default", "file", "parent", "command line", "model", "machine", "not understood"]
 WORDS = {"model": "chosen for this model", "machine": "chosen for this machine"}
-BY_MACHINE = {"quantization.compute_dtype", "launch.processes"}
+BY_MACHINE = {"quantization.compute_dtype", "launch.processes", "zero.stage", "kernels.layers"}
 """Keys that the check decides by the machine, where nobody has said; what else it decides, it reads in the base."""
 WIDEST = 44
 
