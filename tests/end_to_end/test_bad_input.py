@@ -228,7 +228,7 @@ def test_no_compiler_is_said_at_check(
     recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(recipe.parent))
-    code, said = answer(capsys, monkeypatch, "check", "shop.yaml")
+    code, said = answer(capsys, monkeypatch, "check", "shop.yaml", "--set", "zero.stage=2")
     assert (code, "compiler" in said) == (2, True), said
 
 
