@@ -79,7 +79,7 @@ def explain(
     key: Annotated[
         str | None, typer.Argument(metavar="[KEY]", help="An option, or a block of them. Default: the blocks.")
     ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print all options as a page in Markdown.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print all options, as a page in Markdown.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

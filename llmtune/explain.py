@@ -36,6 +36,7 @@ def explain(key: str | None, console: Console, *, markdown: bool = False) -> Non
     """
     if markdown:
         console.plain(page())
+        console.json([asdict(option(leaf)) for leaf in leaves()])
         return
     path = tuple(key.split(".")) if key else ()
     if key is not None and key in set(leaves()):

@@ -150,6 +150,13 @@ def test_a_key_is_explained_in_words_and_as_json(capsys: pytest.CaptureFixture[s
     assert "refused with quantization.type: PEFT cannot measure" in " ".join(told("adapter.dora", capsys).split())
 
 
+def test_all_of_it_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    explain(None, Console(as_json=True), markdown=True)
+    found = json.loads(capsys.readouterr().out)
+    assert [each["key"] for each in found] == list(leaves())
+    assert all(each["meanings"] and each["when"] for each in found)
+
+
 def test_a_block_is_its_keys(capsys: pytest.CaptureFixture[str]) -> None:
     said = told("adapter", capsys)
     assert all(f"\n  {key} " in said for kind in METHODS.values() for key in kind.model_fields)
