@@ -71,7 +71,7 @@ def test_fsdp_becomes_the_stage_that_shards_the_same(tmp_path: Path) -> None:
     assert statuses(done)["fsdp"] == statuses(done)["fsdp_config.fsdp_offload_params"] == "carried"
     assert statuses(done)["fsdp_config.fsdp_transformer_layer_cls_to_wrap"] == "defaulted"
     gradients = FSDP.replace("full_shard", "shard_grad_op")
-    assert recipe(tmp_path, AXOLOTL + gradients).zero == Zero()  # stage 2, which offloads no parameters
+    assert recipe(tmp_path, AXOLOTL + gradients).zero == Zero(stage=2)  # which offloads no parameters
 
 
 def test_an_optimiser_that_cannot_be_moved_stays(tmp_path: Path) -> None:
