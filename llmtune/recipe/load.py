@@ -10,6 +10,7 @@ from pathlib import Path
 from llmtune.errors import Problem, RecipeError
 from llmtune.recipe.document import KeyPath
 from llmtune.recipe.extends import Stack, laid_over
+from llmtune.recipe.keys import short_for
 from llmtune.recipe.layer import of_override
 from llmtune.recipe.problems import line_of, place_of
 from llmtune.recipe.rest import rest_of
@@ -52,7 +53,14 @@ class Loaded:
 
     def _written(self, keys: Sequence[str]) -> str:
         """The first of them that the recipe gives; else the first."""
-        return next((key for key in keys if tuple(key.split(".")) in self.positions), keys[0])
+        return next((key for key in keys if self._gives(tuple(key.split(".")))), keys[0])
+
+    def _gives(self, path: KeyPath) -> bool:
+        """By its name, or by a plain text for the whole block (`quantization: int8`)."""
+        block = path[:-1]
+        if path in self.positions or block not in self.positions or short_for(block) != path[-1]:
+            return path in self.positions
+        return not any(other[: len(block)] == block and other != block for other in self.positions)
 
     def where(self, key: str) -> str:
         """`shop.yaml:7:3` of a dotted key, or of the nearest mapping above it that was written."""

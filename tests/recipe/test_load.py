@@ -171,6 +171,19 @@ def test_keys_in_each_others_way_are_told_where_the_recipe_has_the_first_of_them
 
 
 @pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("adapter: lokr\n", "shop.yaml:3:1"),  # on a base in 4 bits, by default
+        ("zero: {stage: 3}\nquantization: int8\n", "shop.yaml:4:1"),
+        ("zero: {stage: 3}\nquantization: {type: int8}\n", "shop.yaml:4:16"),
+    ],
+)
+def test_a_text_for_a_block_is_where_its_key_is_written(tmp_path: Path, text: str, where: str) -> None:
+    (problem,) = read(tmp_path, f"base: a/b\ndata: rows.csv\n{text}").broken
+    assert problem.where.rpartition("/")[2] == where
+
+
+@pytest.mark.parametrize(
     ("adapter", "what", "do"),
     [
         ("{method: lroa}", "adapter.method: 'lroa' is not a choice", "did you mean lora?"),
