@@ -40,6 +40,32 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
+@app.command(epilog="Example: llmtune init tickets.csv --base Qwen/Qwen3-4B --gpu 12GB")
+def init(
+    data: Annotated[
+        str | None, typer.Argument(metavar="[DATA]", help="A file of rows: .jsonl, .json, .csv, ...")
+    ] = None,
+    base: Annotated[str | None, typer.Option(metavar="NAME", help="A model of the hub, or a folder.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory of the card, as 12GB; none; auto: what is here.")
+    ] = None,
+    question: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of a table: what the user says.")] = None,
+    answer: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of a table: what is to be answered.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="The recipe. Default: named after the data.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: what is not given is chosen, or an error.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write a recipe for your rows, base and card, with the reasons. What cannot be seen is asked."""
+    from llmtune.init.init import Given, command
+
+    with _told(as_json, debug) as console:
+        asks = sys.stdin.isatty() and console.is_terminal and not (yes or as_json)
+        command(Given(data, base, gpu, question, answer, out), console, asks=asks)
+
+
 @app.command(epilog=f"Example: llmtune run {EXAMPLE}")
 def run(
     recipe: RecipeFile,

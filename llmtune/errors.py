@@ -56,6 +56,12 @@ class ConvertError(LlmtuneError):
     ending = "no recipe was made."
 
 
+class InitError(LlmtuneError):
+    """A recipe cannot be begun: something is not said, cannot be used, or does not fit the card."""
+
+    ending = "no recipe was written."
+
+
 class DataError(LlmtuneError):
     """A data file cannot be read, or has rows that cannot be trained on."""
 

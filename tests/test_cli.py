@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from llmtune import __version__, cli
 from llmtune.recipe.json_schema import SHIPPED
 
-COMMANDS = ("run", "check", "explain", "schema", "convert", "launch", "show", "runs", "chat")
+COMMANDS = ("init", "run", "check", "explain", "schema", "convert", "launch", "show", "runs", "chat")
 
 
 def told(*arguments: str) -> str:

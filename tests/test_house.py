@@ -16,7 +16,7 @@ STAGES = {"train", "evaluate", "merge", "export", "serve"}
 ROWS = (
     {"cli", "worker"},
     {"pipeline"},
-    {"narration", "summary", "cluster", "resolved", "explain"},
+    {"narration", "summary", "cluster", "resolved", "explain", "init"},
     {"option"},
     {"becomes"},
     {"asked", "check", "stages", "process", "held", "death", "machines", "spread", "shortage", "unfinished"},
@@ -32,7 +32,7 @@ ROWS = (
 HEAVY = {"torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "deepspeed", "accelerate"}
 LIGHT = ("llmtune.cli", "llmtune.recipe.load", "llmtune.recipe.translate", "llmtune.plan.estimate", "llmtune.errors",
          "llmtune.rundir", "llmtune.check", "llmtune.cluster", "llmtune.pipeline", "llmtune.summary",
-         "llmtune.convert.convert")  # fmt: skip
+         "llmtune.convert.convert", "llmtune.init.choices")  # fmt: skip
 
 
 def room(module: str) -> str:

@@ -81,7 +81,7 @@ class Draft:
                 raise ConvertError([self._misfit(rule) for rule in broken_rules(recipe)])
 
     def _recipe(self) -> Recipe:
-        values = nested(self._written())
+        values = nested({key: entry.value for key, entry in self._written().items()})
         try:
             recipe = Recipe.model_validate(values)
         except ValidationError as error:

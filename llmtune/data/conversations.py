@@ -98,6 +98,12 @@ def _check_id(row: Row, messages: tuple[Message, ...], seen: dict[str, tuple[str
         )
 
 
+def recognised(first: Values) -> tuple[Reader, str] | None:
+    """How rows like this one are read, by the names of their columns; None where those do not tell."""
+    bound = (form.bind(first) for form in FORMS)
+    return next((one for one in bound if one is not None), None) or columns.found(first)
+
+
 def _reader(first: Values, data: Data, label: str, any_form: bool) -> tuple[Reader, str]:
     asked = data.columns
     if asked is not None and not (any_form and asked.question not in first):
@@ -105,10 +111,7 @@ def _reader(first: Values, data: Data, label: str, any_form: bool) -> tuple[Read
     if data.format == "columns" and not any_form:
         return _named(first, None, label)
     if data.format in ("auto", "columns") or any_form:
-        for form in FORMS:
-            if (bound := form.bind(first)) is not None:
-                return bound
-        if (bound := columns.found(first)) is not None:
+        if (bound := recognised(first)) is not None:
             return bound
         raise DataError([_unknown(first, label)])
     form = next(form for form in FORMS if form.name == data.format)

@@ -52,7 +52,7 @@ class Gpu:
 
 def device(wanted: Wanted = "auto") -> Device:
     """The GPUs that the processes get, as the one with the least memory; else the processor."""
-    own = _processor()
+    own = processor()
     found = visible(_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     if not found:
         return own
@@ -143,7 +143,8 @@ def _gpus() -> list[Gpu]:
     return listed(found.stdout) if found.returncode == 0 else []
 
 
-def _processor() -> Device:
+def processor() -> Device:
+    """The processor of this machine, whatever GPUs it has."""
     import psutil
 
     memory = psutil.virtual_memory()

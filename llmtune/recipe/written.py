@@ -52,16 +52,16 @@ def in_order(entries: Mapping[str, S]) -> dict[str, S]:
     return dict(sorted(entries.items(), key=lambda item: order[item[0]]))
 
 
-def nested(entries: Mapping[str, Said]) -> dict[str, Any]:
-    """Dotted keys as the mapping that a recipe is."""
-    values: dict[str, Any] = {}
-    for key, entry in entries.items():
+def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted keys as the mapping that a recipe is."""
+    whole: dict[str, Any] = {}
+    for key, value in dotted.items():
         *above, last = key.split(".")
-        place = values
+        place = whole
         for part in above:
             place = place.setdefault(part, {})
-        place[last] = entry.value
-    return values
+        place[last] = value
+    return whole
 
 
 def text(head: Sequence[str], entries: Mapping[str, Said]) -> str:

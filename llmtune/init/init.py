@@ -1,0 +1,168 @@
+"""`llmtune init`: three questions at most, and a recipe that is planned for the card."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmtune.console import Console, counted, escape, size
+from llmtune.data.sources import SUFFIXES
+from llmtune.errors import InitError
+from llmtune.files import write_text
+from llmtune.init import model
+from llmtune.init.card import card
+from llmtune.init.questions import Questions
+from llmtune.init.rows import Column, Rows, guessed, look, unclear
+from llmtune.plan.device import Device
+from llmtune.recipe.schema import Columns
+
+LONGEST_CELL = 60
+"""Characters that are shown of a cell."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """The command line."""
+
+    data: str | None = None
+    base: str | None = None
+    gpu: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    out: Path | None = None
+
+
+def command(given: Given, console: Console, *, asks: bool) -> None:
+    """Look at data, base and card, and write the recipe. `asks`: what is not given may be asked for.
+
+    Raises:
+        InitError: with everything that is missing, cannot be used, or does not fit the card.
+        DataError: the rows do not go with the base.
+    """
+    questions = Questions(console, asks=asks)
+    rows = questions.answer(
+        "DATA", "the file with your rows", lambda said: _rows(said, given, questions, console), given.data, _only_file()
+    )
+    if rows is not None:
+        tell("data", rows.lines(), console)
+    name = None if given.out is None and rows is None else str(given.out or _named_after(rows))
+    out = None if name is None else questions.answer("-o", "the recipe's file", _free, name)
+    base = questions.answer("--base", "the base: a name of the hub, or a folder", model.look, given.base)
+    if base is not None:
+        tell("base", base.lines(), console)
+    question = f"the card: 12GB, say; none: the processor; auto: {_here()}" if asks else ""
+    device = questions.answer("--gpu", question, card, given.gpu or (None if asks else "auto"), "auto")
+    if rows is None or base is None or device is None or out is None:
+        raise InitError(questions.problems)
+    write(rows, base, device, out, console)
+
+
+def _rows(said: str, given: Given, questions: Questions, console: Console) -> Rows:
+    """Of a file; which of its columns is which is asked where their names do not tell."""
+    file = Path(said).expanduser()
+    named = {"--question": given.question, "--answer": given.answer}
+    missing = [flag for flag, name in named.items() if name is None]
+    found = unclear(file) if missing else []
+    if found and questions.asks:
+        named = _asked(found, named, questions, console)
+    elif found or len(missing) == 1:
+        columns = ", ".join(column.name for column in found)
+        what = f"its columns do not tell which is the question and which the answer: {columns}"
+        do = f"say so with {' and '.join(f'{flag} COLUMN' for flag in missing)}"
+        raise InitError.one(str(file), what if found else "question and answer are named together, or neither is", do)
+    question, answer = named.values()
+    return look(file, None if question is None or answer is None else Columns(question=question, answer=answer))
+
+
+def _asked(
+    columns: Sequence[Column], named: Mapping[str, str | None], questions: Questions, console: Console
+) -> dict[str, str | None]:
+    """Names of the columns by their flags, after their texts were shown."""
+    tell("columns", [f"{one.name}: {one.characters:,} characters; {shortened(one.first)}" for one in columns], console)
+    words = {"--question": "the column with what is asked", "--answer": "the column with the answer"}
+    likely = dict(zip(words, guessed(columns), strict=True))
+    return {
+        flag: questions.answer(flag, question, lambda name: _one_of(name, columns), named[flag], likely[flag])
+        for flag, question in words.items()
+    }
+
+
+def _one_of(name: str, columns: Sequence[Column]) -> str:
+    names = [column.name for column in columns]
+    if name not in names:
+        raise InitError.one(name, "there is no such column", f"one of {', '.join(names)}")
+    return name
+
+
+def shortened(text: str) -> str:
+    """The beginning of a cell, in one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_CELL else f"{line[: LONGEST_CELL - 3]}..."
+
+
+def _only_file() -> str | None:
+    """The data file of this folder, where there is one and no other."""
+    found = [path.name for path in Path().iterdir() if path.suffix.lower() in SUFFIXES]
+    return found[0] if len(found) == 1 else None
+
+
+def _named_after(rows: Rows | None) -> str:
+    stem = "" if rows is None else re.sub(r"[^A-Za-z0-9._-]+", "-", rows.file.stem).strip("-._")
+    return f"{stem or 'recipe'}.yaml"
+
+
+def _here() -> str:
+    """What `auto` is on this machine."""
+    here = card("auto")
+    return f"{here.name} with {size(here.total_bytes)}"
+
+
+def _free(name: str) -> Path:
+    """A file that is not there yet."""
+    out = Path(name).expanduser()
+    if out.exists():
+        raise InitError.one("-o", f"{out} is there already", "give another name with -o, or remove it")
+    if out.suffix not in (".yaml", ".yml"):
+        raise InitError.one("-o", f"{out} is no name of a recipe", f"write {out.with_suffix('.yaml')}")
+    return out
+
+
+def _seen(path: str, folder: Path) -> str:
+    """A path as the recipe, in its folder, has to write it."""
+    absolute = Path(path).expanduser().absolute()
+    return os.path.relpath(absolute.parent.resolve() / absolute.name, folder)
+
+
+def write(rows: Rows, base: model.Base, device: Device, out: Path, console: Console) -> None:
+    """Choose, plan, write the recipe, and show it."""
+    from llmtune.init.choices import begin, memory
+
+    folder = out.absolute().parent.resolve()
+    name = base.source.name if base.source.on_hub else _seen(base.source.name, folder)
+    begun = begin(rows, base, device, (name, _seen(str(rows.file), folder)))
+    plan = begun.way.plan
+    longest = counted(plan.geometry.longest_row, "token")
+    tell("plan", [f"{device.name}: {memory(plan)}", f"the longest row that is trained on has {longest}"], console)
+    write_text(out, begun.text)
+    console.stage("recipe", f"{escape(str(out))}\n")
+    console.plain(begun.text + "\n")
+    console.to_copy("next", f"llmtune check {out}")
+    console.json({
+        "file": str(out), "recipe": begun.text, "data": rows.facts(),
+        "base": {"name": base.source.name, "family": base.family.model_type, "parameters": base.family.parameters,
+                 "context": base.context},
+        "device": {"kind": device.kind, "name": device.name, "bytes": device.total_bytes},
+        "plan": plan.as_json(),
+        "reasons": {key: entry.comment for key, entry in begun.entries.items()},
+    })  # fmt: skip
+
+
+def tell(stage: str, lines: Iterable[str], console: Console) -> None:
+    """What was seen."""
+    first, *more = lines
+    console.stage(stage, escape(first))
+    for line in more:
+        console.more(escape(line))

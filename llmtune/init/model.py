@@ -1,0 +1,92 @@
+"""The base that is going to be tuned, seen by its configuration and tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmtune.errors import BaseModelError, LlmtuneError, Problem
+from llmtune.recipe.schema import Base as Named
+from llmtune.recipe.schema import Quantization
+
+if TYPE_CHECKING:
+    from llmtune.models.family import Family
+    from llmtune.models.source import Source
+    from llmtune.models.tokenizer import ChatTokenizer
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base that an adapter can be trained on."""
+
+    source: Source
+    family: Family
+    chat: ChatTokenizer
+    weights: str | None
+    """What is wrong with its weights, which a recipe can be written without."""
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that it can read, where it says so."""
+        return self.family.context or self.chat.context
+
+    @property
+    def said(self) -> str:
+        """`qwen3, 4.0 billion numbers, reads 40,960 tokens`."""
+        reads = f", reads {self.context:,} tokens" if self.context else ""
+        kept = self.family.quantized
+        stored = f", stored in {kept.type}" if kept is not None else ""
+        return f"{self.family.model_type}, {numbers(self.family.parameters)}{stored}{reads}"
+
+    def lines(self) -> Iterator[str]:
+        """What was seen, in words."""
+        yield f"{self.source.name}: {self.said}"
+        yield from self.chat.notes
+        if self.weights is not None:
+            yield f"its weights are not there yet: {self.weights}"
+
+
+def numbers(count: float) -> str:
+    """`4.0 billion numbers`, `5.1 million numbers`."""
+    return f"{count / 1e9:.1f} billion numbers" if count >= 1e9 else f"{count / 1e6:.1f} million numbers"
+
+
+def look(name: str) -> Base:
+    """Of a folder, or of the hub, from which its small files are fetched.
+
+    Raises:
+        BaseModelError: with all that keeps an adapter from being trained on it.
+    """
+    from llmtune.models import family, prequantized, source, tokenizer
+    from llmtune.models.checkpoint import names
+    from llmtune.plan.fits import misnamed
+
+    found = source.find(Named(name=name), Path())
+    problems: list[Problem] = []
+    sizes = chat = None
+    try:
+        sizes = family.read(found.folder)
+        problems += misnamed(sizes, names(found.folder))
+        if sizes.quantized is not None:
+            problems += prequantized.problems(Quantization(), name, sizes.quantized, transposed=sizes.transposed)
+    except LlmtuneError as error:
+        problems += error.problems
+    try:
+        chat = tokenizer.load(found.folder)
+    except LlmtuneError as error:
+        problems += error.problems
+    if sizes is None or chat is None or problems:
+        raise BaseModelError(problems)
+    return Base(found, sizes, chat, _missing(found))
+
+
+def _missing(found: Source) -> str | None:
+    from llmtune.models.source import weights
+
+    try:
+        weights(found)
+    except BaseModelError as error:
+        return error.problems[0].what
+    return None

@@ -1,0 +1,139 @@
+"""What a data file holds, before a base is known: its form, rows, turns and language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from llmtune.console import counted
+from llmtune.data.conversation import Conversation
+from llmtune.data.conversations import read_conversations, recognised
+from llmtune.data.sources import Row, read_rows
+from llmtune.errors import DataError, Problem
+from llmtune.init.language import language
+from llmtune.recipe.schema import Columns, Data
+
+LOOKED_AT = 200
+"""Rows by which columns are told apart."""
+FEW = 0.1
+"""Different answers for each row, below which it is said that they are few."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of texts."""
+
+    name: str
+    characters: int
+    """Of a cell, in the mean."""
+    first: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A data file that was looked at."""
+
+    file: Path
+    columns: Columns | None
+    """Those that were named, where their names do not tell."""
+    form: str
+    conversations: Sequence[Conversation]
+    bad: Sequence[Problem]
+    """Rows that cannot be used."""
+    notes: Sequence[str]
+    questions: tuple[int, int]
+    """Fewest and most of a row."""
+    characters: int
+    """Of the longest row."""
+    with_system_prompt: int
+    repeated: int
+    """Rows that are there already, word for word."""
+    answers: int
+    """How many different ones there are."""
+    language: str | None
+
+    def facts(self) -> dict[str, object]:
+        """As JSON."""
+        told = vars(self) | {"file": str(self.file), "rows": len(self.conversations), "bad_rows": len(self.bad)}
+        return {key: value for key, value in told.items() if key not in ("columns", "conversations", "bad", "notes")}
+
+    def lines(self) -> Iterator[str]:
+        """In words."""
+        yield f"{self.file.name}: {self.form}"
+        least, most = self.questions
+        asked = counted(most, "question") if least == most else f"{least} to {most} questions"
+        said = [
+            counted(len(self.conversations), "row"),
+            f"{asked} in each",
+            *([self.language] if self.language else []),
+        ]
+        yield f"{', '.join(said)}; the longest has {self.characters:,} characters"
+        if self.with_system_prompt:
+            yield f"{counted(self.with_system_prompt, 'row')} with a system prompt"
+        if self.bad:
+            yield f"{counted(len(self.bad), 'row')} cannot be used; the first: {self.bad[0].where}: {self.bad[0].what}"
+        if self.repeated:
+            yield f"{counted(self.repeated, 'row')} there already, word for word"
+        if self.answers < FEW * len(self.conversations):
+            yield f"{counted(self.answers, 'answer')} in all: they can be learnt by heart, and a good score is no feat"
+        yield from self.notes
+
+
+def unclear(file: Path) -> list[Column]:
+    """The columns of a table whose names do not tell which is the question; none where they do, or it is no table.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    rows = [row.values for row in islice(read_rows(file), LOOKED_AT) if isinstance(row, Row) and row.values]
+    if not rows or recognised(rows[0]) is not None:
+        return []
+    found = [column for name in rows[0] if (column := _column(name, rows)) is not None]
+    preferences = {"chosen", "rejected"} <= set(rows[0])
+    return found if len(found) > 1 and not preferences else []
+
+
+def _column(name: str, rows: Sequence[Mapping[str, object]]) -> Column | None:
+    """None where it holds no texts, or numbers."""
+    cells = [cell for row in rows if isinstance(cell := row.get(name), str) and cell.strip()]
+    if not cells or all(cell.replace(".", "").replace("-", "").isdigit() for cell in cells):
+        return None
+    return Column(name, sum(map(len, cells)) // len(cells), cells[0])
+
+
+def guessed(columns: Sequence[Column]) -> tuple[str, str]:
+    """Which are probably question and answer: of the two with the longest texts, the first is what is asked."""
+    longest = sorted(columns, key=lambda column: -column.characters)[:2]
+    first, second = (column.name for column in columns if column in longest)
+    return first, second
+
+
+def look(file: Path, columns: Columns | None) -> Rows:
+    """Read the whole file.
+
+    Raises:
+        DataError: it cannot be read, or nothing of it can be used.
+    """
+    read = read_conversations(file, Data(train=str(file), columns=columns), file.name)
+    found = read.conversations
+    if not found:
+        first = read.problems[0]
+        what = f"none of {counted(len(read.problems), 'row')} can be used; {first.where}: {first.what}"
+        raise DataError.one(str(file), what, first.do)
+    questions = [sum(message.role == "user" for message in one.messages) for one in found]
+    return Rows(
+        file=file,
+        columns=columns,
+        form=read.form,
+        conversations=found,
+        bad=read.problems,
+        notes=read.notes,
+        questions=(min(questions), max(questions)),
+        characters=max(sum(len(message.content) for message in one.messages) for one in found),
+        with_system_prompt=sum(one.messages[0].role == "system" for one in found),
+        repeated=len(found) - len({one.messages for one in found}),
+        answers=len({one.messages[-1].content for one in found}),
+        language=language([" ".join(message.content for message in one.messages) for one in found]),
+    )

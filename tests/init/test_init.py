@@ -1,0 +1,171 @@
+"""`llmtune init`: one call, a recipe with its reasons, and the check has nothing against it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from llmtune import cli
+from llmtune.check import check
+from llmtune.init.rows import guessed, look, unclear
+from llmtune.recipe.load import load
+from tests.tiny_models import write_rows
+
+ROOT = Path(__file__).parents[2]
+
+
+def told(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(cli.app, ["init", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Forty rows whose columns do not tell what they are, and one without an answer."""
+    lines = [f"{number},when is the shop open on day {number}?,From {number} to six." for number in range(40)]
+    file = tmp_path / "my shop.csv"
+    file.write_text("\n".join(["number,customer,agent", *lines, "41,and now?,"]) + "\n")
+    return file
+
+
+def test_the_recipe_has_a_reason_behind_each_key_and_passes_its_check(
+    tmp_path: Path, tiny_base: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = told(rows.name, "--base", tiny_base, "--gpu", "none")
+    assert "24 rows, 1 question in each, English" in said
+    assert "llmtune check rows.yaml" in said
+    body = (tmp_path / "rows.yaml").read_text().partition("\n\n")[2]
+    assert body in said
+    keys = [line for line in body.splitlines() if line and not line.endswith(":")]
+    assert all("  # " in line for line in keys)
+    assert 8 <= len(keys) <= 14
+    checked = check(tmp_path / "rows.yaml", tmp_path / "run", [])
+    recipe = checked.loaded.recipe
+    assert recipe.quantization.type == "none"  # a base of this size fits anywhere as it is
+    assert (recipe.training.learning_rate, recipe.training.epochs, recipe.data.heldout) == (2e-3, 5, 0.1)
+    assert f"rows of a step, of which there are {checked.plan.geometry.steps}\n" in body
+
+
+def test_from_a_raw_table_to_a_checked_recipe_in_another_folder(tmp_path: Path, tiny_base: Path, table: Path) -> None:
+    out = tmp_path / "recipes" / "shop.yaml"
+    asked = (table, "--base", os.path.relpath(tiny_base), "--question", "customer", "--answer", "agent")
+    found = json.loads(told(*asked, "--gpu", "none", "-o", out, "--json"))
+    assert out.read_text() == found["recipe"]
+    assert (found["data"]["rows"], found["data"]["bad_rows"], found["data"]["questions"]) == (40, 1, [1, 1])
+    assert found["reasons"]["data.on_bad_row"] == "1 row cannot be used; the first, my shop.csv:42: agent is empty"
+    checked = check(out, tmp_path / "run", [])
+    assert checked.loaded.recipe.data.train == "../my shop.csv"
+    assert checked.data_facts()["rejected"] == {"../my shop.csv": 1}
+    assert checked.plan.as_json() == found["plan"]
+
+
+def test_rows_longer_than_the_base_reads_are_left_out_aloud(tmp_path: Path, tiny_base: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl")
+    long = {"question": "How long? " + "and then " * 200, "answer": "So long."}
+    messages = [{"role": "user", "content": long["question"]}, {"role": "assistant", "content": long["answer"]}]
+    with file.open("a") as more:
+        more.write(json.dumps({"messages": messages}) + "\n")
+    out = tmp_path / "rows.yaml"
+    told(file, "--base", tiny_base, "--gpu", "none", "-o", out)
+    data = load(out).recipe.data
+    assert (data.max_tokens, data.too_long) == (256, "skip")
+    assert "# all that the base reads\n" in out.read_text()
+    assert "# 1 of 25 rows are longer\n" in out.read_text()
+    assert sum(check(out, tmp_path / "run", []).data_facts()["rejected"].values()) == 1
+
+
+def test_a_named_card_is_planned_for_and_the_recipe_says_so(tmp_path: Path, tiny_base: Path, rows: Path) -> None:
+    out = tmp_path / "card.yaml"
+    found = json.loads(told(rows, "--base", tiny_base, "--gpu", "12GB", "-o", out, "--json"))
+    assert found["device"] == {"kind": "cuda", "name": "a card of 12 GB", "bytes": 12 * 10**9}
+    assert out.read_text().startswith("# Written by `llmtune init` for a card of 12 GB: ")
+
+
+def test_all_that_is_missing_or_wrong_is_told_at_once_each_with_its_flag(
+    tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.yaml").write_text("base: a/b\n")
+    said = told(table, "--gpu", "large", "-o", "there.yaml", code=2)
+    assert "its columns do not tell which is the question and which the answer: customer, agent" in said
+    assert "say so with --question COLUMN and --answer COLUMN" in said
+    assert "there.yaml is there already" in said
+    assert "--base" in said
+    assert "'large' is no size of a card" in said
+    assert "4 problems; no recipe was written." in said
+    assert (tmp_path / "there.yaml").read_text() == "base: a/b\n"
+    problems = json.loads(told("--json", code=2))["problems"]
+    assert [problem["where"] for problem in problems] == ["DATA", "--base"]
+
+
+def test_a_base_that_cannot_be_trained_on_is_refused_before_the_recipe(
+    tmp_path: Path, tiny_base: Path, rows: Path
+) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "gptq")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+    (base / "tokenizer.json").unlink()
+    said = told(rows, "--base", base, "--gpu", "none", "-o", tmp_path / "out.yaml", code=2)
+    assert "stored quantized, in GPTQ" in said
+    assert "the base has no tokenizer.json" in said
+    assert not (tmp_path / "out.yaml").exists()
+
+
+def test_columns_are_told_apart_by_their_texts(table: Path, rows: Path) -> None:
+    found = unclear(table)
+    assert [column.name for column in found] == ["customer", "agent"]  # numbers are no texts
+    assert guessed(found) == ("customer", "agent")
+    assert unclear(rows) == []
+
+
+def test_answers_that_are_few_and_rows_that_are_there_twice_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "few.csv"
+    lines = [f"when {number % 35}?,{'At six.' if number % 2 else 'Never.'}" for number in range(70)]
+    file.write_text("\n".join(["question,answer", *lines]) + "\n")
+    said = "\n".join(look(file, None).lines())
+    assert "2 answers in all: they can be learnt by heart" in said
+    assert look(file, None).repeated == 0  # 35 is odd: each question has both answers
+    file.write_text("\n".join(["question,answer", *lines, lines[0]]) + "\n")
+    assert "1 row there already, word for word" in "\n".join(look(file, None).lines())
+
+
+@pytest.mark.slow
+def test_on_a_terminal_what_is_not_known_is_asked_and_asked_again(tmp_path: Path, tiny_base: Path, table: Path) -> None:
+    answers = ["none.csv", "", "Customer", "", "", str(tmp_path), str(tiny_base), "twelve", "12GB"]
+    main, side = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "200"}
+    started = subprocess.Popen(
+        [sys.executable, "-m", "llmtune.cli", "init"],
+        stdin=side, stdout=side, stderr=side, cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    os.close(side)
+    said = ""
+    while started.poll() is None:
+        if not select.select([main], [], [], 60)[0]:
+            break
+        try:
+            said += os.read(main, 65536).decode()
+        except OSError:  # its end is closed
+            break
+        if said.endswith(": ") and answers:
+            os.write(main, answers.pop(0).encode() + b"\n")
+    os.close(main)
+    assert started.wait(60) == 0, said
+    assert answers == []
+    for part in ("there is no file none.csv", "(my shop.csv)", "there is no such column", "(customer)", "(agent)",
+                 "is no size of a card", "llmtune check my-shop.yaml"):  # fmt: skip
+        assert part in said
+    columns = load(tmp_path / "my-shop.yaml").recipe.data.columns
+    assert columns is not None
+    assert (columns.question, columns.answer) == ("customer", "agent")
