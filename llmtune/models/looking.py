@@ -19,6 +19,8 @@ from llmtune.recipe.to_peft import EXPERTS
 OF_EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
 """Names of layers that PEFT 0.21 turns into the parameter that transformers 5 makes of all experts, whatever else of
 the base is named so."""
+MAMBA = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
+"""Families whose kernels read `out_proj` past an adapter, so that PEFT 0.21 refuses one there."""
 _VERSION = f"transformers {metadata.version('transformers')}"
 _DO = "choose another base, or a version of transformers that knows it"
 _FAILS = (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError)
@@ -40,6 +42,9 @@ def look(read: Family, folder: Path, *, trust_remote_code: bool) -> Family:
     if not native and not read.remote_code:
         raise BaseModelError.one("base.name", f"{_VERSION} has no causal language model named {read.model_type}", _DO)
     model = _built(folder, trust_remote_code=trust_remote_code)
+    if _sees_ahead(model.config):
+        what = f"{read.model_type} is an encoder, whose tokens see those that come after them"
+        raise BaseModelError.one("base.name", what, "choose a decoder-only (causal) language model")
     name, blocks = _blocks(model)
     experts = max((len(p) for block in blocks for p in _stacked(block)), default=0)
     parts = [_of_an_expert(block, read.hidden) for block in blocks]
@@ -48,13 +53,16 @@ def look(read: Family, folder: Path, *, trust_remote_code: bool) -> Family:
         parts = [() for _ in blocks]
     head = model.get_output_embeddings()
     inner = [[(path, _sized(path, one)) for path, one in _named(block)] for block in blocks]
-    alone = [one for block in inner for path, one in block if _is_left_alone(path, one, experts)]
+    held = {path for block in inner for path, one in block if _is_left_alone(path, one, experts, read.model_type)}
     outer = [one for path, one in _named(model) if not path.startswith(f"{name}.") and one is not head]
     found = replace(
         read,
         layers=len(blocks),
-        blocks=tuple(tuple(one for path, one in block if not _is_left_alone(path, one, experts)) for block in inner),
-        elsewhere=(*alone, *(_sized("", one) for one in outer)),
+        blocks=tuple(tuple(one for path, one in block if path not in held) for block in inner),
+        elsewhere=(
+            *(one for block in inner for path, one in block if path in held),
+            *(_sized("", one) for one in outer),
+        ),
         experts=experts,
         expert=next((of_one for of_one in parts if of_one), ()),
         sparse=tuple(number for number, of_one in enumerate(parts) if of_one),
@@ -77,6 +85,13 @@ def _is_native(folder: Path) -> bool:
     except _FAILS:
         return False
     return config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+
+def _sees_ahead(config: Any) -> bool:
+    """transformers builds a causal model of encoders too, which is none unless their configuration says so."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.to_dict().get("is_decoder")
 
 
 def _built(folder: Path, *, trust_remote_code: bool) -> Any:
@@ -144,7 +159,8 @@ def _are_put_back(model: Any, block: str) -> bool:
     return all(key in held or pieces.of(key) is not None for key in revert_weight_conversion(model, held))
 
 
-def _is_left_alone(path: str, layer: Linear, experts: int) -> bool:
+def _is_left_alone(path: str, layer: Linear, experts: int, model_type: str) -> bool:
     """A layer that weighs the experts, or decides how much of a shared one is taken; and those in PEFT's way."""
     routes = any(part in ("gate", "router") or part.endswith(("_gate", "_router")) for part in path.split("."))
-    return experts > 0 and (routes or layer.suffix in OF_EXPERTS)
+    past = model_type in MAMBA and layer.suffix == "out_proj"
+    return past or (experts > 0 and (routes or layer.suffix in OF_EXPERTS))

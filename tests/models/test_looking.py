@@ -24,6 +24,7 @@ VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 5, "n
 UNKNOWN: dict[str, dict[str, Any]] = {
     "cohere": {},
     "stablelm": {},
+    "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8},
     "qwen3_moe": {**SIZES, "num_experts": 4, "moe_intermediate_size": 24, "mlp_only_layers": [1]},
     "llama4_text": {"num_local_experts": 4, "intermediate_size_mlp": 40, "interleave_moe_layer_step": 2},
     "gemma3": {"text_config": {**SIZES, "model_type": "gemma3_text"}, "vision_config": VISION},
@@ -48,7 +49,7 @@ def test_numbers_and_layers_are_those_of_the_model(kind: str, tmp_path: Path) ->
     linear = [one for one in model.modules() if isinstance(one, torch.nn.Linear) and one is not head]
     assert shape_of(RECIPE, sizes).quantizable == sum(one.weight.numel() for one in linear)
     (said, *_) = remarks(RECIPE, sizes)
-    assert said.startswith(f"unknown family {sizes.model_type}: target modules found by looking: q_proj, k_proj")
+    assert said.startswith(f"unknown family {sizes.model_type}: target modules found by looking: ")
 
 
 @pytest.mark.parametrize("kind", sorted(UNKNOWN))
@@ -62,9 +63,17 @@ def test_an_adapter_goes_on_the_blocks_and_on_no_router_no_head_and_no_tower_for
     planned = sum(4 * (layer.inputs + layer.outputs) for layer in shape_of(RECIPE, sizes).adapted)
     assert sum(p.numel() for p in trained.values()) == planned
     assert trained and not any(
-        word in name for name in trained for word in ("router", "gate.", "lm_head", "vision", "projector")
+        word in name
+        for name in trained
+        for word in ("router", "gate.", "lm_head", "vision", "projector", "mamba.out_proj")
     )
     assert bool(sizes.inside) == (kind == "gemma3")
+
+
+def test_an_encoder_is_no_base(tmp_path: Path) -> None:
+    transformers.BertConfig(hidden_size=32, num_attention_heads=2, num_hidden_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(BaseModelError, match="bert is an encoder, whose tokens see those that come after"):
+        read(tmp_path)
 
 
 def test_what_transformers_cannot_build_is_refused(tmp_path: Path) -> None:
