@@ -166,7 +166,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
 
     started = time.monotonic()
     loaded, misread = read(file, overrides)
-    asked, layers = loaded.recipe.quantization.compute_dtype, loaded.recipe.kernels.layers
+    written = loaded.recipe
     here = machine.device(loaded.recipe.launch.processes)
     loaded = replace(loaded, recipe=spread.decided(decided(loaded.recipe, here.number_type), here))
     recipe, beside = loaded.recipe, loaded.beside
@@ -217,8 +217,9 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
             planned = problems.of(lambda: plan(recipe, sizes, prepared.splits, here))
     if problems.found or not (met and base and weights and sizes and words and prepared and planned):
         raise RecipeError(problems.in_order())
-    numbers = note(asked, recipe.quantization.compute_dtype, here.kind, here.number_type, here.name)
-    computes = (numbers, *spread.without_liger(layers, here))
+    types = written.quantization.compute_dtype, recipe.quantization.compute_dtype
+    numbers = note(*types, here.kind, here.number_type, here.name)
+    computes = (numbers, *spread.without_liger(written, here))
     notes = (*computes, *remarks(recipe, sizes), *_own_code(recipe, base, sizes), *prepared.notes)
     checked = Checked(loaded, run, base, sizes, words, prepared, here, planned, notes, met, 0.0)
     # without its weights a base cannot be compared; the training itself looks again

@@ -13,6 +13,7 @@ from llmtune.plan import device as machine
 from llmtune.plan.device import Device
 from llmtune.plan.memory import Shape, on_disk
 from llmtune.recipe import sharding
+from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.schema import Launch, Recipe, Zero
 from llmtune.train import compiler
 from llmtune.train.launch import Meeting, is_here, split, user_of
@@ -22,18 +23,23 @@ def decided(recipe: Recipe, here: Device) -> Recipe:
     """The recipe with what it leaves to the machine: how many processes, what they share, whose kernels they have."""
     found = machine.processes(recipe.launch.processes, here)
     launch = recipe.launch.model_copy(update={"processes": found})
-    liger = here.kind == "cuda" and find_spec("liger_kernel") is not None
-    kernels = recipe.kernels if liger else recipe.kernels.model_copy(update={"layers": "transformers"})
+    kernels = recipe.kernels
+    if here.kind == "cpu" or without_liger(recipe, here):
+        kernels = kernels.model_copy(update={"layers": "transformers"})
     return sharding.decided(
         recipe.model_copy(update={"launch": launch, "kernels": kernels}), found * recipe.launch.nodes
     )
 
 
-def without_liger(asked: str, here: Device) -> list[str]:
-    """What is said where a GPU could have Liger's kernels; `asked` is the recipe's own word."""
-    if asked != "liger" or here.kind == "cpu" or find_spec("liger_kernel") is not None:
+def without_liger(recipe: Recipe, here: Device) -> list[str]:
+    """What is said where a GPU does not get Liger's kernels though the recipe, as it was written, asks for them."""
+    if recipe.kernels.layers != "liger" or here.kind == "cpu":
         return []
-    return ["norms, rotations and gates are transformers' own: pip install 'llmtune[liger]' makes them quicker"]
+    if isinstance(recipe.adapter, Lora) and recipe.adapter.experts:
+        return ["norms, rotations and gates are transformers' own, as Liger would pass by the adapter of the experts"]
+    if find_spec("liger_kernel") is None:
+        return ["norms, rotations and gates are transformers' own: pip install 'llmtune[liger]' makes them quicker"]
+    return []
 
 
 def meeting(wanted: Launch) -> Meeting:

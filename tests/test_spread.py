@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llmtune import spread
@@ -10,7 +12,13 @@ from llmtune.recipe.schema import Recipe
 
 GPU = Device("cuda", "H200", 10**11, 10**11, 16, gpus=2)
 CPU = Device("cpu", "CPU, 2 cores", 10**10, 10**10, 2)
-RECIPE = Recipe.model_validate({"base": "a", "data": "b"})
+
+
+def asked(**blocks: Any) -> Recipe:
+    return Recipe.model_validate({"base": "a", "data": "b", **blocks})
+
+
+RECIPE = asked()
 
 
 def test_each_gpu_gets_a_process_and_they_share_the_optimiser() -> None:
@@ -24,13 +32,21 @@ def test_a_gpu_has_ligers_layers_where_they_are_installed_and_it_is_said_where_t
     monkeypatch.setattr(spread, "find_spec", lambda name: object())
     assert spread.decided(RECIPE, GPU).kernels.layers == "liger"
     assert spread.decided(RECIPE, CPU).kernels.layers == "transformers"
-    assert not spread.without_liger("liger", GPU)
+    assert not spread.without_liger(RECIPE, GPU)
     monkeypatch.setattr(spread, "find_spec", lambda name: None)
     assert spread.decided(RECIPE, GPU).kernels.layers == "transformers"
-    (said,) = spread.without_liger("liger", GPU)
+    (said,) = spread.without_liger(RECIPE, GPU)
     assert "pip install 'llmtune[liger]'" in said
-    assert not spread.without_liger("transformers", GPU)
-    assert not spread.without_liger("liger", CPU)
+    assert not spread.without_liger(asked(kernels={"layers": "transformers"}), GPU)
+    assert not spread.without_liger(RECIPE, CPU)
+
+
+def test_an_adapter_on_experts_is_planned_and_trained_without_ligers_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spread, "find_spec", lambda name: object())
+    experts = asked(adapter={"experts": True})
+    assert spread.decided(experts, GPU).kernels.layers == "transformers"
+    (said,) = spread.without_liger(experts, GPU)
+    assert "experts" in said
 
 
 def test_a_paged_optimiser_is_refused_where_there_is_no_gpu() -> None:

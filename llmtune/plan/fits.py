@@ -157,11 +157,11 @@ def remarks(recipe: Recipe, family: Family) -> list[str]:
         names = ", ".join(family.linear_suffixes)
         found.append(f"unknown family {family.model_type}: target modules found by looking: {names}")
     if family.experts:
-        found.append(_experts_left_alone(recipe, family))
+        found.append(_of_its_experts(recipe, family))
     return found
 
 
-def _experts_left_alone(recipe: Recipe, family: Family) -> str:
+def _of_its_experts(recipe: Recipe, family: Family) -> str:
     told = f"the {family.experts} experts of each layer get no adapter, as they are one parameter and no linear layers"
     if isinstance(recipe.adapter, Lora) and recipe.adapter.experts:
         told = f"the {family.experts} experts of each layer are made anew in every pass, with their adapter in them"

@@ -24,8 +24,8 @@ from llmtune.train.tiles import Scores, Tile, TiledAttention, tiles
 
 NAME = "llmtune_rows"
 """In transformers' registries."""
-WIDEST, OLDEST = 256, (8, 0)
-"""Features of a head, and compute capability, that torch's FlashAttention goes to."""
+WIDEST, MULTIPLE, OLDEST = 256, 8, (8, 0)
+"""Features of a head, what divides them, and compute capability, that torch's FlashAttention goes to."""
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None, "Scores", float], Tensor]
 """Attention of one row: query, key, value, what is seen, how scores become weights, and dropout."""
 
@@ -142,8 +142,9 @@ def row_attention(
 
 def goes_to_flash(query: Tensor, value: Tensor) -> bool:
     """Whether torch's FlashAttention takes these."""
-    widths = query.shape[-1] == value.shape[-1] <= WIDEST
-    return widths and query.element_size() == 2 and torch.cuda.get_device_capability(query.device) >= OLDEST
+    width = query.shape[-1]
+    fits = width == value.shape[-1] <= WIDEST and width % MULTIPLE == 0 and query.element_size() == 2
+    return fits and torch.cuda.get_device_capability(query.device) >= OLDEST
 
 
 def flash(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, scores: Scores) -> Tensor:

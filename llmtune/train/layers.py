@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor
 from transformers.integrations.liger import apply_liger_kernel
 
@@ -34,9 +33,6 @@ class Layers:
     def fuse(self, logits: Callable[[], Tensor], note: Callable[[str], None]) -> None:
         """Let Liger in where it gives the same `logits` [tokens, vocabulary]; else say why not."""
         family = self._base.config.model_type
-        if any(isinstance(module, ParamWrapper) for module in self._base.modules()):
-            note("norms, rotations and gates are transformers' own, as Liger would pass by the adapter of the experts")
-            return
         expected = logits()
         before = [(space, dict(space)) for space in self._spaces()]
         apply_liger_kernel(self._base, WANTED)

@@ -294,7 +294,7 @@ MEASURED = {
 
 @pytest.mark.parametrize("case", MEASURED)
 def test_on_a_gpu_it_is_what_was_measured(case: str) -> None:
-    """The largest allocation of `scripts/bench train --device cuda --batch-size 32` on an H200."""
+    """The largest allocation of `scripts/bench train` with `--shape 1b` and `--shape 8b` on an H200."""
     sizes, quantization, checkpointing, measured = MEASURED[case]
     config = {
         "model_type": "llama",

@@ -179,6 +179,13 @@ def test_what_a_gpu_does_is_the_same() -> None:
     torch.testing.assert_close(*ways)
 
 
+@pytest.mark.parametrize("width", [100, 264])
+def test_heads_of_other_widths_are_not_given_to_flash_attention(width: int) -> None:
+    """OpenLLaMA 3B has 100."""
+    heads = torch.zeros(1, 2, 4, width, dtype=torch.bfloat16)
+    assert not attention.goes_to_flash(heads, heads)
+
+
 def test_dropout_is_that_of_the_recipe() -> None:
     """A tenth of the weights of a row, and the same ones for the same seed."""
     torch.manual_seed(0)
