@@ -163,14 +163,16 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     from llmtune.data.prepare import absent, look, prepare
     from llmtune.models import family, prequantized, source
     from llmtune.models.start import misfits_of_start, start_folder
+    from llmtune.unfinished import stage_of_unfinished
 
     started = time.monotonic()
     loaded, misread = read(file, overrides)
     written = loaded.recipe
     here = machine.device(loaded.recipe.launch.processes)
-    loaded = replace(loaded, recipe=spread.decided(decided(loaded.recipe, here.number_type), here))
-    recipe, beside = loaded.recipe, loaded.beside
     run = RunDir((out or Path("runs") / loaded.name).absolute())
+    began = None if anew else stage_of_unfinished(run)
+    loaded = replace(loaded, recipe=spread.decided(decided(loaded.recipe, here.number_type), here, began))
+    recipe, beside = loaded.recipe, loaded.beside
     problems = Problems(loaded)
     problems.add([*misread, *loaded.broken])
     problems.add(list(_folder(run, loaded)))

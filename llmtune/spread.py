@@ -19,16 +19,18 @@ from llmtune.train import compiler
 from llmtune.train.launch import Meeting, is_here, split, user_of
 
 
-def decided(recipe: Recipe, here: Device) -> Recipe:
-    """The recipe with what it leaves to the machine: how many processes, what they share, whose kernels they have."""
+def decided(recipe: Recipe, here: Device, began: sharding.Stage | None = None) -> Recipe:
+    """The recipe with what it leaves to the machine: how many processes, what they share, whose kernels they have.
+
+    `began`: the stage of ZeRO of an unfinished training.
+    """
     found = machine.processes(recipe.launch.processes, here)
     launch = recipe.launch.model_copy(update={"processes": found})
     kernels = recipe.kernels
     if here.kind == "cpu" or without_liger(recipe, here):
         kernels = kernels.model_copy(update={"layers": "transformers"})
-    return sharding.decided(
-        recipe.model_copy(update={"launch": launch, "kernels": kernels}), found * recipe.launch.nodes
-    )
+    recipe = recipe.model_copy(update={"launch": launch, "kernels": kernels})
+    return sharding.decided(recipe, found * recipe.launch.nodes, began)
 
 
 def without_liger(recipe: Recipe, here: Device) -> list[str]:

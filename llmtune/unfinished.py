@@ -15,6 +15,7 @@ from llmtune.data.store import write
 from llmtune.errors import Problem
 from llmtune.files import hashes
 from llmtune.lock import changes, read_lock
+from llmtune.recipe.sharding import Stage
 from llmtune.rundir import RunDir
 from llmtune.stages import fingerprint, read_record
 from llmtune.train.checkpoints import FREE, SHARED_OUT, Begun, begun, cannot_go_on
@@ -28,6 +29,18 @@ def unfinished(run: RunDir) -> list[Begun]:
     """The checkpoints of a training in this folder that is not finished, newest first; none where there is none."""
     found = begun(run.checkpoints)
     return [] if found and found[0].progress.finished else found
+
+
+def stage_of_unfinished(run: RunDir) -> Stage | None:
+    """Of ZeRO, under which such a training goes on where the recipe leaves it open; None where there is none.
+
+    With more processes than it began with it would otherwise be another one, to which its optimiser's state is strange.
+    """
+    lock = read_lock(run)
+    if lock is None or not unfinished(run):
+        return None
+    stage: Stage = lock["recipe"]["zero"]["stage"]
+    return stage
 
 
 def problem(run: RunDir, asked: Asked, prepared: Prepared, tokenizer: ChatTokenizer) -> Problem | None:

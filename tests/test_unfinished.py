@@ -29,12 +29,16 @@ def folder(tiny_base: Path, tmp_path: Path) -> Path:
     more = [{"question": f"Other question {number}?", "answer": f"Other {number}."} for number in range(8)]
     (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in more))
     (tmp_path / "shop.yaml").write_text(f"base: {tiny_base}\ndata: rows.jsonl\ntraining: {{threads: 1}}\n")
-    checked = check(tmp_path / "shop.yaml", tmp_path / "run", ())
+    begin(tmp_path)
+    return tmp_path
+
+
+def begin(folder: Path, *overrides: str) -> None:
+    checked = check(folder / "shop.yaml", folder / "run", overrides, anew=True)
     checked.run.create()
-    run = Run(checked, Console(as_json=True))
+    run = Run(checked, Console(as_json=True), anew=True)
     run.write_plan()
     write_checkpoint(checked.run, 4, fingerprint(run.asked.going_on(run.data().hashes)))
-    return tmp_path
 
 
 def write_checkpoint(run: RunDir, step: int, of: str, *, finished: bool = False) -> None:
@@ -64,6 +68,7 @@ def said(folder: Path, *overrides: str, anew: bool = False) -> str:
         "training.keep_checkpoints=5", "training.stop_after=90m", "training.on_full_disk=go_on",
         "training.gradient_checkpointing=true", "evaluation.max_rows=7", "merge.dtype=float32", "export=[adapter]",
         "data.unseen=more.jsonl", "data.general=more.jsonl", "training.micro_batch=2", "training.threads=2",
+        "launch.processes=2",
     ],
 )  # fmt: skip
 def test_what_decides_no_number_of_the_training_may_change(override: str, folder: Path) -> None:
@@ -79,10 +84,6 @@ def test_what_decides_no_number_of_the_training_may_change(override: str, folder
         ("adapter.rank=8", "adapter.rank was 16, is 8"),
         ("data.system=Be kind.", "data.system was not set, is Be kind."),
         ("data.replay=more.jsonl", "data.replay.path was not set, is more.jsonl"),
-        (
-            "launch.processes=2",
-            "launch.processes was 1, is 2 (under ZeRO each process has a part of the optimiser's state",
-        ),
     ],
 )
 def test_what_decides_the_training_is_told_with_the_ways_on(override: str, change: str, folder: Path) -> None:
@@ -94,6 +95,14 @@ def test_what_decides_the_training_is_told_with_the_ways_on(override: str, chang
     assert {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file()} == before
     assert said(folder, override, anew=True) == ""
     assert said(folder) == ""
+
+
+def test_under_zero_the_processes_stay_as_many_though_the_recipe_says_nothing_of_zero(folder: Path) -> None:
+    begin(folder, "launch.processes=2")
+    assert said(folder, "launch.processes=2") == ""
+    found = said(folder)
+    assert "launch.processes was 2, is 1 (under ZeRO each process has a part of the optimiser's state" in found
+    assert "zero.stage" not in found
 
 
 def test_other_data_or_another_base_is_told(folder: Path, tiny_base: Path) -> None:

@@ -10,13 +10,16 @@ from llmtune.recipe.schema import Recipe
 Stage = Literal[0, 1, 2, 3]
 
 
-def decided(recipe: Recipe, processes: int) -> Recipe:
-    """The recipe with `zero.stage: auto` replaced by what it is for so many processes, over all machines."""
-    zero = recipe.zero.model_copy(update={"stage": stage(recipe, processes)})
+def decided(recipe: Recipe, processes: int, began: Stage | None = None) -> Recipe:
+    """The recipe with `zero.stage: auto` replaced by what it is for so many processes, over all machines.
+
+    `began`: the stage of an unfinished training, which goes on under it.
+    """
+    zero = recipe.zero.model_copy(update={"stage": stage(recipe, processes, began)})
     return recipe.model_copy(update={"zero": zero})
 
 
-def stage(recipe: Recipe, processes: int) -> Stage:
+def stage(recipe: Recipe, processes: int, began: Stage | None = None) -> Stage:
     """The stage itself."""
     if recipe.zero.stage != "auto":
         return recipe.zero.stage
@@ -24,5 +27,8 @@ def stage(recipe: Recipe, processes: int) -> Stage:
         return 3
     if recipe.zero.offload_optimizer == "cpu":
         return 2
-    whole = recipe.optimizer.name in ("lora_fa", "adafactor") or isinstance(recipe.adapter, Adalora)
-    return 0 if processes == 1 or whole else 2
+    if recipe.optimizer.name in ("lora_fa", "adafactor") or isinstance(recipe.adapter, Adalora):
+        return 0  # they need whole matrices
+    if began is not None:
+        return began
+    return 0 if processes == 1 else 2

@@ -28,3 +28,11 @@ def test_an_open_stage_is_the_one_that_the_training_has_a_use_for(
 ) -> None:
     recipe = Recipe.model_validate({"base": "a", "data": "b", **asked})
     assert decided(recipe, processes).zero.stage == stage
+
+
+def test_a_training_goes_on_under_the_stage_that_it_began_with() -> None:
+    recipe = Recipe.model_validate({"base": "a", "data": "b"})
+    assert [decided(recipe, processes, 0).zero.stage for processes in (1, 4)] == [0, 0]
+    assert [decided(recipe, processes, 2).zero.stage for processes in (1, 4)] == [2, 2]
+    offloads = Recipe.model_validate({"base": "a", "data": "b", "zero": {"offload_parameters": "cpu"}})
+    assert decided(offloads, 1, 0).zero.stage == 3
