@@ -38,7 +38,7 @@ def deepspeed(draft: Draft, source: Source, at: str) -> None:
         source.problem(at, f"cannot be read as JSON: {error}", "mend the file, or remove the key")
         return
     _zero(draft, at, config if isinstance(config, dict) else {}, "read from that file")
-    source.defaulted(at, "the file says no ZeRO stage: stage 2 is used")
+    source.defaulted(at, "the file says no ZeRO stage: it is chosen for the machine")
 
 
 def _zero(draft: Draft, at: At, config: Mapping[str, Any], note: str) -> None:
@@ -66,7 +66,7 @@ def _by_its_name(draft: Draft, source: Source, at: str, name: str) -> None:
     stem = Path(name).stem.lower()
     found = re.search(r"(?:zero|stage|z)[-_]?([0-3])", stem)
     if found is None:
-        source.unsupported(at, "there is no such file here, so its ZeRO stage is not known: stage 2 is used")
+        source.unsupported(at, "no such file is here, so its ZeRO stage is not known and chosen for the machine")
         return
     asked: dict[str, Any] = {"zero.stage": int(found[1])}
     if "offload" in stem and asked["zero.stage"] > 0:
