@@ -168,7 +168,7 @@ def _of_its_experts(recipe: Recipe, family: Family) -> str:
     elif isinstance(recipe.adapter, Lora):
         told += " (adapter.experts: true)"
     if recipe.quantization.type != "none":
-        told += f"; nor are they quantized, but held in {recipe.quantization.compute_dtype}"
+        told += f"; they are not quantized, but held in {recipe.quantization.compute_dtype}"
     return told
 
 

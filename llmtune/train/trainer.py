@@ -6,10 +6,9 @@ Written for trl 1.16 and transformers 5.23: `compute_loss`, `evaluate` and `floa
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import datasets
@@ -26,19 +25,16 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from llmtune.errors import RecipeError
 from llmtune.models import virtual
 from llmtune.plan.order import Order
-from llmtune.train import apart, freezing, optimiser
+from llmtune.train import freezing, optimiser
 from llmtune.train.batches import BLOCK, IGNORED, Batch, MicroBatches, Rows, only
 from llmtune.train.checkpoints import Checkpoints
 from llmtune.train.counts import Counts
 from llmtune.train.finite import broken
 from llmtune.train.halves import GradientScale
-from llmtune.train.head import Head
 from llmtune.train.kernels import Kernels
-from llmtune.train.layers import Layers
 from llmtune.train.saving import SavingTrainer
+from llmtune.train.ways import Ways
 
-TRIED = 64
-"""Tokens on which the chunked head and Liger's layers are compared with the base's own."""
 EVALUATED_AT_ONCE = 512
 """Tokens of a held-out micro-batch; one longer row is a micro-batch of its own. Small, so that an evaluation needs less
 memory than the training around it, and stays cheap where attention is computed on all pairs of its tokens."""
@@ -81,7 +77,6 @@ class RowTrainer(SavingTrainer):
         **given: Any,
     ) -> None:
         self._asked = optimizer
-        self._kernels = kernels
         self._note = note
         self._rows = rows
         self._heldout = heldout
@@ -108,17 +103,11 @@ class RowTrainer(SavingTrainer):
         self.own = {} if adapted else {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._gradients = GradientScale(self.model)
         self._base = self.model.get_base_model() if adapted else self.model
-        self._plain = self._base.config._attn_implementation
-        self._layers = Layers(self._base)
-        self._evaluated_at_once = EVALUATED_AT_ONCE
-        self._head: Head | None = None
+        self.ways = Ways(self._base, kernels, note)
         if self.aux_loss_enabled:  # TRL's default, where transformers' is to balance nothing
             self.aux_loss_enabled = False
             self._base.config.get_text_config().output_router_logits = False
-        self._picks_positions = (
-            kernels.head != "trl" and "logits_to_keep" in inspect.signature(type(self._base).forward).parameters
-        )
-        if virtual.tokens(self.model) and not self._picks_positions:
+        if virtual.tokens(self.model) and not self.ways.picks_positions:
             what = "the loss of this base cannot be told from behind virtual tokens"
             raise RecipeError.one("adapter.method", what, "choose another method")
 
@@ -128,47 +117,13 @@ class RowTrainer(SavingTrainer):
         return self._rows.sources
 
     def train(self, *given: Any, **named: Any) -> Any:
-        """Rows are kept apart for the training alone: what generates with the model afterwards finds it as it was."""
-        with self._put_back():
+        """As TRL does, in the ways of computing that `ways` chooses when all is loaded and wrapped."""
+        with self.ways.lent():
             return super().train(*given, **named)
 
-    @contextmanager
-    def as_outside(self) -> Iterator[None]:
-        """The model attends inside as it does when nothing is trained."""
-        with self._put_back():
-            self._base.set_attn_implementation(self._plain)
-            self._layers.take_out()
-            yield
-        self._layers.put_in()
-
-    @contextmanager
-    def _put_back(self) -> Iterator[None]:
-        """What computes is afterwards what did before."""
-        before = self._base.config._attn_implementation
-        try:
-            yield
-        finally:
-            self._base.set_attn_implementation(before)
-            self._layers.take_out()
-
     def _ready(self) -> None:
-        """Choose the ways that this base is shown to take, now that it is loaded and wrapped."""
-        meet = self.args.per_device_train_batch_size > 1
-        if virtual.tokens(self.model):  # in front of each row, which is computed alone
-            self.model_wrapped.eval()
-            self._evaluated_at_once = 1
-        elif not apart.keep_apart(
-            self._base, self.model_wrapped, self._rows, self._kernels, meet=meet, note=self._note
-        ):
-            self._evaluated_at_once = 1
-        row = self._rows.row(0)[:TRIED].to(self.args.device)
-        if self._kernels.layers == "liger" and row.is_cuda:
-            forward = apart.forward_of(self._base if virtual.tokens(self.model) else self.model_wrapped)
-            self._layers.fuse(lambda: forward(*apart.flattened(row)), self._note)
-        if self._picks_positions and self._kernels.head == "chunked":
-            head = Head.of(self._base)
-            if head is not None and head.agrees(self.model_wrapped, row):
-                self._head = head
+        meet, in_front = self.args.per_device_train_batch_size > 1, virtual.tokens(self.model) > 0
+        self.ways.choose(self.model_wrapped, self._rows, self.args.device, meet=meet, in_front=in_front)
 
     @property
     def remedy(self) -> str:
@@ -244,7 +199,7 @@ class RowTrainer(SavingTrainer):
         self.counts.tokens += sum(self._rows.length(row) for row in rows.tolist())
         self.counts.supervised.append(int((inputs["labels"] != IGNORED).sum()))
         loss: Tensor
-        if self._picks_positions:
+        if self.ways.picks_positions:
             loss = self._summed_loss(model, inputs) / num_items_in_batch * self.accelerator.num_processes
         else:
             loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
@@ -266,12 +221,13 @@ class RowTrainer(SavingTrainer):
         fill = (0, -len(positions) % BLOCK)  # as the tokens are: see BLOCK
         positions, targets = functional.pad(positions, fill), functional.pad(targets, fill, value=IGNORED)
         given = virtual.asked(self.model, inputs["input_ids"], inputs["position_ids"], positions)
-        if self._head is None:
+        head = self.ways.head
+        if head is None:
             logits = model(**given, use_cache=False).logits[0]
             return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
-        with self._head.states() as states:
+        with head.states() as states:
             model(**given, use_cache=False)
-        return self._head.summed_loss(states[0][0], targets)
+        return head.summed_loss(states[0][0], targets)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Held-out loss: mean over all supervised tokens of all held-out rows, whatever rank they are on.
@@ -285,7 +241,7 @@ class RowTrainer(SavingTrainer):
 
     def _heldout_loss(self) -> float:
         assert self._heldout is not None  # noqa: S101
-        groups = self._heldout.evenly(self._evaluated_at_once)
+        groups = self._heldout.evenly(EVALUATED_AT_ONCE if self.ways.rows_meet else 1)
         ranks, rank = self.args.world_size, self.args.process_index
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         model = self.model_wrapped
@@ -315,7 +271,7 @@ class RowTrainer(SavingTrainer):
         """Sum of the losses and number of the supervised tokens, float64 [2]."""
         inputs.pop("rows")
         count = (inputs["labels"] != IGNORED).sum()
-        if self._picks_positions:
+        if self.ways.picks_positions:
             loss = self._summed_loss(model, inputs)
         else:
             loss = super().compute_loss(model, inputs) * count

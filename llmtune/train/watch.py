@@ -136,7 +136,7 @@ class Watch(TrainerCallback):
         self._numbers["heldout_loss"] = loss
         self._write()
         if self._samples is not None:
-            with self.trainer.as_outside():
+            with self.trainer.ways.as_outside():
                 self._samples.take(self.trainer.model, state.global_step)
         self._judge(loss, state.global_step, control)
         self._pace.resume()

@@ -144,7 +144,7 @@ def stepped(base: Path, folder: Path, kernels: dict[str, str], quantization: Any
     said: list[str] = []
     events = Events(None)
     trainer = _trainer(given, Checkpoints(folder / "checkpoints", Training("", "", {}, 1, False), 1), events)
-    trainer._note = said.append
+    trainer.ways._note = said.append
     trainer._ready()
     assert not said
     torch.manual_seed(0)
@@ -154,7 +154,7 @@ def stepped(base: Path, folder: Path, kernels: dict[str, str], quantization: Any
     trainer.model.train()
     batch = trainer._prepare_inputs(trainer._rows.batch(list(range(len(trainer._rows)))))
     count = int(trainer._rows.supervised.sum())
-    with trainer._put_back():
+    with trainer.ways.lent():
         loss = trainer.compute_loss(trainer.model_wrapped, batch, num_items_in_batch=count)
         loss.backward()  # type: ignore[no-untyped-call]
     grads = {name: one.grad.clone() for name, one in trainer.model.named_parameters() if one.grad is not None}
