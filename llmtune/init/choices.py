@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from llmtune.console import counted, size
 from llmtune.data.prepare import LONGEST, Prepared, prepare
@@ -13,13 +14,14 @@ from llmtune.init.model import Base, numbers
 from llmtune.init.rows import Rows
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan
+from llmtune.plan.fits import remarks
 from llmtune.plan.memory import WIDTH
 from llmtune.recipe.written import Said, default, in_order, text
 
 UNLIMITED = 1 << 30
 """Tokens: no row is longer."""
-RANKS = (16, 32, 64)
-"""Of LoRA, the first of them whose numbers are as many as the tokens that they learn from."""
+RANKS = (32, 64)
+"""Of LoRA, tried in turn where the numbers that are trained are fewer than the tokens that they learn from."""
 STEPS, BATCHES = 100, (16, 8, 4)
 """Least steps that a training should have, and rows of a step, the first that gives so many."""
 TINY, TINY_RATE = 1e8, 2e-3
@@ -27,7 +29,7 @@ LARGE, LARGE_RATE = 3e10, 1e-4
 """Numbers of a base, below and from which the learning rate is another."""
 MEASURED = 1000
 """Held-out rows that are enough: more would be missing in the training."""
-FEW, MANY = 1000, 10_000
+FEW, MANY, VERY_MANY = 1000, 10_000, 50_000
 """Rows of a file, below and from which they are gone through more often or less."""
 
 
@@ -37,8 +39,9 @@ class Begun:
 
     entries: Mapping[str, Said]
     text: str
-    way: Way
-    prepared: Prepared
+    plan: Plan
+    remarks: Sequence[str]
+    """What follows for this base."""
 
 
 def begin(rows: Rows, base: Base, device: Device, names: tuple[str, str]) -> Begun:
@@ -48,85 +51,76 @@ def begin(rows: Rows, base: Base, device: Device, names: tuple[str, str]) -> Beg
         DataError: the rows do not go with the base's tokenizer and template.
         InitError: nothing fits the device.
     """
-    said: dict[str, Said] = {"base.name": Said(names[0], base.said), "data.train": Said(names[1], "")}
+    values = {"base.name": names[0], "data.train": names[1], "training.learning_rate": _rate(base)[0]}
+    values |= by_count(len(rows.conversations), max(1, device.gpus))
     if rows.columns is not None:
-        pair = {"question": rows.columns.question, "answer": rows.columns.answer}
-        said["data.columns"] = Said(pair, "what is asked, and what is answered")
-    said |= dict(_by_count(len(rows.conversations), max(1, device.gpus)))
-    rate, why = _rate(base.family.parameters)
-    said["training.learning_rate"] = Said(rate, why)
-    prepared = _measured(said, base, rows)
-    asked = Asked(_values(said), base.family, prepared.splits, device, base.context)
-    way = chosen(asked)
-    way, rank = _rank(asked, way)
-    said |= {"adapter.rank": rank, **dict(_of_rows(rows, asked, way, prepared)), **dict(_of_base(base, way, device))}
-    counts = way.plan.geometry
-    why = f"rows of a step, of which there are {counts.steps:,}"
-    said["training.batch_size"] = replace(said["training.batch_size"], comment=why)
-    kept = counted(len(prepared.splits["heldout"]), "row")
-    why = f"{kept} kept apart: they tell when to stop, and what it has learnt"
-    said["data.heldout"] = replace(said["data.heldout"], comment=why)
-    entries = in_order(said)
-    return Begun(entries, text(list(_head(rows, way, device)), entries), way, prepared)
+        values["data.columns"] = {"question": rows.columns.question, "answer": rows.columns.answer}
+    prepared = _measured(values, base, rows)
+    asked = Asked(values, base.family, prepared.splits, device, base.context)
+    way = _with_rank(asked, chosen(asked))
+    entries = in_order(
+        {
+            "base.name": Said(names[0], base.said),
+            **dict(_of_rows(rows, asked, way, prepared)),
+            **dict(_of_base(base, way, device)),
+            **dict(_of_training(base, asked, way)),
+        }
+    )
+    recipe = recipe_of({**values, **way.more})
+    return Begun(entries, text(list(_head(rows, way, device)), entries), way.plan, remarks(recipe, base.family))
 
 
-def _values(said: Mapping[str, Said]) -> Values:
-    return {key: entry.value for key, entry in said.items()}
-
-
-def _measured(said: Mapping[str, Said], base: Base, rows: Rows) -> Prepared:
+def _measured(values: Values, base: Base, rows: Rows) -> Prepared:
     """All rows as tokens, however long; those that cannot be used are left out."""
     free = {"data.max_tokens": UNLIMITED, "data.on_bad_row": "skip", "data.too_long": "skip"}
-    recipe = recipe_of({**_values(said), **free, "data.train": str(rows.file)})
+    recipe = recipe_of({**values, **free, "data.train": str(rows.file)})
     return prepare(recipe, Path(), replace(base.chat, context=None), replace(base.family, context=None))
 
 
-def _by_count(rows: int, processes: int) -> Iterator[tuple[str, Said]]:
-    """What follows from how many rows there are."""
+def by_count(rows: int, processes: int) -> dict[str, Any]:
+    """What follows from how many rows there are; each of so many processes has as many rows of a step."""
     share = default("data.heldout", "lora")
     if rows < FEW:
         share = 0.1
     elif rows * share > MEASURED:
         share = float(f"{MEASURED / rows:.1g}")
-    yield "data.heldout", Said(share, "")
-    epochs, why = 3, ""
-    if rows < FEW:
-        epochs, why = 5, ", as the rows are few"
-    elif rows >= MANY:
-        epochs, why = (2, ", as the rows are many") if rows < 5 * MANY else (1, ", as there are rows enough")
-    yield "training.epochs", Said(epochs, f"passes{why}; fewer where held-out loss no longer falls")
+    epochs = 5 if rows < FEW else 3 if rows < MANY else 2 if rows < VERY_MANY else 1
     trained = rows * (1 - share) * epochs
     batch = next((batch for batch in BATCHES if trained / batch >= STEPS), BATCHES[-1])
     batch = max(processes, batch - batch % processes)
-    yield "training.batch_size", Said(batch, "")
+    return {"data.heldout": share, "training.epochs": epochs, "training.batch_size": batch}
 
 
-def _rate(parameters: int) -> tuple[float, str]:
-    if parameters < TINY:
+def _rate(base: Base) -> tuple[float, str]:
+    if base.family.parameters < TINY:
         return TINY_RATE, "ten times what is usual, as the base is tiny"
-    if parameters >= LARGE:
+    if base.family.parameters >= LARGE:
         return LARGE_RATE, "half of what is usual, as the base is large"
     return default("training.learning_rate", "lora"), "usual for LoRA"
 
 
-def _rank(asked: Asked, way: Way) -> tuple[Way, Said]:
-    """As large as the rows need and the card allows."""
-    tokens = way.plan.geometry.supervised_tokens
-    rank = RANKS[0]
-    for more in RANKS[1:]:
-        if way.plan.trained_parameters >= tokens:
+def _with_rank(asked: Asked, way: Way) -> Way:
+    """The same with a rank as large as the rows need and the card allows."""
+    for rank in RANKS:
+        if way.plan.trained_parameters >= way.plan.geometry.supervised_tokens:
             break
-        found = asked.plan({**way.more, "adapter.rank": more}, way.limit)
+        more = {**way.more, "adapter.rank": rank}
+        found = asked.plan(more, way.limit)
         if found is None:
             break
-        way, rank = replace(way, more={**way.more, "adapter.rank": more}, plan=found), more
-    return way, Said(rank, f"{numbers(way.plan.trained_parameters)} learn from {tokens:,} trained tokens")
+        way = replace(way, more=more, plan=found)
+    return way
 
 
 def _of_rows(rows: Rows, asked: Asked, way: Way, prepared: Prepared) -> Iterator[tuple[str, Said]]:
     """Which of them are read."""
     language = f", {rows.language}" if rows.language else ""
     yield "data.train", Said(asked.values["data.train"], f"{counted(asked.rows, 'row')}{language}")
+    if rows.columns is not None:
+        yield "data.columns", Said(asked.values["data.columns"], "what is asked, and what is answered")
+    kept = sum(len(row.ids) <= way.limit for row in prepared.splits["heldout"])
+    why = f"{counted(kept, 'row')} kept apart: they tell when to stop, and what it has learnt"
+    yield "data.heldout", Said(asked.values["data.heldout"], why)
     longer = asked.longer(way.limit)
     fits = "all that the base reads" if way.limit == asked.context else "the most that fits"
     if way.limit > min(asked.context or LONGEST, LONGEST) or longer:
@@ -135,8 +129,24 @@ def _of_rows(rows: Rows, asked: Asked, way: Way, prepared: Prepared) -> Iterator
     if longer:
         yield "data.too_long", Said("skip", f"{longer:,} of {counted(asked.rows, 'row')} are longer")
     if bad := prepared.rejected:
+        every = counted(asked.rows + len(bad), "row")
         first = f"{Path(bad[0].source).name}: {bad[0].reason}"
-        yield "data.on_bad_row", Said("skip", f"{counted(len(bad), 'row')} cannot be used; the first, {first}")
+        yield "data.on_bad_row", Said("skip", f"{len(bad):,} of {every} cannot be used; the first, {first}")
+
+
+def _of_training(base: Base, asked: Asked, way: Way) -> Iterator[tuple[str, Said]]:
+    """How much is trained, and how."""
+    values, counts = {**asked.values, **way.more}, way.plan.geometry
+    why = f"{numbers(way.plan.trained_parameters)} learn from {counts.supervised_tokens:,} trained tokens"
+    yield "adapter.rank", Said(values.get("adapter.rank", default("adapter.rank", "lora")), why)
+    epochs = values["training.epochs"]
+    many = {5: ", as the rows are few", 2: ", as the rows are many", 1: ", as there are rows enough"}.get(epochs, "")
+    yield "training.epochs", Said(epochs, f"passes{many}; fewer where held-out loss no longer falls")
+    yield (
+        "training.batch_size",
+        Said(values["training.batch_size"], f"rows of a step, of which there are {counts.steps:,}"),
+    )
+    yield "training.learning_rate", Said(*_rate(base))
 
 
 def _of_base(base: Base, way: Way, device: Device) -> Iterator[tuple[str, Said]]:
@@ -155,7 +165,7 @@ def _of_base(base: Base, way: Way, device: Device) -> Iterator[tuple[str, Said]]
 def _head(rows: Rows, way: Way, device: Device) -> Iterator[str]:
     yield f"Written by `llmtune init` for {device.name}: {memory(way.plan)}."
     if rows.repeated:
-        yield f"{counted(rows.repeated, 'row')} there already, word for word: they are learnt twice."
+        yield f"Word for word there already, and learnt once more: {counted(rows.repeated, 'row')}."
     yield "To keep what the base can do already: `replay: general.jsonl` under `data` mixes in rows of that."
 
 

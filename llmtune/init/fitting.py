@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmtune import spread
+from llmtune.console import counted
 from llmtune.errors import InitError, MachineError
 from llmtune.init.card import SIZES, of_size
 from llmtune.models import prequantized
@@ -101,6 +102,9 @@ def chosen(asked: Asked) -> Way:
         InitError: nothing fits, with what would.
     """
     most, *fewer = limits = list(_limits(asked))
+    if asked.longer(most) > (1 - KEPT) * asked.rows:
+        what = f"{asked.longer(most):,} of {counted(asked.rows, 'row')} are longer than the base reads, {most:,} tokens"
+        raise InitError.one("DATA", what, "make shorter rows of them, or choose a base that reads more")
     whole = _way(asked, NONE, most) if asked.family.quantized is None else None
     smaller = _smaller_way(asked, most)
     if whole is not None and (smaller is None or "export" in smaller.more or whole.recomputed <= smaller.recomputed):

@@ -142,10 +142,12 @@ def write(rows: Rows, base: model.Base, device: Device, out: Path, console: Cons
 
     folder = out.absolute().parent.resolve()
     name = base.source.name if base.source.on_hub else _seen(base.source.name, folder)
+    count = len(rows.conversations)
+    tell("plan", [f"{counted(count, 'row')} as tokens; then what fits {device.name}"], console)
     begun = begin(rows, base, device, (name, _seen(str(rows.file), folder)))
-    plan = begun.way.plan
-    longest = counted(plan.geometry.longest_row, "token")
-    tell("plan", [f"{device.name}: {memory(plan)}", f"the longest row that is trained on has {longest}"], console)
+    longest = counted(begun.plan.geometry.longest_row, "token")
+    for line in (memory(begun.plan), f"the longest row that is trained on has {longest}", *begun.remarks):
+        console.more(escape(line))
     write_text(out, begun.text)
     console.stage("recipe", f"{escape(str(out))}\n")
     console.plain(begun.text + "\n")
@@ -155,7 +157,7 @@ def write(rows: Rows, base: model.Base, device: Device, out: Path, console: Cons
         "base": {"name": base.source.name, "family": base.family.model_type, "parameters": base.family.parameters,
                  "context": base.context},
         "device": {"kind": device.kind, "name": device.name, "bytes": device.total_bytes},
-        "plan": plan.as_json(),
+        "plan": begun.plan.as_json(),
         "reasons": {key: entry.comment for key, entry in begun.entries.items()},
     })  # fmt: skip
 

@@ -74,6 +74,11 @@ def test_no_row_is_longer_than_the_base_reads() -> None:
     assert chosen(replace(asked("0.6B", 80, 200, 900), context=512)).limit == 512
 
 
+def test_rows_that_the_base_cannot_read_are_not_laid_to_the_card() -> None:
+    with pytest.raises(InitError, match="3 of 5 rows are longer than the base reads, 512 tokens"):
+        chosen(replace(asked("0.6B", 80, 900, 900, 900), context=512))
+
+
 def test_where_nothing_fits_what_would_is_named_and_does() -> None:
     small = asked("32B", 12)
     with pytest.raises(InitError) as caught:

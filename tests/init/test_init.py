@@ -18,6 +18,7 @@ from llmtune import cli
 from llmtune.check import check
 from llmtune.init.rows import guessed, look, unclear
 from llmtune.recipe.load import load
+from tests.hub import hub
 from tests.tiny_models import write_rows
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +64,9 @@ def test_from_a_raw_table_to_a_checked_recipe_in_another_folder(tmp_path: Path, 
     found = json.loads(told(*asked, "--gpu", "none", "-o", out, "--json"))
     assert out.read_text() == found["recipe"]
     assert (found["data"]["rows"], found["data"]["bad_rows"], found["data"]["questions"]) == (40, 1, [1, 1])
-    assert found["reasons"]["data.on_bad_row"] == "1 row cannot be used; the first, my shop.csv:42: agent is empty"
+    assert (
+        found["reasons"]["data.on_bad_row"] == "1 of 41 rows cannot be used; the first, my shop.csv:42: agent is empty"
+    )
     checked = check(out, tmp_path / "run", [])
     assert checked.loaded.recipe.data.train == "../my shop.csv"
     assert checked.data_facts()["rejected"] == {"../my shop.csv": 1}
@@ -83,6 +86,23 @@ def test_rows_longer_than_the_base_reads_are_left_out_aloud(tmp_path: Path, tiny
     assert "# all that the base reads\n" in out.read_text()
     assert "# 1 of 25 rows are longer\n" in out.read_text()
     assert sum(check(out, tmp_path / "run", []).data_facts()["rejected"].values()) == 1
+
+
+@pytest.mark.slow
+def test_of_a_base_of_the_hub_no_weights_are_fetched(tmp_path: Path, tiny_base: Path, rows: Path) -> None:
+    command = [sys.executable, "-m", "llmtune.cli", "init", rows.name, "--base", "acme/lamp", "--gpu", "8GB"]
+    around = {**os.environ, "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    with hub(tiny_base) as served:
+        environment = around | served.environment(tmp_path / "cache")
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+        assert {"config.json", "tokenizer.json", "chat_template.jinja"} <= set(served.sent)
+        assert "model.safetensors" not in served.sent
+    assert load(tmp_path / "rows.yaml").recipe.base.name == "acme/lamp"
+    offline = around | served.environment(tmp_path / "empty", offline=True)
+    done = subprocess.run([*command, "-o", "b.yaml"], cwd=tmp_path, env=offline, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--base  acme/lamp is not in the hub's cache, and the hub cannot be reached" in done.stderr
+    assert "go online once, or put the model in a folder and write its path" in done.stderr
 
 
 def test_a_named_card_is_planned_for_and_the_recipe_says_so(tmp_path: Path, tiny_base: Path, rows: Path) -> None:
