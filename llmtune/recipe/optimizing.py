@@ -34,8 +34,8 @@ class Optimizer(Closed):
     name: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "lora_fa"] = Field(
         "adamw",
         description="AdamW; with its state in 8 bits (bitsandbytes); paged, too, which a GPU short of memory moves to"
-        " the machine's; Adafactor, whose state is hardly any; or LoRA-FA, which trains B alone, by gradients that make"
-        " up for the frozen A.",
+        " the machine's (of matrices with 100,000 numbers and more); Adafactor, whose state is hardly any; or LoRA-FA,"
+        " which trains B alone, by gradients that make up for the frozen A.",
     )
     betas: Annotated[tuple[Share, Share], BeforeValidator(as_tuple)] = Field(
         (0.9, 0.999), description="What stays of the means of the gradient and of its square, at each step."

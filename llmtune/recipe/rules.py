@@ -101,7 +101,7 @@ RULES = (
     Rule(
         ("zero.stage", "optimizer.name"),
         lambda r: r.optimizer.name in ("lora_fa", "adafactor") and r.zero.stage in (1, 2, 3),
-        "it looks at whole matrices, and ZeRO lays all parameters out flat",
+        "this optimiser looks at whole matrices, and ZeRO lays all parameters out flat",
         "set `zero.stage: 0`, or `optimizer.name: adamw`",
     ),
     Rule(

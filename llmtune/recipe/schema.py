@@ -184,7 +184,8 @@ class Kernels(Closed):
     layers: Literal["liger", "transformers"] = Field(
         "liger",
         description="liger: norms, rotations and gates by Liger's kernels, on a GPU, where they are installed"
-        " (pip install 'llmtune[liger]') and know the family. transformers: as it has them; so it is also on a CPU.",
+        " (pip install 'llmtune[liger]') and know the family. transformers: as it has them; so it is also on a CPU, and"
+        " with an adapter on experts.",
     )
 
 
@@ -201,7 +202,8 @@ class Zero(Closed):
     stage: Literal["auto", 0, 1, 2, 3] = Field(
         "auto",
         description="0: nothing is sharded; 1: optimiser; 2: and gradients; 3: and the weights. `auto`: what offloading"
-        " needs, else 2 with several processes, and 0 with one, which has nothing to share.",
+        " needs, else 2 with several processes, and 0 with one, which has nothing to share, or with an optimiser or a"
+        " method that needs whole matrices. A training goes on under the one that it began with.",
     )
     offload_optimizer: Annotated[Place, BeforeValidator(_as_place, json_schema_input_type=Place | bool)] = Field(
         "none",

@@ -28,7 +28,7 @@ def stage(recipe: Recipe, processes: int, began: Stage | None = None) -> Stage:
     if recipe.zero.offload_optimizer == "cpu":
         return 2
     if recipe.optimizer.name in ("lora_fa", "adafactor") or isinstance(recipe.adapter, Adalora):
-        return 0  # they need whole matrices
+        return 0  # ZeRO has no whole matrices for the first two, and no gradients after a step for the third
     if began is not None:
         return began
     return 0 if processes == 1 else 2
