@@ -115,7 +115,13 @@ def _with_rank(asked: Asked, way: Way) -> Way:
 def _of_rows(rows: Rows, asked: Asked, way: Way, prepared: Prepared) -> Iterator[tuple[str, Said]]:
     """Which of them are read."""
     language = f", {rows.language}" if rows.language else ""
-    yield "data.train", Said(asked.values["data.train"], f"{counted(asked.rows, 'row')}{language}")
+    yield (
+        "data.train",
+        Said(
+            asked.values["data.train"],
+            f"{counted(asked.rows, 'row')}{language}, the longest of {asked.longest:,} tokens",
+        ),
+    )
     if rows.columns is not None:
         yield "data.columns", Said(asked.values["data.columns"], "what is asked, and what is answered")
     kept = sum(len(row.ids) <= way.limit for row in prepared.splits["heldout"])

@@ -43,8 +43,9 @@ def command(given: Given, console: Console, *, asks: bool) -> None:
         DataError: the rows do not go with the base.
     """
     questions = Questions(console, asks=asks)
+    named = {"--question": given.question, "--answer": given.answer}
     rows = questions.answer(
-        "DATA", "the file with your rows", lambda said: _rows(said, given, questions, console), given.data, _only_file()
+        "DATA", "the file with your rows", lambda said: _rows(said, named, questions, console), given.data, _only_file()
     )
     if rows is not None:
         tell("data", rows.lines(), console)
@@ -53,17 +54,21 @@ def command(given: Given, console: Console, *, asks: bool) -> None:
     base = questions.answer("--base", "the base: a name of the hub, or a folder", model.look, given.base)
     if base is not None:
         tell("base", base.lines(), console)
-    question = f"the card: 12GB, say; none: the processor; auto: {_here()}" if asks else ""
+    question = f"the card: its memory (12GB), none, or auto, which is {_here()}" if asks else ""
     device = questions.answer("--gpu", question, card, given.gpu or (None if asks else "auto"), "auto")
     if rows is None or base is None or device is None or out is None:
         raise InitError(questions.problems)
     write(rows, base, device, out, console)
 
 
-def _rows(said: str, given: Given, questions: Questions, console: Console) -> Rows:
-    """Of a file; which of its columns is which is asked where their names do not tell."""
-    file = Path(said).expanduser()
-    named = {"--question": given.question, "--answer": given.answer}
+def _rows(said: str, flags: dict[str, str | None], questions: Questions, console: Console) -> Rows:
+    """Of a file; which of its columns is which is asked where their names do not tell.
+
+    `flags`: the columns that were named for the first file. What is asked for when that fails is another one.
+    """
+    file, named = Path(said).expanduser(), dict(flags)
+    if questions.asks:
+        flags.update(dict.fromkeys(flags))
     missing = [flag for flag, name in named.items() if name is None]
     found = unclear(file) if missing else []
     if found and questions.asks:
@@ -149,7 +154,8 @@ def write(rows: Rows, base: model.Base, device: Device, out: Path, console: Cons
     for line in (memory(begun.plan), f"the longest row that is trained on has {longest}", *begun.remarks):
         console.more(escape(line))
     write_text(out, begun.text)
-    console.stage("recipe", f"{escape(str(out))}\n")
+    console.stage("recipe", escape(str(out)))
+    console.blank()
     console.plain(begun.text + "\n")
     console.to_copy("next", f"llmtune check {out}")
     console.json({

@@ -59,6 +59,7 @@ class Questions:
 
 EXAMPLES = {
     "DATA": "llmtune init tickets.csv",
+    "-o": "-o tickets.yaml",
     "--base": "--base Qwen/Qwen3-4B, or a folder",
     "--gpu": "--gpu 12GB",
     "--question": "--question COLUMN",

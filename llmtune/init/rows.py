@@ -90,7 +90,7 @@ def unclear(file: Path) -> list[Column]:
     rows = [row.values for row in islice(read_rows(file), LOOKED_AT) if isinstance(row, Row) and row.values]
     if not rows or recognised(rows[0]) is not None:
         return []
-    found = [column for name in rows[0] if (column := _column(name, rows)) is not None]
+    found = [column for name in rows[0] if name and (column := _column(name, rows)) is not None]
     preferences = {"chosen", "rejected"} <= set(rows[0])
     return found if len(found) > 1 and not preferences else []
 

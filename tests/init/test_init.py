@@ -9,6 +9,7 @@ import select
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -160,32 +161,48 @@ def test_answers_that_are_few_and_rows_that_are_there_twice_are_told(tmp_path: P
     assert "1 row there already, word for word" in "\n".join(look(file, None).lines())
 
 
+def on_a_terminal(folder: Path, *arguments: str, answers: Sequence[str] = ()) -> tuple[int, str, int]:
+    """Exit code, what was said, and how many of the answers nobody asked for."""
+    left = list(answers)
+    main, side = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "llmtune.cli", "init", *arguments]
+    started = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, cwd=folder, env=environment)
+    os.close(side)
+    said = ""
+    while select.select([main], [], [], 60)[0]:
+        try:
+            read = os.read(main, 65536).decode()
+        except OSError:  # its other end is closed
+            break
+        if not read:
+            break
+        said += read
+        if said.endswith(": ") and left:
+            os.write(main, left.pop(0).encode() + b"\n")
+    os.close(main)
+    return started.wait(60), said, len(left)
+
+
 @pytest.mark.slow
 def test_on_a_terminal_what_is_not_known_is_asked_and_asked_again(tmp_path: Path, tiny_base: Path, table: Path) -> None:
     answers = ["none.csv", "", "Customer", "", "", str(tmp_path), str(tiny_base), "twelve", "12GB"]
-    main, side = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "200"}
-    started = subprocess.Popen(
-        [sys.executable, "-m", "llmtune.cli", "init"],
-        stdin=side, stdout=side, stderr=side, cwd=tmp_path, env=environment,
-    )  # fmt: skip
-    os.close(side)
-    said = ""
-    while started.poll() is None:
-        if not select.select([main], [], [], 60)[0]:
-            break
-        try:
-            said += os.read(main, 65536).decode()
-        except OSError:  # its end is closed
-            break
-        if said.endswith(": ") and answers:
-            os.write(main, answers.pop(0).encode() + b"\n")
-    os.close(main)
-    assert started.wait(60) == 0, said
-    assert answers == []
-    for part in ("there is no file none.csv", "(my shop.csv)", "there is no such column", "(customer)", "(agent)",
-                 "is no size of a card", "llmtune check my-shop.yaml"):  # fmt: skip
-        assert part in said
+    named = (table.name, "--question", "customer", "--answer", "agnt")
+    code, said, left = on_a_terminal(tmp_path, *named, answers=answers)
+    assert (code, left) == (0, 0), said
+    asked = ("no column 'agnt'", "there is no file none.csv", "(my shop.csv)", "there is no such column", "(customer)",
+             "(agent)", "'twelve' is no size of a card", "llmtune check my-shop.yaml")  # fmt: skip
+    assert [part for part in asked if part not in said] == []
     columns = load(tmp_path / "my-shop.yaml").recipe.data.columns
     assert columns is not None
     assert (columns.question, columns.answer) == ("customer", "agent")
+
+
+@pytest.mark.slow
+def test_with_yes_nothing_is_asked_on_a_terminal_either(tmp_path: Path, tiny_base: Path, rows: Path) -> None:
+    code, said, _ = on_a_terminal(tmp_path, rows.name, "--yes")
+    assert code == 2
+    assert "--base  is not given" in said
+    code, said, _ = on_a_terminal(tmp_path, rows.name, "--yes", "--base", str(tiny_base))
+    assert code == 0, said
+    assert (tmp_path / "rows.yaml").exists()
