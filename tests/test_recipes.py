@@ -20,6 +20,7 @@ from llmtune.plan.estimate import USABLE
 from llmtune.recipe.extends import shipped
 from llmtune.recipe.layer import read_layer
 from llmtune.recipe.load import load
+from llmtune.recipe.schema import Recipe
 
 ROOT = Path(__file__).parent.parent
 NAMES = planned.names()
@@ -28,6 +29,12 @@ WITHOUT_OFFLOADING = ("zero.stage=2", "zero.offload_parameters=none", "zero.offl
 
 def here(name: str) -> Device:
     return cards.device(planned.header(name).said["Card"])[0]
+
+
+def can_be_read(recipe: Recipe) -> bool:
+    """By the base: its longest rows."""
+    context = planned.family(recipe).context
+    return context is not None and planned.longest(recipe) <= context
 
 
 def of(room: str) -> list[str]:
@@ -47,6 +54,7 @@ def test_a_recipe_fits_its_card_and_its_header_says_what_the_plan_says(name: str
     assert written(planned.reckoned(header)) + recipe == text, "scripts/recipes writes it"
     assert set(KEYS) - set(header.said) <= {"Also"}
     assert name in header.said["Use"]
+    assert can_be_read(planned.resolved(header.said["Use"]))
     assert max(len(line) for line in text.splitlines()) <= WIDTH
 
 
@@ -72,6 +80,7 @@ def test_what_is_offloaded_would_not_fit_otherwise() -> None:
 def test_every_job_fits_every_card(card: str, job: str) -> None:
     recipe, device = planned.resolved(f"extends: [{card}, {job}]"), here(card)
     found = planned.planned(recipe, device)
+    assert can_be_read(recipe)
     assert max(one.total for one in found.memory.values()) <= USABLE * device.total_bytes
 
 

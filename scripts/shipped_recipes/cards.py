@@ -29,6 +29,9 @@ CARDS: Mapping[str, Card] = {
 }
 H200 = 989.0
 """Its tera-operations a second."""
+CORE = 90, 361_821_120
+"""Tokens a CPU second of a server's core that multiplies bfloat16, and the parameters of that base: measured with
+recipes/machines/cpu on random weights of that shape and rows of 50 to 480 tokens, on one core."""
 PROCESSOR = re.compile(r"processor, (\d+) GB")
 MEASURED = 15_200, 8_030_261_248
 """Tokens a second of llmtune on one H200, and the parameters of that base, an 8B in NF4: README, Speed."""
@@ -47,11 +50,13 @@ def device(said: str) -> tuple[Device, Card | None]:
     return Device("cuda", name, memory, memory, CORES, gpus=int(count or 1)), card
 
 
-def tokens_a_second(card: Card, parameters: int, *, recomputed: float) -> float:
+def tokens_a_second(card: Card | None, parameters: int, *, recomputed: float) -> float:
     """Of one card, reckoned from `MEASURED`: as much slower as the base is larger and the card computes less.
 
-    `recomputed`: share of the layers that are computed again.
+    Without a card, of `CORES` of a processor, at best. `recomputed`: share of the layers that are computed again.
     """
+    if card is None:
+        return CORES * CORE[0] * CORE[1] / parameters
     rate, of = MEASURED
     slower = 1 + recomputed * (1 / RECOMPUTED - 1)
     return rate * of / parameters * card.teraflops / H200 / slower

@@ -16,7 +16,7 @@ from llmtune.recipe.extends import shipped
 from llmtune.recipe.load import load
 from llmtune.recipe.schema import Recipe
 from shipped_recipes.bases import BASES
-from shipped_recipes.cards import Card, device, tokens_a_second
+from shipped_recipes.cards import CORES, Card, device, tokens_a_second
 from shipped_recipes.header import Header, parts
 
 ROWS, HELDOUT, SHORTEST, USUAL = 2000, 100, 64, 2048
@@ -108,12 +108,19 @@ def _time(recipe: Recipe, found: Plan, card: Card | None) -> str:
     geometry = found.geometry
     tokens = geometry.tokens * geometry.epochs
     start = f"{geometry.rows:,} rows of {SHORTEST} to {longest(recipe):,} tokens, {tokens / 1e6:.1f} million in all"
-    if card is None or recipe.zero.offload_parameters != "none":
-        why = "weights cross the bus in every pass" if card else "processors differ too much"
+    if (why := _not_reckoned(recipe)) is not None:
         return f"{start}; not reckoned, as {why}: `llmtune run` tells after the first steps"
     share = 1 / found.checkpointing if found.checkpointing else 0.0
     rate = _two_digits(tokens_a_second(card, family(recipe).parameters, recomputed=share) * geometry.processes)
-    return f"{start}, at {rate:,} a second: {_span(tokens / rate)}"
+    at = f"at {rate:,} a second" if card else f"at best {rate:,} a second on {CORES} cores"
+    return f"{start}, {at}: {_span(tokens / rate)}"
+
+
+def _not_reckoned(recipe: Recipe) -> str | None:
+    """Why nothing that was measured tells how long it takes."""
+    if recipe.zero.offload_parameters != "none":
+        return "weights cross the bus in every pass"
+    return "experts compute otherwise than a dense model" if family(recipe).experts else None
 
 
 def _two_digits(value: float) -> int:

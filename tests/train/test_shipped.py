@@ -22,8 +22,9 @@ from tests.trained_models import Told
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("only_rank", "process_as_before")]
 
 FAMILIES = {
-    "qwen3": "Qwen3", "llama": "Llama 3", "smollm3": "SmolLM3", "mistral": "Mistral", "gemma3_text": "Gemma 3",
-    "phi3": "Phi-4", "granite": "Granite", "olmo2": "OLMo 2", "qwen2": "DeepSeek-R1-Distill",
+    "qwen3": "Qwen3", "qwen3_moe": "Qwen3-MoE", "qwen2": "DeepSeek-R1-Distill", "llama": "Llama 3",
+    "smollm3": "SmolLM3", "mistral": "Mistral", "gemma3_text": "Gemma 3", "phi3": "Phi-4", "granite": "Granite",
+    "olmo2": "OLMo 2",
 }  # fmt: skip
 SHORT = (
     "data.max_tokens=null", "training.epochs=1", "training.batch_size=8", "training.threads=1",
