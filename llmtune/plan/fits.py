@@ -179,4 +179,5 @@ def _patterns(adapter: Lora, wanted: Sequence[str], family: Family) -> Iterator[
     patterns = {"adapter.rank_pattern": set(adapter.rank_pattern), "adapter.alpha_pattern": set(adapter.alpha_pattern)}
     for key, pattern in patterns.items():
         for name in sorted(name for name in pattern - names if name.rpartition(".")[2] not in of_experts):
-            yield Problem(key, f"no layer {name} gets an adapter", f"those that do are {', '.join(sorted(names))}")
+            do = f"those that do are {', '.join(sorted(names))}" if names else "remove it: of layers none does"
+            yield Problem(key, f"no layer {name} gets an adapter", do)

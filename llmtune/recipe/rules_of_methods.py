@@ -101,7 +101,7 @@ RULES = (
     ),
     Rule(
         ("kernels.adapter", "adapter.method"),
-        lambda r: not isinstance(r.adapter, Lora) and given(r.kernels, "adapter"),
+        lambda r: given(r.kernels, "adapter") and not (isinstance(r.adapter, Lora) and r.adapter.target_modules),
         "it is read for LoRA's layers alone",
         "remove `kernels.adapter`, or set `adapter.method: lora`",
     ),

@@ -140,6 +140,11 @@ def test_what_peft_would_not_do_is_said_before(keys: dict[str, Any], where: list
         assert (problems[0].what, problems[0].do) == ("block 2 has no experts", "those with experts are 1, 3")
 
 
+def test_a_rank_of_its_own_for_a_layer_is_refused_where_experts_alone_get_an_adapter() -> None:
+    (problem,) = adapter_problems(asked(target_modules=[], rank_pattern={"q_proj": 2}), sizes("qwen3_moe"))
+    assert (problem.what, problem.do) == ("no layer q_proj gets an adapter", "remove it: of layers none does")
+
+
 def test_a_base_without_experts_has_none_to_adapt() -> None:
     plain = family.from_config({**SIZES, "model_type": "llama", "num_experts": 4}, "config.json")
     (problem,) = adapter_problems(asked(target_modules=["q_proj"]), plain)

@@ -287,6 +287,7 @@ BREAKS = {
     "optimizer.layer_decay": "adapter: prompt\noptimizer: {layer_decay: 0.9}",
     "training.weight_decay": "adapter: vera\ntraining: {weight_decay: 0.1}",
     "kernels.adapter": "adapter: vera\nkernels: {adapter: fused}",
+    "kernels.adapter adapter.method": "adapter: {experts: true, target_modules: []}\nkernels: {adapter: peft}",
     "each row is computed alone, by": "adapter: prompt\nkernels: {attention: rows}",
     "where the virtual tokens end": "adapter: prefix\nkernels: {head: trl}",
     "optimizer.rates.head": "optimizer: {rates: {head: 1e-4}}",
