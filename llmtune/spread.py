@@ -13,7 +13,6 @@ from llmtune.plan import device as machine
 from llmtune.plan.device import Device
 from llmtune.plan.memory import Shape, on_disk
 from llmtune.recipe import sharding
-from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.schema import Launch, Recipe, Zero
 from llmtune.train import compiler
 from llmtune.train.launch import Meeting, is_here, split, user_of
@@ -35,13 +34,9 @@ def decided(recipe: Recipe, here: Device, began: sharding.Stage | None = None) -
 
 def without_liger(recipe: Recipe, here: Device) -> list[str]:
     """What is said where a GPU does not get Liger's kernels though the recipe, as it was written, asks for them."""
-    if recipe.kernels.layers != "liger" or here.kind == "cpu":
+    if recipe.kernels.layers != "liger" or here.kind == "cpu" or find_spec("liger_kernel") is not None:
         return []
-    if isinstance(recipe.adapter, Lora) and recipe.adapter.experts:
-        return ["norms, rotations and gates are transformers' own, as Liger would pass by the adapter of the experts"]
-    if find_spec("liger_kernel") is None:
-        return ["norms, rotations and gates are transformers' own: pip install 'llmtune[liger]' makes them quicker"]
-    return []
+    return ["norms, rotations and gates are transformers' own: pip install 'llmtune[liger]' makes them quicker"]
 
 
 def meeting(wanted: Launch) -> Meeting:

@@ -41,14 +41,6 @@ def test_a_gpu_has_ligers_layers_where_they_are_installed_and_it_is_said_where_t
     assert not spread.without_liger(RECIPE, CPU)
 
 
-def test_an_adapter_on_experts_is_planned_and_trained_without_ligers_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spread, "find_spec", lambda name: object())
-    experts = asked(adapter={"experts": True})
-    assert spread.decided(experts, GPU).kernels.layers == "transformers"
-    (said,) = spread.without_liger(experts, GPU)
-    assert "experts" in said
-
-
 def test_a_paged_optimiser_is_refused_where_there_is_no_gpu() -> None:
     (problem,) = without_gpu("paged_adamw_8bit", CPU)
     assert (problem.where, problem.do) == ("optimizer.name", "write adamw_8bit")

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from llmtune.errors import MachineError, Problem, RecipeError
+from llmtune.models.families import LIGER
 from llmtune.models.family import Linear
 from llmtune.plan.adapters import beside_parameters, joins_too_early, own_parameters, too_short, trains_head
 from llmtune.plan.device import Device
@@ -209,6 +210,7 @@ def shape_of(recipe: Recipe, family: Family) -> Shape:
         beside=beside_parameters(recipe.adapter, family),
         alone=isinstance(recipe.adapter, Virtual) or not family.apart,
         sdpa=family.sdpa,
+        liger=family.model_type in LIGER and not family.experts,
         virtual=recipe.adapter.virtual_tokens if isinstance(recipe.adapter, Virtual) else 0,
         tables=family.vocab * family.hidden * (1 if family.tied else 2) if rows else 0,
         trains_head=trains_head(recipe.adapter, family),

@@ -63,6 +63,8 @@ class Shape:
     """Each row is computed alone."""
     sdpa: bool
     """Its attention can be computed by torch's fused kernel."""
+    liger: bool
+    """Liger's kernels can compute its norms and gates."""
     virtual: int
     """Virtual tokens in front of each row."""
     tables: int
@@ -294,7 +296,7 @@ def _of_a_layer(recipe: Recipe, shape: Shape, rows: int, tokens: int, device: st
     adapters = kept_features(recipe.adapter, shape.adapted) // shape.layers
     in_float32 = 2 * shape.hidden + shape.query + shape.key + adapters
     in_width = 2 * shape.query + 3 * shape.key + 3 * shape.feed_forward
-    if recipe.kernels.layers == "liger" and device == "cuda":
+    if recipe.kernels.layers == "liger" and shape.liger and device == "cuda":
         in_float32 = adapters
         in_width = 2 * shape.hidden + shape.query + 2 * shape.key + 2 * shape.feed_forward
     if recipe.quantization.type == "int8":

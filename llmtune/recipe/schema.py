@@ -183,9 +183,9 @@ class Kernels(Closed):
     )
     layers: Literal["liger", "transformers"] = Field(
         "liger",
-        description="liger: norms, rotations and gates by Liger's kernels, on a GPU, where they are installed"
-        " (pip install 'llmtune[liger]') and know the family. transformers: as it has them; so it is also on a CPU, and"
-        " with an adapter on experts.",
+        description="liger: norms, rotations and gates, but for those of experts, by Liger's kernels, on a GPU, where"
+        " they are installed (pip install 'llmtune[liger]') and know the family. transformers: as it has them; so it is"
+        " also on a CPU.",
     )
 
 

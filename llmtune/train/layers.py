@@ -15,10 +15,11 @@ from transformers.integrations.liger import apply_liger_kernel
 
 from llmtune.train.apart import ROUNDED, difference
 
-WANTED = {
-    "rope": True, "rms_norm": True, "layer_norm": True, "swiglu": True, "geglu": True, "cross_entropy": False,
-    "fused_linear_cross_entropy": False,
-}  # fmt: skip
+LOSSES = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+"""What is not wanted; else Liger's own choice for the family, as it has no rotations for some."""
+EXPERTS = {"swiglu": False}
+"""Of a mixture besides: Liger's experts make the gradients of all their weights, frozen or not, and add up that of the
+router in another order each time; an adapter on experts they would pass by."""
 ABSENT = object()
 
 
@@ -35,18 +36,23 @@ class Layers:
         family = self._base.config.model_type
         expected = logits()
         before = [(space, dict(space)) for space in self._spaces()]
-        apply_liger_kernel(self._base, WANTED)
+        mixed = any(name.endswith(".experts") for name, _ in self._base.named_modules())
+        refused = False
+        try:
+            apply_liger_kernel(self._base, LOSSES | (EXPERTS if mixed else {}))
+        except (AttributeError, NotImplementedError, TypeError, ValueError):  # it knows others of the family
+            refused = True
         self._changes = [
             (space, name, was.get(name, ABSENT), space[name])
             for space, was in before
             for name in space
             if was.get(name, ABSENT) is not space[name]
         ]
-        if not self._changes:
+        if refused or not self._changes:
+            self._undo()
             note(f"norms, rotations and gates are transformers' own: Liger does not know {family}")
         elif not difference(logits(), expected) < ROUNDED:
-            self.take_out()
-            self._changes = []
+            self._undo()
             note(f"norms, rotations and gates are transformers' own: with Liger's, {family} answers otherwise")
 
     def put_in(self) -> None:
@@ -61,6 +67,10 @@ class Layers:
                 space.pop(name, None)
             else:
                 space[name] = before
+
+    def _undo(self) -> None:
+        self.take_out()
+        self._changes = []
 
     def _spaces(self) -> Iterator[dict[str, Any]]:
         yield vars(sys.modules[type(self._base).__module__])

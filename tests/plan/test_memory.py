@@ -311,6 +311,15 @@ def test_on_a_gpu_it_is_what_was_measured(case: str) -> None:
     assert found.total - found.parts["process"] == pytest.approx(measured, rel=0.06)
 
 
+def test_activations_are_those_of_transformers_where_liger_does_not_compute_them(bases: dict[str, Path]) -> None:
+    """It does not know GPT-2."""
+    usual: dict[str, Any] = {"quantization": {"type": "none"}, "zero": {"stage": 0}}
+    plain = recipe(**usual, kernels={"layers": "transformers"})
+    for kind, quicker in (("llama", True), ("gpt2", False)):
+        found = [planned(asked, bases[kind], device="cuda").parts["activations"] for asked in (plain, recipe(**usual))]
+        assert (found[1] < found[0]) is quicker, kind
+
+
 def tensors_of(cache: Any) -> Iterator[Any]:
     for layer in cache.layers:
         yield from (layer.keys, layer.values)
