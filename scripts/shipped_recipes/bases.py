@@ -71,4 +71,4 @@ PARAMETERS: Mapping[str, int] = {
     "allenai/OLMo-2-0425-1B": 1_484_916_736,
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": 7_615_616_512,
 }
-"""Of each, as the hub counts them in its files."""
+"""Of each, as published; a head that is one with the embeddings is counted once."""

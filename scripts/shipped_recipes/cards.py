@@ -13,7 +13,10 @@ CORES = 8
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU: MiB as nvidia-smi tells them, and tera-operations a second in bfloat16, dense, summed in float32."""
+    """A GPU: MiB as nvidia-smi tells them, and tera-operations a second in bfloat16, dense, summed in float32.
+
+    The latter is twice the rate in float32 where the maker gives that alone (GeForce).
+    """
 
     mebibytes: int
     teraflops: float
