@@ -196,10 +196,17 @@ def _as_place(value: Any) -> Any:
     return {True: "cpu", False: "none"}[value] if isinstance(value, bool) else value
 
 
+Stage = Literal["auto", 0, 1, 2, 3]
+
+
+def _as_stage(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value  # which Python takes for 1 and 0
+
+
 class Zero(Closed):
     """DeepSpeed ZeRO (Rajbhandari et al. 2019, arXiv:1910.02054)."""
 
-    stage: Literal["auto", 0, 1, 2, 3] = Field(
+    stage: Annotated[Stage, BeforeValidator(_as_stage, json_schema_input_type=Stage)] = Field(
         "auto",
         description="0: nothing is sharded; 1: optimiser; 2: and gradients; 3: and the weights. `auto`: what offloading"
         " needs, else 2 with several processes, and 0 with one, which has nothing to share, or with an optimiser or a"

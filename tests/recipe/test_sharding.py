@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.sharding import decided
@@ -36,3 +37,9 @@ def test_a_training_goes_on_under_the_stage_that_it_began_with() -> None:
     assert [decided(recipe, processes, 2).zero.stage for processes in (1, 4)] == [2, 2]
     offloads = Recipe.model_validate({"base": "a", "data": "b", "zero": {"offload_parameters": "cpu"}})
     assert decided(offloads, 1, 0).zero.stage == 3
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_stage_is_not_true_or_false(value: bool) -> None:
+    with pytest.raises(ValidationError, match="'auto', 0, 1, 2 or 3"):
+        Recipe.model_validate({"base": "a", "data": "b", "zero": {"stage": value}})
