@@ -10,11 +10,27 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True)
+class Call:
+    """A function that the assistant calls. `arguments` are the JSON text of an object."""
+
+    name: str
+    arguments: str
+    id: str | None = None
+
+
+@dataclass(frozen=True)
 class Message:
-    """Who speaks, and the words."""
+    """Who speaks, and the words.
+
+    `calls` are the assistant's, behind its words, which may then be none. `name` and `call_id` say of which call a
+    tool's answer is, where the row says it.
+    """
 
     role: Role
     content: str
+    calls: tuple[Call, ...] = ()
+    name: str | None = None
+    call_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -23,6 +39,8 @@ class Conversation:
 
     messages: tuple[Message, ...]
     source: str
+    tools: str = ""
+    """The functions that may be called: a JSON list, in the form that servers take. Empty for none."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +49,8 @@ class Sample:
 
     `ids` and `supervised` have one entry a token; a supervised token is one that the loss counts as a target.
     `prompt_ids` are the tokens that a server would be given to answer the last user message (all turns before the last
-    assistant turn, and the generation prompt); `question` and `answer` are the texts of that last exchange.
+    assistant turn, and the generation prompt); `question` and `answer` are the texts of that last exchange, calls as
+    the template writes them.
     """
 
     ids: tuple[int, ...]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmtune.data.calls import tools_of
 from llmtune.data.conversation import Conversation, Message
 from llmtune.data.form import Reader, RowFault, Values
 from llmtune.data.formats import FORMS, columns
@@ -62,7 +63,7 @@ def read_conversations(path: Path, data: Data, label: str | None = None, *, any_
             turns = reader(row.values)
             messages = _whole(turns, data.system)
             _check_id(row, messages, ids)
-            found.append(Conversation(messages, row.where))
+            found.append(Conversation(messages, row.where, tools_of(row.values)))
             cut += turns[-1].role != "assistant"
         except RowFault as fault:
             problems.append(fault.at(row.where))
@@ -162,5 +163,6 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _unused(first: Values, said: str) -> str:
-    left = [name for name in first if f'"{name}"' not in said and name not in said.split(", ")]
+    used = (*said.split(", "), "tools")
+    left = [name for name in first if f'"{name}"' not in said and name not in used]
     return f"; not used: {_listed(left)}" if left else ""

@@ -102,8 +102,6 @@ def check_extras(values: Values) -> None:
         raise RowFault(
             '"label" marks wanted and unwanted answers', "keep the rows whose label is true, and remove the column"
         )
-    if values.get("tools") not in (None, "", "[]", []):
-        raise RowFault('"tools" are not supported', "remove the row, or its tools if the answer does not use them")
 
 
 def list_of(value: object, place: str) -> Sequence[Any]:

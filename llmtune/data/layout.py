@@ -6,11 +6,13 @@ or an end of turn is another one. Then each answer is a row of its own, behind t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from llmtune.console import counted
+from llmtune.data.call_text import Tools, calling, check_tools, opened, tools_in, turn_of, words_of
 from llmtune.data.conversation import Conversation, Message
 from llmtune.data.form import RowFault
 from llmtune.models import reasoning
@@ -52,6 +54,8 @@ class Said:
     """Texts that the template itself opens answers with, and that are trained with them."""
     thinking: int = 0
     """Answers with thoughts, which are trained."""
+    calling: int = 0
+    """Answers that call functions."""
     split: int = 0
     """Conversations of which each answer became a row of its own."""
 
@@ -62,6 +66,9 @@ class Said:
         ]
         if self.thinking:
             found.append(f"{counted(self.thinking, 'answer')} with thoughts in front, which are trained too")
+        if self.calling:
+            what = counted(self.calling, "answer")
+            found.append(f"{what} with calls of functions, trained as the chat template writes them")
         if self.split:
             found.append(
                 f"{counted(self.split, 'conversation')} made into a row for each answer: the chat template writes an"
@@ -72,22 +79,30 @@ class Said:
 
 def lay_out(conversation: Conversation, chat: ChatTokenizer, forbidden: re.Pattern[str], said: Said) -> list[Layout]:
     """The conversation as one row, or as a row for each answer. Raises RowFault."""
-    for message in conversation.messages:
-        if (found := forbidden.search(message.content)) is not None:
+    for what, words in words_of(conversation):
+        if (found := forbidden.search(words)) is not None:
             # As plain text it would differ from what a server makes of the same words; as the token itself it would end
             # or open a turn in the middle of one (pain 43).
             raise RowFault(
-                f"the {message.role} turn holds {found[0]!r}, a special token of this tokenizer",
+                f"the {what} holds {found[0]!r}, a special token of this tokenizer",
                 "write it otherwise, or remove the row",
             )
-    turns = [chat.turn(message.role, message.content) for message in conversation.messages]
+    tools = tools_in(conversation)
+    turns = [turn_of(message, chat) for message in conversation.messages]
     answers, text, asked = [], "", False
     for place, message in enumerate(conversation.messages):
         asked = asked or message.role == "user"
         if message.role == "assistant" and asked:
-            text = _rendered(chat, turns[: place + 1], answer_next=False)
-            prompt = _rendered(chat, turns[:place], answer_next=True)
-            answers.append(Answer(place, prompt, _completion(chat, turns[: place + 1], prompt, text, said)))
+            text = _rendered(chat, turns[: place + 1], tools)
+            prompt = _rendered(chat, turns[:place], tools, answer_next=True)
+            check_tools(tools or (), prompt)
+            if message.calls:
+                completion = calling(message, chat, prompt, text)
+                said.calling += 1
+                said.openings |= {opened(message, completion)} - {""}
+            else:
+                completion = _completion(chat, turns[: place + 1], tools, prompt, text, said)
+            answers.append(Answer(place, prompt, completion))
     _nothing_lost(conversation.messages, text)
     if all(text.startswith(answer.prompt + answer.completion) for answer in answers):
         return [Layout(conversation, tuple(answers), text)]
@@ -95,9 +110,9 @@ def lay_out(conversation: Conversation, chat: ChatTokenizer, forbidden: re.Patte
     return Layout(conversation, tuple(answers), None).apart()
 
 
-def _rendered(chat: ChatTokenizer, turns: Sequence[Turn], answer_next: bool) -> str:
+def _rendered(chat: ChatTokenizer, turns: Sequence[Turn], tools: Tools | None, answer_next: bool = False) -> str:
     try:
-        return chat.template.render(turns, answer_next)
+        return chat.template.render(turns, answer_next, tools)
     except TemplateFault as fault:
         raise RowFault(
             f"the chat template refuses the conversation: {fault}",
@@ -112,8 +127,13 @@ def _nothing_lost(messages: Sequence[Message], text: str) -> None:
         core = message.content.strip()
         if message.role == "assistant":
             core = reasoning.parted(core)[1]
-        found = text.find(core, 0 if message.role == "system" else position)
-        if found < 0 and number < len(messages) - 1:  # the last one is looked at more closely
+        begin = 0 if message.role == "system" else position
+        found = text.find(core, begin)
+        if found < 0 and message.role == "tool":
+            core = json.dumps(core, ensure_ascii=False)[1:-1]  # as some templates write what a tool answers
+            found = text.find(core, begin)
+        lost = found < 0 or not all(call.name in text for call in message.calls)
+        if lost and number < len(messages) - 1:  # the last one is looked at more closely
             raise RowFault(
                 f"the chat template drops or changes the {message.role} turn {short(core)}", _advice(message)
             )
@@ -126,7 +146,9 @@ def _advice(message: Message) -> str:
     return "remove the row, or take a base whose template writes such turns"
 
 
-def _completion(chat: ChatTokenizer, turns: Sequence[Turn], prompt: str, text: str, said: Said) -> str:
+def _completion(
+    chat: ChatTokenizer, turns: Sequence[Turn], tools: Tools | None, prompt: str, text: str, said: Said
+) -> str:
     """What follows the prompt in the text, whose last turn is the answer, to the end of that turn."""
     opening = reasoning.opening(prompt)
     as_asked = text.startswith(prompt)
@@ -138,7 +160,7 @@ def _completion(chat: ChatTokenizer, turns: Sequence[Turn], prompt: str, text: s
     thoughts, answer = chat.thoughts_of(turns[-1])
     said.thinking += bool(thoughts)
     start = len(prompt if as_asked or opening is None else opening.before)
-    begin = _begin(chat, turns, answer, text, start)
+    begin = _begin(chat, turns, tools, answer, text, start)
     spoken, between = text[begin : _stop(text, begin + len(answer), chat)], text[start:begin]
     if any(between.count(closes) > 1 for _, closes in reasoning.MARKS):
         raise RowFault(
@@ -163,7 +185,7 @@ def _thought(thoughts: str | None, opening: reasoning.Opening, between: str, sai
     return f"{thoughts or ''}{ending}"
 
 
-def _begin(chat: ChatTokenizer, turns: Sequence[Turn], answer: str, text: str, start: int) -> int:
+def _begin(chat: ChatTokenizer, turns: Sequence[Turn], tools: Tools | None, answer: str, text: str, start: int) -> int:
     """Where the words of the answer begin; at most thoughts and the template's own words are between `start` and it."""
     begin = start + len(text[start:]) - len(text[start:].lstrip())
     if text.startswith(answer, begin):
@@ -171,7 +193,7 @@ def _begin(chat: ChatTokenizer, turns: Sequence[Turn], answer: str, text: str, s
     # Found by marking the answer and rendering once more.
     before, _, behind = turns[-1]["content"].rpartition(answer)
     content = f"{before}{LEFT}{answer}{RIGHT}{behind}"
-    marked = _rendered(chat, [*turns[:-1], {**turns[-1], "content": content}], answer_next=False)
+    marked = _rendered(chat, [*turns[:-1], {**turns[-1], "content": content}], tools)
     begin = marked.find(LEFT)
     if begin < start or marked.replace(LEFT, "").replace(RIGHT, "") != text:
         raise _changed(answer)

@@ -166,7 +166,7 @@ class _Preparation:
         self._found[label] = read.form
         self._notes += read.notes
         self._bad += read.problems
-        if len(conversations) > 1 and len({one.messages for one in conversations}) == 1:
+        if len(conversations) > 1 and len({(one.messages, one.tools) for one in conversations}) == 1:
             what = f"all {len(conversations):,} rows are the same"
             self._fatal.append(Problem(label, what, "give it rows that differ; one answer cannot be told from another"))
         return conversations

@@ -16,6 +16,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from llmtune.data.call_text import reference
 from llmtune.data.conversation import Conversation, Sample
 from llmtune.data.form import RowFault
 from llmtune.data.layout import Layout, Said, lay_out, short
@@ -123,7 +124,7 @@ def _prove(rows: Iterator[_Tokens], chat: ChatTokenizer, done: Rendered) -> None
             what = f"the trained tokens decode to {short(wrong)}, not to the answer"
             done.problems.append(Problem(source, what, "the tokenizer cannot write this text: remove the row"))
         else:
-            done.samples.append(_sample(row))
+            done.samples.append(_sample(row, chat))
 
 
 def _same(decoded: str, words: str) -> bool:
@@ -136,18 +137,18 @@ def _same(decoded: str, words: str) -> bool:
     )
 
 
-def _sample(row: _Tokens) -> Sample:
+def _sample(row: _Tokens, chat: ChatTokenizer) -> Sample:
     supervised = [False] * len(row.ids)
     for start, stop in row.spans:
         supervised[start:stop] = [True] * (stop - start)
-    place = row.layout.answers[-1].place
-    messages = row.layout.conversation.messages[: place + 1]
+    last = row.layout.answers[-1]
+    messages = row.layout.conversation.messages[: last.place + 1]
     question = next(message.content for message in reversed(messages) if message.role == "user")
     return Sample(
         ids=tuple(row.ids),
         supervised=tuple(supervised),
         prompt_ids=tuple(row.prompt_ids),
         question=question,
-        answer=messages[-1].content,
+        answer=reference(last.completion, chat) if messages[-1].calls else messages[-1].content,
         source=row.layout.conversation.source,
     )

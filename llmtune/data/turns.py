@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmtune.data.calls import calls_in, calls_of
 from llmtune.data.conversation import Message, Role
-from llmtune.data.form import RowFault, Values, check_extras, list_of, role_of, text_of, words
+from llmtune.data.form import RowFault, Values, check_extras, list_of, optional, role_of, text_of, words
 from llmtune.models.reasoning import MARKS
 
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
@@ -38,11 +39,17 @@ class Turns:
             raise RowFault(f"{place} is not an object", f'write {{"{self.speaker}": "user", "{self.said}": "..."}}')
         if self.speaker not in turn:
             raise RowFault(f'{place} has no "{self.speaker}", only {", ".join(turn) or "nothing"}', self.hint)
-        if turn.get("tool_calls") or turn.get("function_call"):
-            raise RowFault(f"{place} calls a tool, which is not supported", "remove the row")
         if turn[self.speaker] == "function_call":
-            raise RowFault(f"{place} calls a tool, which is not supported", "remove the row")
+            self._check_weight(turn, "assistant", place)
+            return Message("assistant", _with_thoughts(turn, "", place), calls_in(turn.get(self.said), place))
         role = role_of(turn[self.speaker], f"{place}.{self.speaker}", self.roles, self.hint)
+        calls = calls_of(turn, place)
+        if calls and role != "assistant":
+            raise RowFault(f"{place} calls a function, and is of the {role}", "only the assistant calls functions")
+        if calls:
+            self._check_weight(turn, role, place)
+            said = optional(turn.get(self.said) or None, f"{place}.{self.said}") or ""
+            return Message(role, _with_thoughts(turn, said, place), calls)
         if self.said not in turn:
             raise RowFault(f'{place} has no "{self.said}"', f'write "{self.said}": "..." there')
         read = text_of if role in ("system", "tool") else words
@@ -50,6 +57,9 @@ class Turns:
         self._check_weight(turn, role, place)
         if role == "assistant":
             text = _with_thoughts(turn, text, place)
+        if role == "tool":
+            name, answered = (optional(turn.get(key), f"{place}.{key}") for key in ("name", "tool_call_id"))
+            return Message(role, text, name=name, call_id=answered)
         return Message(role, text)
 
     @staticmethod

@@ -133,7 +133,7 @@ def look(file: Path, columns: Columns | None) -> Rows:
         questions=(min(questions), max(questions)),
         characters=max(sum(len(message.content) for message in one.messages) for one in found),
         with_system_prompt=sum(one.messages[0].role == "system" for one in found),
-        repeated=len(found) - len({one.messages for one in found}),
-        answers=len({one.messages[-1].content for one in found}),
+        repeated=len(found) - len({(one.messages, one.tools) for one in found}),
+        answers=len({one.messages[-1] for one in found}),
         language=language([" ".join(message.content for message in one.messages) for one in found]),
     )

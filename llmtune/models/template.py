@@ -22,8 +22,8 @@ LEFT, RIGHT = "\ufdd2", "\ufdd3"
 """The same, around the words of a message, to find them again in the rendered text."""
 MARKS = (OPEN, CLOSE, LEFT, RIGHT)
 
-Turn = Mapping[str, str]
-"""`role` and `content`, as templates read them."""
+Turn = Mapping[str, Any]
+"""`role` and `content` and, where there are any, `tool_calls`, as templates read them."""
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
@@ -68,13 +68,18 @@ class Template:
         self._compiled.globals = dict(self._compiled.globals)
         self._marker: Any = environment.extensions[_MARKER]
 
-    def render(self, turns: Sequence[Turn], answer_next: bool = False) -> str:
-        """The text of the turns, and after it what asks for an answer when `answer_next`. Raises TemplateFault."""
+    def render(
+        self, turns: Sequence[Turn], answer_next: bool = False, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> str:
+        """The text of the turns, and after it what asks for an answer when `answer_next`. Raises TemplateFault.
+
+        `tools`: the functions that may be called, as JSON Schema in the form that servers take.
+        """
         import jinja2
 
         try:
             return self._compiled.render(
-                messages=turns, tools=None, documents=None, add_generation_prompt=answer_next, **self.tokens
+                messages=turns, tools=tools, documents=None, add_generation_prompt=answer_next, **self.tokens
             )
         except jinja2.TemplateError as error:
             raise TemplateFault(str(error.message)) from error

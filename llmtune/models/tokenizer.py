@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import BaseModelError
 from llmtune.models import reasoning
+from llmtune.models.calls import CallStyle, call_style
 from llmtune.models.chosen import choose_template, pad_token, stop_at
 from llmtune.models.stopping import GENERATION
 from llmtune.models.template import Template, TemplateFault, Turn
@@ -40,6 +41,8 @@ class ChatTokenizer:
     """Token texts that a template writes and that no row may hold: every special token, and what opens a turn."""
     thoughts: str
     """The key of a turn from which the template takes thoughts: mostly `content`, in front of the answer."""
+    calls: CallStyle | str
+    """How the template takes calls of functions, or why it does not."""
     no_system: str | None
     """Why the template takes no system prompt, where it does not."""
     added: Mapping[str, tuple[int, ...]]
@@ -68,6 +71,11 @@ class ChatTokenizer:
     def stop_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer: the end of turn first, then the tokenizer's end of sequence if it is another."""
         return tuple(dict.fromkeys((self.end_of_turn_id, self._id(self.names["eos_token"]))))
+
+    @property
+    def special(self) -> list[str]:
+        """Tokens that are left out of what people are shown."""
+        return [token.content for token in self.tokenizer.get_added_tokens_decoder().values() if token.special]
 
     def _id(self, token: str) -> int:
         number = self.tokenizer.token_to_id(token)
@@ -165,6 +173,7 @@ def load(folder: Path, added: Sequence[str] = ()) -> ChatTokenizer:
         closing=closing,
         structure=structure(template, tokenizer),
         thoughts=thoughts_key(template),
+        calls=call_style(template),
         no_system=system_fault(template),
         added=pieces,
         # Tokenizers that know no limit say 10^30.

@@ -122,7 +122,6 @@ def test_the_system_prompt_of_the_recipe_is_only_for_those_without(tmp_path: Pat
         ([USER, {"role": "assistant", "content": "nan"}], "stands for an empty cell", "write the text"),
         ([USER, {"role": "assistant", "content": "\ud800"}], "U+D800, half a character", "whole character"),
         ([USER, {"role": "assistant", "content": [{"type": "image"}]}], "of type image, not text", "remove"),
-        ([USER, {"role": "assistant", "content": None, "tool_calls": [1]}], "calls a tool", "remove the row"),
         ([USER, {**ASSISTANT, "weight": 0}], "is not to be trained", "remove weight"),
         ([{**USER, "train": True}, ASSISTANT], "is to be trained", "remove train"),
     ],
@@ -137,7 +136,6 @@ def test_a_row_that_cannot_be_used_is_named_with_its_line(tmp_path: Path, messag
 @pytest.mark.parametrize(
     ("row", "what"),
     [
-        ({"messages": [USER, ASSISTANT], "tools": '[{"name": "find"}]'}, '"tools" are not supported'),
         ({"messages": [USER, ASSISTANT], "label": False}, "wanted and unwanted"),
         ({"messages": [USER], "chosen": ASSISTANT, "rejected": ASSISTANT}, "preference data"),
     ],
