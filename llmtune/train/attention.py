@@ -166,7 +166,8 @@ def by_row(
 ) -> Tensor:
     """One call of the kernel for each row."""
     lengths = list(pattern.lengths)
-    parts = zip(*(torch.split(one, lengths, 2) for one in (query, key, value)), pattern.seen, strict=True)
+    masks = [None] * len(lengths) if kernel is fused else pattern.seen  # it needs none
+    parts = zip(*(torch.split(one, lengths, 2) for one in (query, key, value)), masks, strict=True)
     return torch.cat([kernel(q, k, v, seen, scores, dropout) for q, k, v, seen in parts], 1)
 
 

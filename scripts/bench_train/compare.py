@@ -46,7 +46,7 @@ def compare(setting: Setting, folder: Path, threads: int, chosen: Sequence[str])
             print(told, file=sys.stderr)
     peers = [way for way in ways if way in PEERS_WAYS]
     speed = SPEED[setting.device]
-    best = max((way for way in TUNED if way in ways), key=lambda way: float(ways[way][speed]))
+    best = max((way for way in TUNED if way in ways), key=lambda way: float(ways[way][speed]), default=DEFAULT)
     keys = ("tokens_per_cpu_second", "tokens_per_second", "peak_memory")
     ratios = {
         name: {key: ways[OWN][key] / ways[other][key] for key in keys}
