@@ -83,8 +83,11 @@ def check_tools(tools: Tools, prompt: str) -> None:
             )
 
 
-def calling(message: Message, chat: ChatTokenizer, prompt: str, text: str) -> str:
-    """What follows the prompt in a text whose last turn calls functions, to the end of that turn. Raises RowFault."""
+def calling(message: Message, chat: ChatTokenizer, prompt: str, text: str, begin: int) -> str:
+    """What follows the prompt in a text whose last turn calls functions, to the end of that turn.
+
+    `begin`: where the text has the words that stand beside the calls; its end where there are none. Raises RowFault.
+    """
     thoughts, answer = reasoning.parted(message.content)
     rest = _behind(prompt, text, thoughts)
     spoken = rest.rstrip()
@@ -96,10 +99,11 @@ def calling(message: Message, chat: ChatTokenizer, prompt: str, text: str) -> st
         )
     if any(rest.count(closes) > 1 for _, closes in reasoning.MARKS):
         raise RowFault("the chat template puts thoughts of its own in front of those of the call", "remove them")
-    for part in (thoughts, answer):
-        if part and part not in rest:
-            raise RowFault(f"the chat template drops what is said beside the call: {part[:40]!r}", _DO)
-    _all_written(message.calls, spoken)
+    place = len(rest) - (len(text) - begin)
+    if place < 0 or (thoughts or "") not in rest[:place]:
+        raise RowFault(f"the chat template drops the thoughts in front of the call: {(thoughts or answer)[:40]!r}", _DO)
+    # without the words: they may be those of the call again
+    _all_written(message.calls, f"{rest[:place]}\n{rest[place + len(answer) :]}")
     return spoken
 
 

@@ -97,7 +97,9 @@ def lay_out(conversation: Conversation, chat: ChatTokenizer, forbidden: re.Patte
             prompt = _rendered(chat, turns[:place], tools, answer_next=True)
             check_tools(tools or (), prompt)
             if message.calls:
-                completion = calling(message, chat, prompt, text)
+                words = reasoning.parted(message.content)[1]
+                begin = _found(chat, turns[: place + 1], tools, words, text) if words else len(text)
+                completion = calling(message, chat, prompt, text, begin)
                 said.calling += 1
                 said.openings |= {opened(message, completion)} - {""}
             else:
@@ -190,12 +192,19 @@ def _begin(chat: ChatTokenizer, turns: Sequence[Turn], tools: Tools | None, answ
     begin = start + len(text[start:]) - len(text[start:].lstrip())
     if text.startswith(answer, begin):
         return begin
-    # Found by marking the answer and rendering once more.
+    begin = _found(chat, turns, tools, answer, text)
+    if begin < start:
+        raise _changed(answer)
+    return begin
+
+
+def _found(chat: ChatTokenizer, turns: Sequence[Turn], tools: Tools | None, answer: str, text: str) -> int:
+    """Where the text has the words of the last turn: found by marking them and rendering once more."""
     before, _, behind = turns[-1]["content"].rpartition(answer)
     content = f"{before}{LEFT}{answer}{RIGHT}{behind}"
     marked = _rendered(chat, [*turns[:-1], {**turns[-1], "content": content}], tools)
     begin = marked.find(LEFT)
-    if begin < start or marked.replace(LEFT, "").replace(RIGHT, "") != text:
+    if begin < 0 or marked.replace(LEFT, "").replace(RIGHT, "") != text:
         raise _changed(answer)
     return begin
 

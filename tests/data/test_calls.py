@@ -149,7 +149,18 @@ def test_words_and_several_calls_are_trained_in_order(tmp_path: Path) -> None:
     chat = chat_of("llama3_1", tmp_path / "llama")
     assert "only supports single tool-calls" in refused(tmp_path, chat, {"messages": [ASK, both], "tools": TOOLS})
     both["tool_calls"] = [CALL]
-    assert "drops what is said beside the call: 'I look.'" in refused(tmp_path, chat, {"messages": [ASK, both]})
+    for words in ("I look.", "name", "2"):  # of which the call has two
+        both["content"] = words
+        assert f"drops or changes a part of the answer '{words}'" in refused(tmp_path, chat, {"messages": [ASK, both]})
+
+
+def test_words_that_are_the_call_again_are_no_proof_of_it(tmp_path: Path) -> None:
+    """A template that writes calls only where nothing is said."""
+    chat = chat_with(tmp_path, HEAD.replace("m.tool_calls", "m.tool_calls if not m.content") + TOJSON + TAIL)
+    both = {"role": "assistant", "content": f"get_weather {JSON}", "tool_calls": [CALL]}
+    assert "drops or changes the call of get_weather" in refused(tmp_path, chat, {"messages": [ASK, both]})
+    (row,) = samples(tmp_path, chat, {"messages": [ASK, {**both, "content": None}]})
+    assert trained(row, chat) == f"get_weather{JSON}<|im_end|>"
 
 
 def test_forms_of_calls_and_of_declarations_are_one(tmp_path: Path) -> None:
@@ -252,13 +263,14 @@ def test_special_tokens_in_tools_and_arguments_are_refused(tmp_path: Path) -> No
 
 
 HEAD = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls %}"
+TOJSON = "{{ c.function.name }}{{ c.function.arguments | tojson }}"
 TAIL = "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
 
 @pytest.mark.parametrize(
     ("written", "style"),
     [
-        ("{{ c.function.name }}{{ c.function.arguments | tojson }}", CallStyle(False, "", False)),
+        (TOJSON, CallStyle(False, "", False)),
         ("{{ c.id }}{{ c.function.name }}{{ c.function.arguments | tojson }}", CallStyle(False, "", True)),
         ("{{ c.function.name + c.function.arguments }}", CallStyle(True, "", False)),
         ("{{ c.function.name }}{{ c.function.arguments }}", CallStyle(True, "", False)),
