@@ -29,7 +29,7 @@ def test_it_learns_the_shop(summary: dict[str, Any]) -> None:
     evaluation = summary["evaluation"]
     assert evaluation["heldout"]["before"]["exact"] < 0.10
     # 91.9 % and 67.1 % with the recipe's seed, 90.0 to 91.9 % and 61 to 67 % over three: another CPU is another seed
-    assert evaluation["heldout"]["after"]["exact"] >= 0.88
+    assert evaluation["heldout"]["after"]["exact"] >= 0.90
     assert evaluation["unseen"]["after"]["exact"] >= 0.55
 
 
