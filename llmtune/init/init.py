@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from llmtune.console import Console, counted, escape, size
@@ -21,6 +22,7 @@ from llmtune.recipe.schema import Columns
 
 LONGEST_CELL = 60
 """Characters that are shown of a cell."""
+TWO = "two are needed: one with what is asked, and one with what is to be answered"
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ def _rows(said: str, flags: dict[str, str | None], questions: Questions, console
         do = f"say so with {' and '.join(f'{flag} COLUMN' for flag in missing)}"
         raise InitError.one(str(file), what if found else "question and answer are named together, or neither is", do)
     question, answer = named.values()
+    if question is not None and question == answer:
+        raise InitError.one("--question, --answer", f"both name the column {question}", TWO)
     return look(file, None if question is None or answer is None else Columns(question=question, answer=answer))
 
 
@@ -89,16 +93,20 @@ def _asked(
     tell("columns", [f"{one.name}: {one.characters:,} characters; {shortened(one.first)}" for one in columns], console)
     words = {"--question": "the column with what is asked", "--answer": "the column with the answer"}
     likely = dict(zip(words, guessed(columns), strict=True))
-    return {
-        flag: questions.answer(flag, question, lambda name: _one_of(name, columns), named[flag], likely[flag])
-        for flag, question in words.items()
-    }
+    found: dict[str, str | None] = {}
+    for flag, question in words.items():
+        taken = list(found.values())
+        usual = likely[flag] if likely[flag] not in taken else None
+        found[flag] = questions.answer(flag, question, partial(_one_of, columns, taken), named[flag], usual)
+    return found
 
 
-def _one_of(name: str, columns: Sequence[Column]) -> str:
-    names = [column.name for column in columns]
-    if name not in names:
-        raise InitError.one(name, "there is no such column", f"one of {', '.join(names)}")
+def _one_of(columns: Sequence[Column], taken: Sequence[str | None], name: str) -> str:
+    """The name of a column; `taken`: those that are something else already."""
+    left = [column.name for column in columns if column.name not in taken]
+    if name not in left:
+        what = f"that is the column with what is asked; {TWO}" if name in taken else "there is no such column"
+        raise InitError.one(name, what, f"one of {', '.join(left)}")
     return name
 
 

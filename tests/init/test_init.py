@@ -143,6 +143,15 @@ def test_a_base_that_cannot_be_trained_on_is_refused_before_the_recipe(
     assert not (tmp_path / "out.yaml").exists()
 
 
+def test_one_column_is_not_taken_for_question_and_answer(tmp_path: Path, tiny_base: Path, table: Path) -> None:
+    out = tmp_path / "shop.yaml"
+    named = ("--question", "agent", "--answer", "agent", "--base", tiny_base, "--gpu", "none", "-o", out)
+    said = told(table, *named, code=2)
+    assert "both name the column agent" in said
+    assert "two are needed: one with what is asked, and one with what is to be answered" in said
+    assert not out.exists()
+
+
 def test_columns_are_told_apart_by_their_texts(table: Path, rows: Path) -> None:
     found = unclear(table)
     assert [column.name for column in found] == ["customer", "agent"]  # numbers are no texts
@@ -186,12 +195,13 @@ def on_a_terminal(folder: Path, *arguments: str, answers: Sequence[str] = ()) ->
 
 @pytest.mark.slow
 def test_on_a_terminal_what_is_not_known_is_asked_and_asked_again(tmp_path: Path, tiny_base: Path, table: Path) -> None:
-    answers = ["none.csv", "", "Customer", "", "", str(tmp_path), str(tiny_base), "twelve", "12GB"]
+    answers = ["none.csv", "", "Customer", "", "customer", "", str(tmp_path), str(tiny_base), "twelve", "12GB"]
     named = (table.name, "--question", "customer", "--answer", "agnt")
     code, said, left = on_a_terminal(tmp_path, *named, answers=answers)
     assert (code, left) == (0, 0), said
     asked = ("no column 'agnt'", "there is no file none.csv", "(my shop.csv)", "there is no such column", "(customer)",
-             "(agent)", "'twelve' is no size of a card", "llmtune check my-shop.yaml")  # fmt: skip
+             "that is the column with what is asked", "(agent)", "'twelve' is no size of a card",
+             "llmtune check my-shop.yaml")  # fmt: skip
     assert [part for part in asked if part not in said] == []
     columns = load(tmp_path / "my-shop.yaml").recipe.data.columns
     assert columns is not None
