@@ -211,7 +211,8 @@ def _loggers(draft: Draft, source: Source) -> None:
 def _number_type(draft: Draft, source: Source) -> None:
     """What is not said or `auto` is left to the hardware; neither of the two is float32."""
     half = [source.value(key) for key in ("bf16", "fp16", "bfloat16", "float16")]
-    if source.flag("bf16", "auto") is False and not any(half):
+    methods.weights(draft, source, "bf16", pure=source.text("bf16") == "full")
+    if source.flag("bf16", "auto", "full") is False and not any(half):
         draft.carry("bf16", "quantization.compute_dtype", "float32", "as no type of 16 bits is wanted")
     elif source.flag("float32"):
         draft.carry("float32", "quantization.compute_dtype", "float32")

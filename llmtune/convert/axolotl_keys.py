@@ -39,7 +39,7 @@ DEFAULTED = {
     ),
     **dict.fromkeys(
         ("bfloat16", "float16"),
-        "the number type follows from the hardware; the adapter trains in float32",
+        "the number type follows from the hardware; what trains is held in float32",
     ),
     **dict.fromkeys(
         ("lora_fan_in_fan_out", "peft_autocast_adapter_dtype", "low_cpu_mem_usage", "qlora_sharded_model_loading",

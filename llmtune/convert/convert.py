@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llmtune.console import Console, counted, escape
-from llmtune.convert import axolotl, llamafactory, trl
+from llmtune.convert import axolotl, llamafactory, rows, trl
 from llmtune.convert.draft import Draft
 from llmtune.convert.source import Line, Source
 from llmtune.errors import ConvertError, RecipeError
 from llmtune.files import write_text
 from llmtune.recipe.document import Document, read
+from llmtune.recipe.schema import Recipe
 
 NEEDS = "a configuration of axolotl, LLaMA-Factory or TRL names a base and data"
 
@@ -47,6 +48,8 @@ class Converted:
     tool: str
     told_by: tuple[str, ...]
     """Keys by which the tool was recognised; none where it was named."""
+    apart: str | None
+    """What is said of rows that are kept apart, where the source says nothing of them."""
 
 
 def convert(file: Path, tool: str | None = None, folder: Path | None = None) -> Converted:
@@ -72,7 +75,8 @@ def convert(file: Path, tool: str | None = None, folder: Path | None = None) -> 
         if block not in draft and not source.problems:
             raise ConvertError.one(f"{file}:1:1", f"does not say {says}", f"is it a configuration that trains? {NEEDS}")
     draft.settle()
-    return Converted(draft.text(), source.lines(), known.name, told_by)
+    apart = rows.kept_apart(draft, source)
+    return Converted(draft.text(), source.lines(), known.name, told_by, apart)
 
 
 def recognised(document: Document, file: Path) -> tuple[str, tuple[str, ...]]:
@@ -83,6 +87,7 @@ def recognised(document: Document, file: Path) -> tuple[str, tuple[str, ...]]:
         if tool.base in document.values
     }
     if not found:
+        _refuse_other(document, file)
         what = f"names no base by {' or '.join(dict.fromkeys(tool.base for tool in TOOLS.values()))}"
         do = f"is it of axolotl, LLaMA-Factory or TRL? --from says so ({', '.join(TOOLS)})"
         raise ConvertError.one(str(file), what, do)
@@ -92,6 +97,27 @@ def recognised(document: Document, file: Path) -> tuple[str, tuple[str, ...]]:
         what = f"could be of {' or of '.join(TOOLS[name].name for name in best)}"
         raise ConvertError.one(str(file), what, f"say which: {' or '.join(f'--from {name}' for name in best)}")
     return best[0], found[best[0]] or (TOOLS[best[0]].base,)
+
+
+def _refuse_other(document: Document, file: Path) -> None:
+    """What is known to be of none of the tools.
+
+    Raises:
+        ConvertError: it is a recipe, or of a tool that is not converted.
+    """
+    values = document.values
+    ours = {"extends", *Recipe.model_fields}
+    if values.keys() & {"base", "extends"} and 2 * len(values.keys() & ours) > len(values):
+        raise ConvertError.one(str(file), "is a recipe of llmtune already", f"llmtune check {file}")
+    data = values.get("data")
+    name = None
+    if any(isinstance(block, dict) and "_component_" in block for block in values.values()):
+        name = "torchtune"
+    elif "checkpoint_dir" in values and isinstance(data, dict) and "class_path" in data:
+        name = "LitGPT"
+    if name is not None:
+        what = f"is of {name}, and llmtune converts configurations of axolotl, LLaMA-Factory and TRL alone"
+        raise ConvertError.one(str(file), what, "`llmtune init` writes a recipe from your rows, base and card")
 
 
 def command(file: Path, tool: str | None, out: Path | None, console: Console) -> None:
@@ -108,6 +134,8 @@ def command(file: Path, tool: str | None, out: Path | None, console: Console) ->
     why = f", by {', '.join(done.told_by[:4])}" if done.told_by else ""
     console.title(file.name, f"a configuration of {done.tool}{why}")
     told(done.keys, console)
+    if done.apart is not None:
+        console.stage("rows", escape(done.apart))
     console.blank()
     if out is None:
         console.plain(done.recipe)

@@ -140,6 +140,7 @@ def convert(draft: Draft, source: Source) -> None:
     trainer.revision(draft, source)
     llamafactory_rows.convert(draft, source)
     _method(draft, source)
+    methods.weights(draft, source, "pure_bf16", pure=bool(source.flag("pure_bf16")))
     trainer.convert(draft, source, 5e-5)
     if source.flag("packing") or source.flag("neat_packing"):
         rows.packed(draft)

@@ -30,6 +30,9 @@ def convert(draft: Draft, source: Source) -> None:
                 f" put their rows into {files}."
             )
         rows.train(draft, source, found)
+        if len(names) > 1:
+            note = "of each data set: all rows are trained; keep so many of each where they are joined"
+            source.unsupported("max_samples", note)
         said = "the files of the data sets lie there" if registry else f"there is no {REGISTRY}: see the recipe's head"
         source.carried("dataset_dir", said)
     evaluated = source.names("eval_dataset")

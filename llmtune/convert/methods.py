@@ -136,6 +136,13 @@ def to_the_end(draft: Draft, source: Source) -> None:
         )
 
 
+def weights(draft: Draft, source: Source, at: At, *, pure: bool) -> None:
+    """Whether the source trains the base's own weights in 16 bits, and keeps no others (`pure`)."""
+    if pure and draft.value("adapter.method") in ("full", "partial"):
+        note = "the base's own weights are trained in float32, which needs more memory: `llmtune check` tells how much"
+        source.unsupported(at, note)
+
+
 def layers(draft: Draft, source: Source, at: At, every: str) -> None:
     """Which layers get an adapter; `every` is the tool's word for all linear ones."""
     value = source.value(at)

@@ -92,6 +92,19 @@ def heldout(draft: Draft, source: Source, rows: Rows) -> None:
     draft.remark(f"Make {file}, too:\n  {_saved(source, [rows], file)}")
 
 
+def kept_apart(draft: Draft, source: Source) -> str | None:
+    """What is said of rows that are not trained on, as the source names no others to measure on; None where it does."""
+    if "data.heldout" in draft:
+        return None
+    share = draft.value("data.heldout")
+    said = (
+        f"{100 * share:g} % of the rows are kept apart and not trained on (data.heldout: {share}): the best checkpoint"
+        f" is chosen by them. {source.tool} trains on all rows unless it is told which to keep."
+    )
+    draft.remark(said)
+    return said
+
+
 def packed(draft: Draft) -> None:
     """What a step was, where rows were packed: it counted sequences that were filled up with rows."""
     size, tokens = draft.value("training.batch_size"), draft.value("data.max_tokens")

@@ -50,7 +50,7 @@ DEFAULTED = {
     ),
     **dict.fromkeys(
         ("bf16", "fp16", "pure_bf16", "bf16_full_eval", "fp16_full_eval"),
-        "the number type follows from the hardware; the adapter trains in float32",
+        "the number type follows from the hardware; what trains is held in float32",
     ),
     "tf32": "float32 is multiplied as torch does it",
     **dict.fromkeys(

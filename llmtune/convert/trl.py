@@ -87,6 +87,7 @@ def convert(draft: Draft, source: Source) -> None:
     for key in ("dtype", "torch_dtype"):
         if source.text(key) == "float32":
             draft.carry(key, "quantization.compute_dtype", "float32")
+        methods.weights(draft, source, key, pure=source.text(key) in ("bfloat16", "float16"))
     _loss(draft, source)
     trainer.tell(source, DEFAULTED, UNSUPPORTED)
 

@@ -39,9 +39,62 @@ def test_a_configuration_of_two_tools_asks_which(tmp_path: Path) -> None:
 
 def test_a_configuration_of_another_tool_is_none(tmp_path: Path) -> None:
     with pytest.raises(ConvertError, match="names no base by base_model or model_name_or_path"):
-        converted(tmp_path, "model:\n  _component_: torchtune.models.lora_llama2_7b\noptimizer: adamw\n")
+        converted(tmp_path, "model: some/model\noptimizer: adamw\n")
     with pytest.raises(ConvertError, match="no such tool here"):
         converted(tmp_path, AXOLOTL, "torchtune")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("model:\n  _component_: torchtune.models.lora_llama2_7b\noptimizer:\n  lr: 1e-4\n", "is of torchtune, and"),
+        ("checkpoint_dir: some/model\ndata:\n  class_path: litgpt.data.JSON\nlora_r: 8\n", "is of LitGPT, and"),
+        ("base: some/model\ndata: rows.jsonl\n", "is a recipe of llmtune already"),
+        ("extends: quickstart\ntraining: {epochs: 2}\n", "is a recipe of llmtune already"),
+    ],
+)
+def test_what_is_known_to_be_of_none_of_the_three_is_said_to_be_what_it_is(
+    tmp_path: Path, text: str, what: str
+) -> None:
+    with pytest.raises(ConvertError, match=what):
+        converted(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [(AXOLOTL, "val_set_size: 0.1"), (FACTORY, "val_size: 0.1"),
+     (TRL, "dataset_test_split: test\neval_strategy: steps")],
+)  # fmt: skip
+def test_rows_that_are_kept_apart_unasked_are_told_in_the_report_and_the_head(
+    tmp_path: Path, text: str, key: str
+) -> None:
+    file = tmp_path / "theirs.yml"
+    file.write_text(text)
+    report, head = told(str(file)).split("# From theirs.yml", 1)
+    for said in (report, head.split("\n\nbase:")[0].replace("\n# ", " ")):
+        assert "5 % of the rows are kept apart and not trained on (data.heldout: 0.05)" in said
+    file.write_text(f"{text}{key}\n")
+    assert "kept apart" not in told(str(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "lora", "full", "key"),
+    [
+        (AXOLOTL, "adapter: qlora\nload_in_4bit: true\n", "", "bf16: full"),
+        (FACTORY, "finetuning_type: lora", "finetuning_type: full", "pure_bf16: true"),
+        (TRL, "use_peft: true", "use_peft: false", "dtype: bfloat16"),
+    ],
+)
+def test_weights_of_the_base_that_trained_in_16_bits_are_said_to_need_more_memory(
+    tmp_path: Path, text: str, lora: str, full: str, key: str
+) -> None:
+    name = key.partition(":")[0]
+    of_adapter = converted(tmp_path, f"{text}{key}\n")
+    assert statuses(of_adapter)[name] == "defaulted"
+    done = converted(tmp_path, f"{text.replace(lora, full)}{key}\n")
+    (line,) = (line for line in done.keys if line.key == name)
+    assert line.status == "unsupported"
+    assert "trained in float32, which needs more memory" in line.note
 
 
 def test_one_that_names_no_rows_trains_nothing(tmp_path: Path) -> None:

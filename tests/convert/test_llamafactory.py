@@ -153,6 +153,13 @@ def test_what_changes_what_is_learnt_and_cannot_be_said_is_unsupported(tmp_path:
     assert statuses(done)["template"] == "defaulted"
 
 
+def test_so_many_rows_are_of_each_data_set(tmp_path: Path) -> None:
+    done = converted(tmp_path, FACTORY.replace("mine", "mine,other") + "max_samples: 1000\n")
+    (line,) = (line for line in done.keys if line.key == "max_samples")
+    assert line.status == "unsupported"
+    assert line.note.startswith("of each data set: all rows are trained")
+
+
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [
