@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+READ_BY = ("train", "format", "columns", "system", "on_bad_row")
+"""Keys of `data` that decide how the rows to train on are read."""
 OTHER_BYTES = 100_000_000
 """Of a run on disk: rows, answers, logs, and a tokenizer beside each model and checkpoint."""
 
@@ -160,7 +162,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     Raises:
         LlmtuneError: with every problem found.
     """
-    from llmtune.data.prepare import absent, look, prepare
+    from llmtune.data.prepare import absent, look, look_at_train, prepare
     from llmtune.models import family, prequantized, source
     from llmtune.models.start import misfits_of_start, start_folder
     from llmtune.unfinished import stage_of_unfinished
@@ -203,6 +205,8 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
         problems.add(list(misfits_of_start(recipe.adapter, start, sizes)))
     if not loaded.knows("data"):
         problems.add(list(absent(recipe, beside)))
+        if all(loaded.knows(f"data.{key}") for key in READ_BY):
+            problems.of(lambda: look_at_train(recipe, beside))
     elif sizes is not None and words is not None:
         prepared = problems.of(lambda: prepare(recipe, beside, words, sizes))
         if prepared is not None:

@@ -213,3 +213,17 @@ def test_code_of_the_base_that_runs_is_said_aloud(brings: bool, tiny_base: Path,
     said = [note for note in check(tmp_path / "shop.yaml", tmp_path / "run", ()).notes if "trust_remote_code" in note]
     runs = "base.trust_remote_code: Python code of the base runs with your rights: lamp.py"
     assert said == [runs if brings else "base.trust_remote_code: true is not needed, as the base brings no Python code"]
+
+
+def test_a_misspelt_column_is_told_at_its_line_whatever_else_is_wrong_in_data(tmp_path: Path, tiny_base: Path) -> None:
+    (tmp_path / "mails.csv").write_text("Feld1,Feld2\nOpen?,Yes.\nClosed?,No.\n")
+    columns = "  train: mails.csv\n  columns:\n    question: Feld1\n    answer: Feldd2\n"
+    for more in ("", "  heldout: 1.5\n"):
+        (tmp_path / "shop.yaml").write_text(f"base: {tiny_base}\ndata:\n{columns}{more}")
+        with pytest.raises(RecipeError) as caught:
+            check(tmp_path / "shop.yaml", tmp_path / "run", ())
+        found = {Path(problem.where).name: problem for problem in caught.value.problems}
+        assert set(found) == {"shop.yaml:6:5", *(["shop.yaml:7:3"] if more else [])}
+        wrong = found["shop.yaml:6:5"]
+        assert wrong.what == "data.columns.answer: mails.csv has no column 'Feldd2'; there is Feld1, Feld2"
+        assert wrong.do == "did you mean Feld2?"

@@ -125,11 +125,22 @@ def _reader(first: Values, data: Data, label: str, any_form: bool) -> tuple[Read
 def _named(first: Values, asked: Columns | None, label: str) -> tuple[Reader, str]:
     if asked is None:
         raise DataError.one("data.columns", "data.format: columns needs the names of the columns", _name_them(first))
-    wanted = [name for name in (asked.question, asked.answer, asked.system) if name is not None]
-    missing = [name for name in wanted if name not in first]
+    wanted = {"question": asked.question, "answer": asked.answer, "system": asked.system}
+    missing = [
+        _no_column(f"data.columns.{key}", name, first, label)
+        for key, name in wanted.items()
+        if name is not None and name not in first
+    ]
     if missing:
-        raise DataError([_missing(missing, first, label, "data.columns")])
+        raise DataError(missing)
     return columns.named(asked)
+
+
+def _no_column(key: str, name: str, first: Values, label: str) -> Problem:
+    """Told at the recipe's key, where it is mended."""
+    what = f"{key}: {label} has no column {name!r}; there is {_listed(first)}"
+    near = difflib.get_close_matches(name, list(first), n=1, cutoff=0.5)
+    return Problem(key, what, f"did you mean {near[0]}?" if near else _name_them(first))
 
 
 def _missing(missing: Sequence[str], first: Values, label: str, by: str) -> Problem:

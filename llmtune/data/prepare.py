@@ -56,6 +56,14 @@ def look(recipe: Recipe, beside: Path) -> None:
     preparation.stop_if_bad()
 
 
+def look_at_train(recipe: Recipe, beside: Path) -> None:
+    """Read the file that is trained on alone: for a recipe of which the rest of `data` was not understood.
+
+    Raises DataError with every problem of it.
+    """
+    _Preparation(recipe, beside).train_alone()
+
+
 def longest(recipe: Recipe, family: Family, chat: ChatTokenizer) -> int:
     """Tokens of the longest row that is trained on."""
     return recipe.data.max_tokens or min(_context(recipe, family, chat) or LONGEST, LONGEST)
@@ -106,6 +114,10 @@ class _Preparation:
         """Conversations by split."""
         self._fatal += absent(self._recipe, self._beside)
         return self._choose({part: self._read(part, label) for part, label in _files(self._data).items()})
+
+    def train_alone(self) -> None:
+        self._read("train", self._data.train)
+        self.stop_if_bad()
 
     def prepared(self, chat: ChatTokenizer, family: Family) -> Prepared:
         self._check_limit(_context(self._recipe, family, chat))
