@@ -18,6 +18,8 @@ SCRIPTS = (
 """Japanese first: it has Chinese letters too."""
 SHARE = 0.15
 """Of a text's letters, from which on a script is the text's: the rest may be names and code."""
+FEWEST = 4
+"""Words of a text that Latin letters do not tell of, by which its language is told."""
 WORDS = {
     "English": "the of and to is in you for that it with this are your can what how",
     "German": "der die das und ist nicht ich sie ein eine mit zu den wie auf wir",
@@ -47,6 +49,8 @@ def _of(text: str) -> str | None:
         if letters and len(re.findall(f"[{signs}]", text)) > SHARE * letters:
             return name
     words = Counter(re.findall(r"[^\W\d_]+", text.lower()))
+    if words.total() < FEWEST:
+        return None
     common = {name: sum(words[word] for word in usual.split()) for name, usual in WORDS.items()}
     best = max(common, key=lambda name: common[name])
     return best if common[best] else None

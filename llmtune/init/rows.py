@@ -77,7 +77,8 @@ class Rows:
         if self.repeated:
             yield f"{counted(self.repeated, 'row')} there already, word for word"
         if self.answers < FEW * len(self.conversations):
-            yield f"{counted(self.answers, 'answer')} in all: they can be learnt by heart, and a good score is no feat"
+            few = f"{counted(self.answers, 'answer')} in all: {'it' if self.answers == 1 else 'they'}"
+            yield f"{few} can be learnt by heart, and a good score is no feat"
         yield from self.notes
 
 

@@ -39,3 +39,9 @@ def test_a_few_rows_in_another_language_are_said_and_a_medley_is_not_named() -> 
     assert language([english] * 8 + [german] * 2) == "mostly English (80%)"
     assert language([english, german, french]) is None
     assert language(["42", "{}"]) is None
+
+
+def test_of_too_few_words_no_language_is_told() -> None:
+    assert language(["x y", "y", "la x", "la la y"] * 3) is None
+    assert language(["Ist er da?", "Er ist nicht da."] * 3) is None  # half of them would be a guess
+    assert language(["Er ist nicht da.", "Ja."] * 1 + ["Wir sind mit euch da."] * 8) == "German"
