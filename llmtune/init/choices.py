@@ -9,6 +9,7 @@ from typing import Any
 
 from llmtune.console import counted, size
 from llmtune.data.prepare import LONGEST, Prepared, prepare
+from llmtune.init import patience
 from llmtune.init.fitting import Asked, Values, Way, chosen, recipe_of
 from llmtune.init.model import Base, numbers
 from llmtune.init.rows import Rows
@@ -41,7 +42,7 @@ class Begun:
     text: str
     plan: Plan
     remarks: Sequence[str]
-    """What follows for this base."""
+    """What follows for this base on this device."""
 
 
 def begin(rows: Rows, base: Base, device: Device, names: tuple[str, str]) -> Begun:
@@ -67,7 +68,8 @@ def begin(rows: Rows, base: Base, device: Device, names: tuple[str, str]) -> Beg
         }
     )
     recipe = recipe_of({**values, **way.more})
-    return Begun(entries, text(list(_head(rows, way, device)), entries), way.plan, remarks(recipe, base.family))
+    told = [*remarks(recipe, base.family), *patience.remark(way.plan, base.family, device)]
+    return Begun(entries, text(list(_head(rows, way, device)), entries), way.plan, told)
 
 
 def _measured(values: Values, base: Base, rows: Rows) -> Prepared:
@@ -163,7 +165,11 @@ def _of_base(base: Base, way: Way, device: Device) -> Iterator[tuple[str, Said]]
     if kind == "none":
         yield "quantization.type", Said("none", f"{whole}: it fits as it is")
     elif kind is not None:
-        yield "quantization.type", Said(kind, f"4 bits a weight: {whole} would leave too little room")
+        why = f"{whole} would leave too little room"
+        if way.whole_is_slower:
+            more = "more " if way.plan.checkpointing else ""
+            why = f"with {whole}, {more}layers would have to be computed twice"
+        yield "quantization.type", Said(kind, f"4 bits a weight: {why}")
     if "export" in way.more:
         yield "export", Said(way.more["export"], "the merged model does not fit the card: merge on a larger one")
 
@@ -172,7 +178,8 @@ def _head(rows: Rows, way: Way, device: Device) -> Iterator[str]:
     yield f"Written by `llmtune init` for {device.name}: {memory(way.plan)}."
     if rows.repeated:
         yield f"Word for word there already, and learnt once more: {counted(rows.repeated, 'row')}."
-    yield "To keep what the base can do already: `replay: general.jsonl` under `data` mixes in rows of that."
+    yield "To keep what the base can do already: `replay: FILE` under `data` mixes in rows of a file of yours with"
+    yield "questions of all kinds, answered as the base should go on answering them."
 
 
 def memory(plan: Plan) -> str:

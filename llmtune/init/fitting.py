@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune import spread
@@ -77,6 +78,8 @@ class Way:
     limit: int
     """Tokens of the longest row."""
     plan: Plan
+    whole_is_slower: bool = False
+    """All rows would fit in 16 bits too, but more layers would have to be computed twice."""
 
     @property
     def recomputed(self) -> float:
@@ -104,11 +107,14 @@ def chosen(asked: Asked) -> Way:
     most, *fewer = limits = list(_limits(asked))
     if asked.longer(most) > (1 - KEPT) * asked.rows:
         what = f"{asked.longer(most):,} of {counted(asked.rows, 'row')} are longer than the base reads, {most:,} tokens"
-        raise InitError.one("DATA", what, "make shorter rows of them, or choose a base that reads more")
+        do = "make shorter rows of them, choose a base that reads more, or write a recipe by hand that leaves them out"
+        raise InitError.one(Path(asked.values["data.train"]).name, what, f"{do}: data.too_long: skip")
     whole = _way(asked, NONE, most) if asked.family.quantized is None else None
     smaller = _smaller_way(asked, most)
-    if whole is not None and (smaller is None or "export" in smaller.more or whole.recomputed <= smaller.recomputed):
-        return whole
+    if whole is not None:
+        if smaller is None or "export" in smaller.more or whole.recomputed <= smaller.recomputed:
+            return whole
+        return replace(smaller, whole_is_slower=True)
     for limit in fewer:
         smaller = smaller or _smaller_way(asked, limit)
     if smaller is None:

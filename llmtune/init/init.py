@@ -172,6 +172,7 @@ def write(rows: Rows, base: model.Base, device: Device, out: Path, console: Cons
                  "context": base.context},
         "device": {"kind": device.kind, "name": device.name, "bytes": device.total_bytes},
         "plan": begun.plan.as_json(),
+        "remarks": list(begun.remarks),
         "reasons": {key: entry.comment for key, entry in begun.entries.items()},
     })  # fmt: skip
 

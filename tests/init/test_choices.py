@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from llmtune.init import model, rows
+from llmtune.init import model, patience, rows
 from llmtune.init.card import of_size
 from llmtune.init.choices import begin, by_count
 from llmtune.plan.device import Device
+from tests.init.test_fitting import family
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,42 @@ def test_the_learning_rate_is_that_of_the_bases_size(
         monkeypatch.setattr(model, "look", lambda name, sized=sized: sized)
         rates.append(written(tmp_path, tiny_base, 60, of_size(141))["training.learning_rate"])
     assert rates == [2e-3, 2e-4, 1e-4]
+
+
+def test_a_processor_is_told_to_be_slow_where_it_is(tmp_path: Path, tiny_base: Path) -> None:
+    """By recipes/machines/cpu.yaml: 1.1 million tokens of a base of 0.36 billion take 8 cores 25 min; 8e9, 9.3 h."""
+    file = tmp_path / "rows.csv"
+    file.write_text("question,answer\n" + "".join(f"Where is parcel {n}?,On its way.\n" for n in range(60)))
+    read, base = rows.look(file, None), model.look(str(tiny_base))
+    processor = Device("cpu", "CPU, 8 cores", 10**11, 10**11, 8)
+    made = begin(read, base, processor, ("base", "rows.csv")).plan
+    large = replace(base.family, parameters=8 * 10**9)
+    tokens = replace(made.geometry, tokens=1_100_000, steps=5, steps_per_epoch=5)
+    hours = patience.seconds(replace(made, geometry=tokens), large, processor) / 3600
+    assert hours == pytest.approx(25 / 60 * 8 / 0.36, rel=0.03)
+    (said,) = patience.remark(replace(made, geometry=tokens), large, processor)
+    assert "8 cores train for 9 hours at best" in said
+    assert "take one of 6.8 billion numbers or less, which takes 8 hours" in said
+    slower = replace(processor, cores=1)
+    assert "1 core trains for 3 days" in next(patience.remark(replace(made, geometry=tokens), large, slower))
+    assert list(patience.remark(replace(made, geometry=tokens), large, of_size(24))) == []
+    assert list(patience.remark(made, base.family, processor)) == []
+    huge, roomy = 10**14, replace(processor, free_bytes=10**16, total_bytes=10**16)
+    begun = begin(read, replace(base, family=replace(base.family, parameters=huge)), roomy, ("base", "rows.csv"))
+    assert "a processor is slow" in begun.remarks[-1]
+
+
+def test_four_bits_are_said_to_save_what_they_save(tmp_path: Path, tiny_base: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("question,answer\n" + "".join(f"Where is parcel {n}?,{'On its way. ' * 30}\n" for n in range(60)))
+    read, found = rows.look(file, None), model.look(str(tiny_base))
+    base = replace(found, family=family("4B"))
+    reasons = set()
+    for tenths in range(90, 160, 5):
+        begun = begin(read, base, of_size(tenths / 10), ("base", "rows.csv"))
+        reasons.add(begun.entries["quantization.type"].comment)
+    assert reasons == {
+        "4 bits a weight: 8.0 GB in bfloat16 would leave too little room",
+        "4 bits a weight: with 8.0 GB in bfloat16, layers would have to be computed twice",
+        "8.0 GB in bfloat16: it fits as it is",
+    }

@@ -58,7 +58,8 @@ def test_sixteen_bits_are_not_bought_by_computing_layers_twice() -> None:
     assert whole is not None
     assert packed is not None
     assert (whole.checkpointing, packed.checkpointing) == (1, 0)
-    assert chosen(tight).more == NF4
+    assert (chosen(tight).more, chosen(tight).whole_is_slower) == (NF4, True)
+    assert not chosen(asked("8B", 12)).whole_is_slower
 
 
 def test_rows_that_do_not_fit_are_left_out_and_no_more_of_them() -> None:
@@ -75,8 +76,13 @@ def test_no_row_is_longer_than_the_base_reads() -> None:
 
 
 def test_rows_that_the_base_cannot_read_are_not_laid_to_the_card() -> None:
-    with pytest.raises(InitError, match="3 of 5 rows are longer than the base reads, 512 tokens"):
+    with pytest.raises(InitError, match="3 of 5 rows are longer than the base reads, 512 tokens") as caught:
         chosen(replace(asked("0.6B", 80, 900, 900, 900), context=512))
+    (problem,) = caught.value.problems
+    assert (problem.where, problem.do.rpartition(", or ")[2]) == (
+        "rows.csv",
+        "write a recipe by hand that leaves them out: data.too_long: skip",
+    )
 
 
 def test_where_nothing_fits_what_would_is_named_and_does() -> None:
