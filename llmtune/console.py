@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
+ALIKE = 5
+"""Problems of one kind in one file that are shown to people; of the rest it is said how many there are."""
+OF_A_ROW = re.compile(r"(.+):(?:row )?\d+")
+VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d[\d,.]*")
+"""What is another thing in each problem of a kind: values, numbers and lines."""
 BARS = "▁▂▃▄▅▆▇█"
 LINE_EVERY_SECONDS = 15.0
 LINE_EVERY_SHARE = 0.1
@@ -79,7 +86,7 @@ class Console:
             sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     def error(self, error: LlmtuneError) -> None:
-        """All problems, one under the other: where, what, and below it what to do."""
+        """The problems, one under the other: where, what, and below it what to do. In JSON all, however alike."""
         if self.as_json:
             problems = [vars(problem) for problem in error.problems]
             self.json({"error": type(error).__name__, "problems": problems, "exit_code": error.exit_code})
@@ -88,8 +95,8 @@ class Console:
 
         stderr = Rich(stderr=True, highlight=False, soft_wrap=True)
         width = min(28, max(len(problem.where) for problem in error.problems))
-        for problem in error.problems:
-            stderr.print(_problem(problem, width))
+        for text in _told(error.problems, width):
+            stderr.print(text)
         if error.ending:
             stderr.print(f"{counted(sum(problem.count for problem in error.problems), 'problem')}; {error.ending}")
 
@@ -209,6 +216,29 @@ class Progress:
             if words:
                 grid.add_row("", "  ".join(words))
         return Group(grid)
+
+
+def _told(problems: Sequence[Problem], width: int) -> Iterator[Text]:
+    """Each problem; of those that are alike in one file the first few, and how many more there are."""
+    from rich.text import Text
+
+    kinds = [_kind(problem) for problem in problems]
+    of_kind, shown = Counter(kinds), Counter[tuple[str, ...]]()
+    for problem, kind in zip(problems, kinds, strict=True):
+        shown[kind] += 1
+        left = of_kind[kind] - ALIKE
+        if left <= 1 or shown[kind] <= ALIKE:
+            yield _problem(problem, width)
+        elif shown[kind] == ALIKE + 1:
+            yield Text(f"{' ' * (width + 2)}and {left} more such rows of {kind[0]}, listed with --json", style="red")
+
+
+def _kind(problem: Problem) -> tuple[str, ...]:
+    """Equal for problems of a file that differ in the row alone, and in what it holds."""
+    file = OF_A_ROW.fullmatch(problem.where)
+    if file is None:
+        return problem.where, problem.what, problem.do
+    return file[1], VARYING.sub("", problem.what), VARYING.sub("", problem.do)
 
 
 def _problem(problem: Problem, width: int) -> Text:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import pytest
 
 from llmtune.console import Console, Progress, counted, duration, sparkline
+from llmtune.errors import DataError, Problem
 
 
 def told(done: int, total: int, seconds: float, **numbers: Any) -> dict[str, Any]:
@@ -103,3 +105,28 @@ def test_durations_are_as_exact_as_they_are_known() -> None:
 def test_one_thing_has_no_s() -> None:
     assert [counted(n, "row") for n in (0, 1, 2, 1204)] == ["0 rows", "1 row", "2 rows", "1,204 rows"]
     assert [counted(n, "epoch", ".3g") for n in (1.0, 0.5, 1.0001)] == ["1 epoch", "0.5 epochs", "1 epoch"]
+
+
+def test_of_problems_that_are_alike_the_first_five_are_shown_and_how_many_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ragged = [
+        Problem(f"mails.csv:{n}", f"{n} cells where the first line names 2 columns", "look") for n in range(3, 63)
+    ]
+    others = [
+        Problem("mails.csv:90", "answer is empty", "write the text"),
+        Problem("shop.yaml:3:1", "no key", "add it"),
+    ]
+    Console().error(DataError([*ragged[:30], *others, *ragged[30:]]))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines if ":" in line] == [
+        *(f"mails.csv:{n}" for n in range(3, 8)), "mails.csv:90", "shop.yaml:3:1"
+    ]  # fmt: skip
+    assert [line.strip() for line in lines if "more" in line] == [
+        "and 55 more such rows of mails.csv, listed with --json"
+    ]
+    assert lines[-1] == "62 problems; nothing was started."
+    Console(as_json=True).error(DataError(ragged))
+    assert len(json.loads(capsys.readouterr().out)["problems"]) == 60
+    Console().error(DataError(ragged[:6]))
+    assert "more" not in capsys.readouterr().err, "a line in place of one problem says less than the problem"

@@ -18,6 +18,11 @@ class Rule:
     broken: Callable[[Recipe], bool]
     says: str
     do: str
+    of: Callable[[Recipe], str] | None = None
+    """What is said of one recipe, with its values, in place of `says`."""
+
+    def told(self, recipe: Recipe) -> str:
+        return self.says if self.of is None else self.of(recipe)
 
 
 def given(block: BaseModel, *keys: str) -> bool:

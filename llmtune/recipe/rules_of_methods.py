@@ -127,7 +127,8 @@ RULES = (
         ("adapter.method", "quantization.type"),
         lambda r: r.quantization.type not in ("none", *r.adapter.quantized),
         "this method cannot work on weights that are stored so (the README's table says which can)",
-        "set `quantization.type: none`, or choose another method",
+        "write `quantization: none`, or `adapter: lora`, which works on every kind",
+        lambda r: f"method {r.adapter.method} cannot work on weights that are stored as {r.quantization.type}",
     ),
     Rule(
         ("adapter.init", "quantization.type"),

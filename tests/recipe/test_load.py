@@ -340,6 +340,16 @@ def test_every_rule_is_broken_by_a_recipe_that_breaks_it(tmp_path: Path, rule: o
     broken = next((text for words, text in BREAKS.items() if words in rule.says), None)
     broken = broken or BREAKS.get(" ".join(rule.keys)) or BREAKS[rule.keys[0]]
     text = broken if broken.startswith("data:") else f"data: x\n{broken}"
-    (problem,) = read(tmp_path, f"base: a/b\n{text}\n").broken
-    assert rule.says in problem.what
+    loaded = read(tmp_path, f"base: a/b\n{text}\n")
+    (problem,) = loaded.broken
+    assert rule.told(loaded.recipe) in problem.what
     assert problem.do == rule.do
+
+
+def test_a_method_that_does_not_go_with_how_the_base_is_stored_is_named_with_it(tmp_path: Path) -> None:
+    text = "base: a/b\ndata: x\nadapter: {method: full}\nquantization: nf4\n"
+    (problem,) = read(tmp_path, text).broken
+    assert problem.what.endswith(": method full cannot work on weights that are stored as nf4")
+    assert problem.do == "write `quantization: none`, or `adapter: lora`, which works on every kind"
+    assert read(tmp_path, text.replace("{method: full}", "lora")).broken == []
+    assert read(tmp_path, text.replace("nf4", "none")).broken == []
