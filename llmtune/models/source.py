@@ -50,7 +50,7 @@ def find(base: Base, beside: Path, commit: str | None = None) -> Source:
     on_hub = folder is None
     if folder is None:
         path = (beside / Path(base.name).expanduser()).resolve()
-        absent = f"; and there is no folder {path} (paths are relative to the recipe)"
+        absent = f"; and there is no folder {path}"
         folder = _from_hub(base.name, commit or base.revision, _SMALL, absent)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))

@@ -84,4 +84,4 @@ def test_a_hub_model_without_network_says_what_to_do(tmp_path: Path, monkeypatch
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     message = said("data/tiny-base", tmp_path)
     assert "not in the hub's cache" in message
-    assert f"and there is no folder {tmp_path}/data/tiny-base (paths are relative to the recipe)" in message
+    assert f"and there is no folder {tmp_path}/data/tiny-base" in message
