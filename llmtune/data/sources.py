@@ -65,13 +65,13 @@ def _check(path: Path, label: str, suffix: str) -> None:
         raise DataError.one(label, "the file is empty", "write at least a few rows into it")
 
 
-def nearest_data(path: Path) -> str:
-    """What to do where a data file is not there."""
+def nearest_data(path: Path, seen: str = "paths are as seen from the recipe") -> str:
+    """What to do where a data file is not there. `seen`: what its path begins at."""
     if not path.parent.is_dir():
-        return f"there is no folder {path.parent} either; paths are as seen from the recipe"
+        return f"there is no folder {path.parent} either; {seen}"
     files = [p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES]
     near = nearest(path.name, files)
-    return f"did you mean {near}?" if near is not None else "paths are as seen from the recipe"
+    return f"did you mean {near}?" if near is not None else seen
 
 
 def _text(path: Path, label: str) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmtune.console import Console, counted, escape, size
-from llmtune.data.sources import SUFFIXES
-from llmtune.errors import InitError
+from llmtune.data.sources import SUFFIXES, nearest_data
+from llmtune.errors import InitError, LlmtuneError
 from llmtune.files import write_text
 from llmtune.init import model
 from llmtune.init.card import card
@@ -19,6 +21,9 @@ from llmtune.init.questions import Questions
 from llmtune.init.rows import Column, Rows, guessed, look, unclear
 from llmtune.plan.device import Device
 from llmtune.recipe.schema import Columns
+
+if TYPE_CHECKING:
+    from llmtune.init.choices import Begun
 
 LONGEST_CELL = 60
 """Characters that are shown of a cell."""
@@ -42,25 +47,54 @@ def command(given: Given, console: Console, *, asks: bool) -> None:
 
     Raises:
         InitError: with everything that is missing, cannot be used, or does not fit the card.
-        DataError: the rows do not go with the base.
     """
+    with _unwritten(console):
+        rows, base, device, out = _answers(given, console, asks=asks)
+        begun = _planned(rows, base, device, out, console)
+    write(begun, rows, base, device, out, console)
+
+
+@contextmanager
+def _unwritten(console: Console) -> Iterator[None]:
+    """Whatever ends it in here, no recipe was written, and that is said."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.blank()
+        console.stage("stopped", "no recipe was written")
+        raise
+    except LlmtuneError as error:
+        raise InitError(error.problems) from error
+
+
+def _answers(given: Given, console: Console, *, asks: bool) -> tuple[Rows, model.Base, Device, Path]:
+    """Data, base, card and the recipe's file. Of what is given, the quickest to see is looked at first."""
     questions = Questions(console, asks=asks)
     named = {"--question": given.question, "--answer": given.answer}
+
+    def card_of(said: str | None) -> Device | None:
+        question = f"the card: its memory (12GB), none, or auto, which is {_here()}" if asks else ""
+        return questions.answer("--gpu", question, card, said, "auto")
+
+    def recipe_at(name: str) -> Path | None:
+        return questions.answer("-o", "the recipe's file", partial(_free, asks=asks), name)
+
+    device = None if given.gpu is None else card_of(given.gpu)
+    out = None if given.out is None else recipe_at(str(given.out))
     rows = questions.answer(
         "DATA", "the file with your rows", lambda said: _rows(said, named, questions, console), given.data, _only_file()
     )
     if rows is not None:
         tell("data", rows.lines(), console)
-    name = None if given.out is None and rows is None else str(given.out or _named_after(rows))
-    out = None if name is None else questions.answer("-o", "the recipe's file", _free, name)
+        out = recipe_at(_named_after(rows)) if given.out is None else out
     base = questions.answer("--base", "the base: a name of the hub, or a folder", model.look, given.base)
     if base is not None:
         tell("base", base.lines(), console)
-    question = f"the card: its memory (12GB), none, or auto, which is {_here()}" if asks else ""
-    device = questions.answer("--gpu", question, card, given.gpu or (None if asks else "auto"), "auto")
+    if given.gpu is None:
+        device = card_of(None if asks else "auto")
     if rows is None or base is None or device is None or out is None:
         raise InitError(questions.problems)
-    write(rows, base, device, out, console)
+    return rows, base, device, out
 
 
 def _rows(said: str, flags: dict[str, str | None], questions: Questions, console: Console) -> Rows:
@@ -71,6 +105,9 @@ def _rows(said: str, flags: dict[str, str | None], questions: Questions, console
     file, named = Path(said).expanduser(), dict(flags)
     if questions.asks:
         flags.update(dict.fromkeys(flags))
+    if not file.exists():
+        do = nearest_data(file, f"paths are as seen from {Path.cwd()}")
+        raise InitError.one("DATA", f"there is no file {file}", do)
     missing = [flag for flag, name in named.items() if name is None]
     found = unclear(file) if missing else []
     if found and questions.asks:
@@ -122,8 +159,8 @@ def _only_file() -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _named_after(rows: Rows | None) -> str:
-    stem = "" if rows is None else re.sub(r"[^A-Za-z0-9._-]+", "-", rows.file.stem).strip("-._")
+def _named_after(rows: Rows) -> str:
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", rows.file.stem).strip("-._")
     return f"{stem or 'recipe'}.yaml"
 
 
@@ -133,11 +170,12 @@ def _here() -> str:
     return f"{here.name} with {size(here.total_bytes)}"
 
 
-def _free(name: str) -> Path:
+def _free(name: str, *, asks: bool) -> Path:
     """A file that is not there yet."""
     out = Path(name).expanduser()
     if out.exists():
-        raise InitError.one("-o", f"{out} is there already", "give another name with -o, or remove it")
+        do = "give another name" if asks else "give another name with -o, or remove it"
+        raise InitError.one("-o", f"{out} is there already", do)
     if out.suffix not in (".yaml", ".yml"):
         raise InitError.one("-o", f"{out} is no name of a recipe", f"write {out.with_suffix('.yaml')}")
     return out
@@ -149,18 +187,24 @@ def _seen(path: str, folder: Path) -> str:
     return os.path.relpath(absolute.parent.resolve() / absolute.name, folder)
 
 
-def write(rows: Rows, base: model.Base, device: Device, out: Path, console: Console) -> None:
-    """Choose, plan, write the recipe, and show it."""
+def _planned(rows: Rows, base: model.Base, device: Device, out: Path, console: Console) -> Begun:
+    """Choose and plan."""
     from llmtune.init.choices import begin, memory
 
-    folder = out.absolute().parent.resolve()
-    name = base.source.name if base.source.on_hub else _seen(base.source.name, folder)
+    folder, name = out.absolute().parent.resolve(), base.source.name
+    if not base.source.on_hub and not Path(name).expanduser().is_absolute():
+        name = _seen(name, folder)
     count = len(rows.conversations)
     tell("plan", [f"{counted(count, 'row')} as tokens; then what fits {device.name}"], console)
     begun = begin(rows, base, device, (name, _seen(str(rows.file), folder)))
     longest = counted(begun.plan.geometry.longest_row, "token")
     for line in (memory(begun.plan), f"the longest row that is trained on has {longest}", *begun.remarks):
         console.more(escape(line))
+    return begun
+
+
+def write(begun: Begun, rows: Rows, base: model.Base, device: Device, out: Path, console: Console) -> None:
+    """Write the recipe, and show it."""
     write_text(out, begun.text)
     console.stage("recipe", escape(str(out)))
     console.blank()

@@ -55,6 +55,7 @@ class Questions:
                 raise InitError.one(flag, f"is not given: {question}", f"write it: {EXAMPLES[flag]}") from None
             if said or usual:
                 return said or str(usual)
+            self._console.print("an answer is needed here; Ctrl-C ends")
 
 
 EXAMPLES = {

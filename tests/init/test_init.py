@@ -7,6 +7,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from tests.hub import hub
 from tests.tiny_models import write_rows
 
 ROOT = Path(__file__).parents[2]
+CTRL_C = "\x03"
 
 
 def told(*arguments: object, code: int = 0) -> str:
@@ -130,6 +132,33 @@ def test_all_that_is_missing_or_wrong_is_told_at_once_each_with_its_flag(
     assert [problem["where"] for problem in problems] == ["DATA", "--base"]
 
 
+def test_what_is_wrong_is_told_in_words_of_the_command_line(
+    tmp_path: Path, tiny_base: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows.unlink()
+    monkeypatch.chdir(tmp_path)
+    said = told("nosuch.tsv", "--base", tiny_base, "--gpu", "", code=2)
+    assert "DATA   there is no file nosuch.tsv\n" in said
+    assert f" paths are as seen from {tmp_path}\n" in said
+    assert "'' is no size of a card" in said
+    assert "2 problems; no recipe was written." in said
+    same, long = tmp_path / "same.csv", tmp_path / "long.csv"
+    same.write_text("question,answer\n" + "what is it,it is so\n" * 30)
+    said = told(same.name, "--base", tiny_base, "--gpu", "none", code=2)
+    assert "1 problem; no recipe was written." in said  # of rows that do not go with the base
+    long.write_text("question,answer\n" + "".join(f"{n} {'what is it ' * 400},it is {n}\n" for n in range(3)))
+    said = told(long.name, "--base", tiny_base, "--gpu", "none", code=2)
+    assert "long.csv  3 of 3 rows are longer than the base reads, 256 tokens" in said
+    assert "1 problem; no recipe was written." in said
+
+
+def test_a_folder_that_is_named_absolutely_stays_so_in_the_recipe(tmp_path: Path, tiny_base: Path, rows: Path) -> None:
+    told(rows, "--base", tiny_base.absolute(), "--gpu", "none", "-o", tmp_path / "deep" / "a.yaml")
+    assert load(tmp_path / "deep" / "a.yaml").recipe.base.name == str(tiny_base.absolute())
+    told(rows, "--base", os.path.relpath(tiny_base), "--gpu", "none", "-o", tmp_path / "b.yaml")
+    assert load(tmp_path / "b.yaml").recipe.base.name == os.path.relpath(tiny_base.resolve(), tmp_path.resolve())
+
+
 def test_a_base_that_cannot_be_trained_on_is_refused_before_the_recipe(
     tmp_path: Path, tiny_base: Path, rows: Path
 ) -> None:
@@ -191,24 +220,40 @@ def on_a_terminal(folder: Path, *arguments: str, answers: Sequence[str] = ()) ->
             break
         said += read
         if said.endswith(": ") and left:
-            os.write(main, left.pop(0).encode() + b"\n")
+            if (answer := left.pop(0)) == CTRL_C:
+                started.send_signal(signal.SIGINT)
+            else:
+                os.write(main, answer.encode() + b"\n")
     os.close(main)
     return started.wait(60), said, len(left)
 
 
 @pytest.mark.slow
 def test_on_a_terminal_what_is_not_known_is_asked_and_asked_again(tmp_path: Path, tiny_base: Path, table: Path) -> None:
-    answers = ["none.csv", "", "Customer", "", "customer", "", str(tmp_path), str(tiny_base), "twelve", "12GB"]
+    answers = ["none.csv", "", "Customer", "", "customer", "", "", str(tmp_path), str(tiny_base), "twelve", "12GB"]
     named = (table.name, "--question", "customer", "--answer", "agnt")
     code, said, left = on_a_terminal(tmp_path, *named, answers=answers)
     assert (code, left) == (0, 0), said
     asked = ("no column 'agnt'", "there is no file none.csv", "(my shop.csv)", "there is no such column", "(customer)",
-             "that is the column with what is asked", "(agent)", "'twelve' is no size of a card",
-             "llmtune check my-shop.yaml")  # fmt: skip
+             "that is the column with what is asked", "(agent)", "an answer is needed here; Ctrl-C ends",
+             "'twelve' is no size of a card", "llmtune check my-shop.yaml")  # fmt: skip
     assert [part for part in asked if part not in said] == []
     columns = load(tmp_path / "my-shop.yaml").recipe.data.columns
     assert columns is not None
     assert (columns.question, columns.answer) == ("customer", "agent")
+
+
+@pytest.mark.slow
+def test_on_a_terminal_a_flag_is_mended_before_anything_is_read_and_an_end_is_told(tmp_path: Path, rows: Path) -> None:
+    (tmp_path / "there.yaml").write_text("base: a/b\n")
+    given = (rows.name, "--gpu", "12TB", "-o", "there.yaml")
+    code, said, left = on_a_terminal(tmp_path, *given, answers=["12GB", "here.yaml", CTRL_C])
+    assert (code, left) == (130, 0), said
+    order = ("'12TB' is no size of a card", "there.yaml is there already", "24 rows", "no recipe was written")
+    places = [said.index(part) for part in order]
+    assert places == sorted(places)
+    assert "with -o" not in said
+    assert not (tmp_path / "here.yaml").exists()
 
 
 @pytest.mark.slow
