@@ -147,7 +147,10 @@ class Problems:
             is_key = problem.where in self._keys
             if is_key and not self._loaded.knows(problem.where):
                 continue  # it is not what the recipe says
-            self.found.append(replace(problem, where=self._loaded.where(problem.where)) if is_key else problem)
+            if is_key:
+                placed = self._loaded.at(problem.where, problem.what, problem.do)
+                problem = replace(placed, count=problem.count)
+            self.found.append(problem)
 
     def in_order(self) -> list[Problem]:
         """Of the recipe by its lines, then all others as they were found."""

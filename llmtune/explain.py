@@ -38,6 +38,7 @@ def explain(key: str | None, console: Console, *, markdown: bool = False) -> Non
         console.plain(page())
         console.json([asdict(option(leaf)) for leaf in leaves()])
         return
+    key = _only_one_named(key)
     path = tuple(key.split(".")) if key else ()
     if key is not None and key in set(leaves()):
         found = option(key)
@@ -48,6 +49,14 @@ def explain(key: str | None, console: Console, *, markdown: bool = False) -> Non
         console.json({"key": key, "keys": [leaf for leaf in leaves() if tuple(leaf.split("."))[: len(path)] == path]})
     else:
         raise RecipeError.one(str(key), "no such key", _nearest(str(key)))
+
+
+def _only_one_named(key: str | None) -> str | None:
+    """`adapter.rank` of `rank`, as no other key ends so; else the key as it is."""
+    if key is None or "." in key or key in Recipe.model_fields:
+        return key
+    found = [leaf for leaf in leaves() if leaf.rpartition(".")[2] == key]
+    return found[0] if len(found) == 1 else key
 
 
 def _nearest(key: str) -> str:
@@ -93,7 +102,7 @@ def _told(found: Option) -> str:
         said += [fill(meaning.meaning, WIDTH, initial_indent="  ", subsequent_indent="  "), ""]
         for word, text in _lines(meaning):
             said.append(_line(word, text))
-            if word == "becomes" and meaning.changed is not None:
+            if word == "becomes" and _tells(found.key, meaning):
                 said.append(_line("", _example(meaning)))
         said.append("")
     said += [_line("change it", found.when), ""]
@@ -105,6 +114,14 @@ def _refused(found: Option) -> Iterator[str]:
     """With which other keys, why, and what to do; or of itself alone."""
     for keys, says, do in found.against:
         yield f"with {' and '.join(keys)}: {says}; {do}" if keys else f"{says}; {do}"
+
+
+def _tells(key: str, meaning: Meaning) -> bool:
+    """Whether the example says more than that the value is handed on under the same name."""
+    name = key.rpartition(".")[2]
+    return meaning.changed is not None and any(
+        (each.name, each.values) != (name, meaning.changed) for each in meaning.becomes
+    )
 
 
 def _example(meaning: Meaning) -> str:

@@ -227,3 +227,23 @@ def test_a_misspelt_column_is_told_at_its_line_whatever_else_is_wrong_in_data(tm
         wrong = found["shop.yaml:6:5"]
         assert wrong.what == "data.columns.answer: mails.csv has no column 'Feldd2'; there is Feld1, Feld2"
         assert wrong.do == "did you mean Feld2?"
+
+
+def test_what_a_shipped_recipe_says_is_mended_in_the_file_that_starts_from_it(tmp_path: Path, tiny_base: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    file = tmp_path / "shop.yaml"
+
+    def of_tokens(data: str) -> list[str]:
+        file.write_text(f"extends: cards/24gb\nbase: {tiny_base}\ndata: {{train: rows.jsonl{data}}}\n")
+        try:
+            check(file, tmp_path / "run", ())
+        except RecipeError as error:
+            return [problem.do for problem in error.problems if problem.what.startswith("data.max_tokens: ")]
+        return []
+
+    taken = "`max_tokens: null` there takes its value away"
+    assert of_tokens("") == [
+        f"write 256 or less, or leave it out: in {file}, as 24gb.yaml comes with llmtune ({taken})"
+    ]
+    assert of_tokens(", max_tokens: 5000") == ["write 256 or less, or leave it out"]
+    assert of_tokens(", max_tokens: null") == []

@@ -167,10 +167,19 @@ def test_a_block_is_its_keys(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_a_last_name_that_one_key_has_alone_is_that_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert told("rank", capsys) == told("adapter.rank", capsys)
+    assert json.loads(told("rank", capsys, as_json=True))["key"] == "adapter.rank"
+
+
+def test_an_example_says_more_than_that_a_value_is_handed_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "->" not in told("data.heldout", capsys)
+    assert "(16 -> 32: r 16 -> 32, lora_alpha 32 -> 64)" in told("adapter.rank", capsys)
+
+
 @pytest.mark.parametrize(
     ("key", "do"),
     [
-        ("rank", "did you mean adapter.rank?"),
         ("adapter.rnak", "did you mean adapter.rank?"),
         ("lerning_rate", "did you mean training.learning_rate?"),
         ("attention", "did you mean training.attention or kernels.attention?"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmtune.errors import Problem, RecipeError
 from llmtune.recipe.document import KeyPath
-from llmtune.recipe.extends import Stack, laid_over
+from llmtune.recipe.extends import Stack, laid_over, shipped
 from llmtune.recipe.keys import short_for
 from llmtune.recipe.layer import of_override
 from llmtune.recipe.problems import line_of, place_of
@@ -41,12 +41,20 @@ class Loaded:
     def broken(self) -> list[Problem]:
         """What does not fit together in it, so far as it was understood."""
         return [
-            Problem(
-                self.where(self._written(rule.keys)), f"{' and '.join(rule.keys)}: {rule.told(self.recipe)}", rule.do
-            )
+            self.at(self._written(rule.keys), f"{' and '.join(rule.keys)}: {rule.told(self.recipe)}", rule.do)
             for rule in broken_rules(self.recipe)
             if all(self.knows(key) for key in rule.keys)
         ]
+
+    def at(self, key: str, what: str, do: str) -> Problem:
+        """A problem with a key. Where a file that comes with llmtune says it, the person's own is to say otherwise."""
+        where = self.where(key)
+        file = where.rsplit(":", 2)[0]
+        theirs = {path.resolve() for path in shipped().values()}
+        if Path(file).resolve() in theirs and self.file.resolve() not in theirs:
+            taken = f"`{key.rpartition('.')[2]}: null` there takes its value away"
+            do = f"{do}: in {self.file}, as {Path(file).name} comes with llmtune ({taken})"
+        return Problem(where, what, do)
 
     def knows(self, key: str) -> bool:
         """The value of a dotted key is what the recipe means: nothing above or below it was misunderstood."""
