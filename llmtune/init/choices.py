@@ -178,8 +178,8 @@ def _head(rows: Rows, way: Way, device: Device) -> Iterator[str]:
     yield f"Written by `llmtune init` for {device.name}: {memory(way.plan)}."
     if rows.repeated:
         yield f"Word for word there already, and learnt once more: {counted(rows.repeated, 'row')}."
-    yield "To keep what the base can do already: `replay: FILE` under `data` mixes in rows of a file of yours with"
-    yield "questions of all kinds, answered as the base should go on answering them."
+    replay = "`replay: FILE` under `data` mixes in a file of questions of all kinds, answered as they should still be"
+    yield f"To keep what the base can do already: {replay}."
 
 
 def memory(plan: Plan) -> str:

@@ -37,5 +37,5 @@ def remark(plan: Plan, family: Family, device: Device) -> Iterator[str]:
     yield (
         f"a processor is slow for a base this large: {cores} for {long} at best (90 tokens a second "
         f"and core were measured with 0.36 billion numbers); take one of {numbers(active(family) * LONG / takes)} or "
-        f"less, which takes {LONG // 3600} hours, or a card, as --gpu 24GB"
+        f"less, which takes {LONG // 3600} hours, or a card (--gpu)"
     )

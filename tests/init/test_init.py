@@ -49,6 +49,8 @@ def test_the_recipe_has_a_reason_behind_each_key_and_passes_its_check(
     said = told(rows.name, "--base", tiny_base, "--gpu", "none")
     assert "24 rows, 1 question in each, English" in said
     assert "llmtune check rows.yaml" in said
+    head = " ".join((tmp_path / "rows.yaml").read_text().partition("\n\n")[0].replace("#", "").split())
+    assert "`replay: FILE` under `data` mixes in a file of questions of all kinds" in head
     body = (tmp_path / "rows.yaml").read_text().partition("\n\n")[2]
     assert body in said
     keys = [line for line in body.splitlines() if line and not line.endswith(":")]
