@@ -225,7 +225,7 @@ def test_a_misspelt_column_is_told_at_its_line_whatever_else_is_wrong_in_data(tm
         found = {Path(problem.where).name: problem for problem in caught.value.problems}
         assert set(found) == {"shop.yaml:6:5", *(["shop.yaml:7:3"] if more else [])}
         wrong = found["shop.yaml:6:5"]
-        assert wrong.what == "data.columns.answer: mails.csv has no column 'Feldd2'; there is Feld1, Feld2"
+        assert wrong.what == "mails.csv has no column 'Feldd2' for the answer; there is Feld1, Feld2"
         assert wrong.do == "did you mean Feld2?"
 
 

@@ -127,9 +127,7 @@ def _named(first: Values, asked: Columns | None, label: str) -> tuple[Reader, st
         raise DataError.one("data.columns", "data.format: columns needs the names of the columns", _name_them(first))
     wanted = {"question": asked.question, "answer": asked.answer, "system": asked.system}
     missing = [
-        _no_column(f"data.columns.{key}", name, first, label)
-        for key, name in wanted.items()
-        if name is not None and name not in first
+        _no_column(key, name, first, label) for key, name in wanted.items() if name is not None and name not in first
     ]
     if missing:
         raise DataError(missing)
@@ -138,9 +136,9 @@ def _named(first: Values, asked: Columns | None, label: str) -> tuple[Reader, st
 
 def _no_column(key: str, name: str, first: Values, label: str) -> Problem:
     """Told at the recipe's key, where it is mended."""
-    what = f"{key}: {label} has no column {name!r}; there is {_listed(first)}"
+    what = f"{label} has no column {name!r} for the {key}; there is {_listed(first)}"
     near = difflib.get_close_matches(name, list(first), n=1, cutoff=0.5)
-    return Problem(key, what, f"did you mean {near[0]}?" if near else _name_them(first))
+    return Problem(f"data.columns.{key}", what, f"did you mean {near[0]}?" if near else _name_them(first))
 
 
 def _missing(missing: Sequence[str], first: Values, label: str, by: str) -> Problem:

@@ -67,5 +67,10 @@ EXAMPLES = {
     "--answer": "--answer COLUMN",
 }
 """How each is given on the command line."""
-KEYS = {"base.name": "--base", "data.columns": "--question, --answer"}
+KEYS = {
+    "base.name": "--base",
+    "data.columns": "--question, --answer",
+    "data.columns.question": "--question",
+    "data.columns.answer": "--answer",
+}
 """What a recipe's keys are called there."""

@@ -186,7 +186,7 @@ def test_a_prompt_in_words_is_followed_by_every_turn_of_its_completion(tmp_path:
         ({"question": "a", "query": "b", "response": "c"}, {}, "no known form", "data.columns"),
         ({"asked": "a", "answer": "b"}, {"format": "question"}, "no column 'question' (data.format", "say which"),
         ({"asked": "a", "answr": "b"}, {"columns": {"question": "asked", "answer": "answer"}},
-         "data.columns.answer: rows.jsonl has no column 'answer'; there is asked, answr", "did you mean answr?"),
+         "rows.jsonl has no column 'answer' for the answer; there is asked, answr", "did you mean answr?"),
         ({"a": "b", "c": "d"}, {"format": "columns"}, "needs the names of the columns", "COLUMN"),
     ],
 )  # fmt: skip

@@ -183,6 +183,13 @@ def test_one_column_is_not_taken_for_question_and_answer(tmp_path: Path, tiny_ba
     assert not out.exists()
 
 
+def test_a_misspelt_column_is_told_by_its_flag(tmp_path: Path, tiny_base: Path, table: Path) -> None:
+    named = ("--question", "customer", "--answer", "agnt", "--base", tiny_base, "--gpu", "none")
+    said = told(table, *named, "-o", tmp_path / "a.yaml", "--yes", code=2)
+    assert "--answer  my shop.csv has no column 'agnt' for the answer" in said
+    assert "did you mean agent?" in said
+
+
 def test_columns_are_told_apart_by_their_texts(table: Path, rows: Path) -> None:
     found = unclear(table)
     assert [column.name for column in found] == ["customer", "agent"]  # numbers are no texts
