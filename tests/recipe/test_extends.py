@@ -235,3 +235,16 @@ def test_what_is_no_version_is_told_which_is(tmp_path: Path, version: str) -> No
     assert where == "shop.yaml:3:1"
     assert what.endswith("is no version of the recipe language")
     assert do.startswith("write `recipe: 1`")
+
+
+def test_the_quick_starts_files_come_along_with_a_block_and_not_with_a_text(tmp_path: Path) -> None:
+    """As the README warns."""
+
+    def measured(data: str) -> list[object]:
+        found = load(write(tmp_path, shop=f"extends: quickstart\ndata: {data}\n")).recipe.data
+        return [found.heldout, found.unseen, found.general, found.replay]
+
+    assert all("support" in str(each) for each in measured("{train: a.csv}"))
+    alone = [0.05, None, None, None]
+    nulls = "heldout: null, unseen: null, general: null, replay: null"
+    assert measured("a.csv") == measured(f"{{train: a.csv, {nulls}}}") == alone
