@@ -66,7 +66,7 @@ def expected(trainer: RowTrainer) -> Step:
     """Each row by itself, unpadded, by transformers' own loop of layers and torch's cross-entropy."""
     rows, loss = trainer._rows, torch.zeros(())
     count = int(rows.supervised.sum())
-    with trainer.as_outside():
+    with trainer.ways.as_outside():
         for row in range(len(rows)):
             logits = trainer.model(input_ids=rows.row(row)[None], use_cache=False).logits[0, :-1]
             wanted = rows.supervised[rows.starts[row] : rows.starts[row + 1]]
