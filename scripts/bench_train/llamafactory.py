@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench_train.meter import Meter, order
-from bench_train.setting import Setting, rows
+from bench_train.meter import Meter, labelled
+from bench_train.setting import Setting
 
 VERSION = "0.9.5"
 WAYS: dict[str, dict[str, Any]] = {
@@ -28,12 +28,7 @@ def measured(way: str, folder: Path) -> dict[str, Any]:
     setting = Setting(**json.loads((folder / "setting.json").read_text(encoding="utf-8")))
     changed = dict(WAYS[way])
     at_once = changed.pop("at_once", setting.batch_size)
-    made = rows(setting)
-    columns: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
-    for ids, supervised in (made[row] for row in order(setting)):
-        columns["input_ids"].append(ids)
-        columns["attention_mask"].append([1] * len(ids))
-        columns["labels"].append([token if flag else -100 for token, flag in zip(ids, supervised, strict=True)])
+    columns = labelled(setting)
     tokenized = folder / "tokenized"
     if not tokenized.exists():
         datasets.DatasetDict(train=datasets.Dataset.from_dict(columns)).save_to_disk(tokenized)

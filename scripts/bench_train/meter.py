@@ -75,3 +75,16 @@ def order(setting: Setting, *, by_length: bool = False) -> list[int]:
         some = steps.step(step)
         found += sorted(some, key=lambda row: len(made[row][0])) if by_length else some
     return found
+
+
+def labelled(setting: Setting, *, by_length: bool = False) -> dict[str, list[list[int]]]:
+    """The columns that other tools want of tokenised rows, in that order; -100 marks what is not trained."""
+    made = rows(setting)
+    chosen = [made[row] for row in order(setting, by_length=by_length)]
+    return {
+        "input_ids": [ids for ids, _ in chosen],
+        "attention_mask": [[1] * len(ids) for ids, _ in chosen],
+        "labels": [
+            [token if flag else -100 for token, flag in zip(ids, supervised, strict=True)] for ids, supervised in chosen
+        ],
+    }

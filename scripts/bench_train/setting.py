@@ -49,11 +49,11 @@ class Setting:
 
 
 LLAMA_3 = {"heads": 32, "kv_heads": 8, "vocabulary": 128_256}
-ON_A_GPU = {"device": "cuda", "batch_size": 32, "micro_batches": 1, "steps": 8, "warm_up": 4}
+FOR_A_GPU = {"device": "cuda", "batch_size": 32, "micro_batches": 1, "steps": 8, "warm_up": 4}
 SHAPES: dict[str, dict[str, Any]] = {
     "100m": {},
-    "1b": ON_A_GPU | LLAMA_3 | {"hidden": 2048, "feed_forward": 8192, "layers": 16},
-    "8b": ON_A_GPU | LLAMA_3 | {"hidden": 4096, "feed_forward": 14_336, "layers": 32, "quantization": "nf4"},
+    "1b": FOR_A_GPU | LLAMA_3 | {"hidden": 2048, "feed_forward": 8192, "layers": 16},
+    "8b": FOR_A_GPU | LLAMA_3 | {"hidden": 4096, "feed_forward": 14_336, "layers": 32, "quantization": "nf4"},
 }
 """What differs from the defaults. The larger two are for a GPU."""
 

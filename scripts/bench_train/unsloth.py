@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench_train.meter import Meter, order
-from bench_train.setting import LINEAR, Setting, rows
+from bench_train.meter import Meter, labelled
+from bench_train.setting import LINEAR, Setting
 
 VERSION = "2026.10.9"
 WAYS: dict[str, dict[str, Any]] = {
@@ -35,12 +35,7 @@ def measured(way: str, folder: Path) -> dict[str, Any]:
     changed = dict(WAYS[way])
     at_once = min(changed.pop("at_once", 8), setting.batch_size)
     recompute, by_length = changed.pop("recompute"), changed.pop("by_length", False)
-    made = rows(setting)
-    columns: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
-    for ids, supervised in (made[row] for row in order(setting, by_length=by_length)):
-        columns["input_ids"].append(ids)
-        columns["attention_mask"].append([1] * len(ids))
-        columns["labels"].append([token if flag else -100 for token, flag in zip(ids, supervised, strict=True)])
+    columns = labelled(setting, by_length=by_length)
     base, tokenizer = FastLanguageModel.from_pretrained(
         str(folder / "base"), max_seq_length=2048, dtype=None, load_in_4bit=setting.quantization == "nf4"
     )

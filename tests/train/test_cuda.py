@@ -180,7 +180,6 @@ def test_every_kernel_gives_the_loss_and_the_gradients_of_the_libraries(
 def test_each_optimiser_trains_on_a_gpu(only_rank: None, base: Path, tmp_path: Path, optim: str) -> None:
     given = asked(base, tmp_path, sft={"optim": optim})
     trainer = _trainer(given, Checkpoints(tmp_path / "checkpoints", Training("", "", {}, 1, False), 1), Events(None))
-    losses = []
     trainer.train()
     losses = [one["loss"] for one in trainer.state.log_history if "loss" in one]
     assert len(losses) == 6
