@@ -94,7 +94,7 @@ def check(
     debug: Debug = False,
 ) -> None:
     """Find everything that can be known to go wrong, without loading a weight."""
-    from llmtune.pipeline import check_only
+    from llmtune.check_only import check_only
 
     with _told(as_json, debug) as console:
         check_only(recipe, out, overrides or [], console, whole=resolved)

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from llmtune import quiet
-from llmtune.check import Checked
+from llmtune.checked import Checked
 from llmtune.errors import KEPT, StageError
 from llmtune.files import manifest, write_json
 from llmtune.heartbeat import Beat, Vigil

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmtune.check import Checked
+from llmtune.checked import Checked
 from llmtune.console import Console, counted, escape, marked, size
 from llmtune.recipe.methods import named
 from llmtune.recipe.schema import Zero

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from llmtune import quiet
-from llmtune.check import Checked, check
+from llmtune.check import check
+from llmtune.checked import Checked
 from llmtune.console import Console
-from llmtune.errors import LlmtuneError
 from llmtune.evaluate.inputs import EvaluateInputs
 from llmtune.export.inputs import CardFacts, ExportInputs, VerifyInputs
 from llmtune.files import hashes, manifest, remove_left, sha256, told_in_words, write_json
@@ -28,7 +28,6 @@ from llmtune.narration import (
     say_data,
     say_evaluate,
     say_export,
-    say_left_out,
     say_merge,
     say_plan,
     say_quantize,
@@ -41,42 +40,13 @@ from llmtune.narration import (
 )
 from llmtune.plan.estimate import smaller
 from llmtune.process import BEGINS_AGAIN, SAVES, Ending, How, in_worker
-from llmtune.recipe.load import load, read
-from llmtune.resolved import resolved, table
 from llmtune.shortage import Planned, Split
-from llmtune.stages import Record, clear, done, fingerprint, in_process, stoppable
+from llmtune.stages import NOTHING_STARTED, Record, clear, done, fingerprint, in_process, stoppable
 from llmtune.summary import print_summary, summary
 from llmtune.train.inputs import TrainInputs
 
 LOAD_THE_BASE = ("train", "evaluate", "merge")
 """Stages that may load it quantized already. What verifies loads it as a stranger would."""
-NOTHING_STARTED = "nothing was started, and nothing written"
-
-
-def check_only(
-    file: Path, out: Path | None, overrides: Sequence[str], console: Console, *, whole: bool = False
-) -> None:
-    """`llmtune check`: check and plan, and write nothing. `whole`: print every key, and where its value comes from."""
-    try:
-        with stoppable("check", NOTHING_STARTED):
-            checked = check(file, out, overrides)
-    except LlmtuneError:
-        if whole:
-            console.plain(table(resolved(read(file, overrides)[0])))
-        raise
-    values = resolved(load(file, overrides), checked) if whole else []
-    console.plain(table(values)) if whole else _say_checked(checked, console)
-    told = {"resolved": [vars(value) for value in values]} if whole else {}
-    console.json({"problems": [], "plan": checked.planned(), "data": checked.data_facts(), **told})
-
-
-def _say_checked(checked: Checked, console: Console) -> None:
-    say_title(checked, console)
-    say_check(checked, console)
-    say_left_out(checked, console)
-    say_plan(checked, console)
-    console.blank()
-    console.print("No problems found; nothing was started.")
 
 
 def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console, *, anew: bool = False) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from llmtune.asked import facts_of, threads_now
-from llmtune.check import Checked
+from llmtune.checked import Checked
 from llmtune.data.prepare import longest
 from llmtune.recipe.load import Loaded
 from llmtune.recipe.low_rank import Adalora

@@ -21,6 +21,8 @@ from llmtune.rundir import RunDir
 Result = dict[str, Any]
 AGAIN = "the same command does this stage again, and goes on"
 """What is true of a stage that is stopped and saves nothing on its way."""
+NOTHING_STARTED = "nothing was started, and nothing written"
+"""What is true of a check that is stopped."""
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from llmtune.check import Checked, check
+from llmtune.check import check
+from llmtune.check_only import check_only
+from llmtune.checked import Checked
 from llmtune.console import Console
 from llmtune.errors import RecipeError
 from llmtune.lock import changes
-from llmtune.pipeline import check_only
 from llmtune.plan import device as machine
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import FLATTENED_TOKENS, shape_of

@@ -15,11 +15,12 @@ STAGES = {"train", "evaluate", "merge", "export", "serve"}
 # A room may import those of its own row and of the rows below it; a stage no other stage.
 ROWS = (
     {"cli", "worker"},
-    {"pipeline"},
+    {"pipeline", "check_only"},
     {"narration", "summary", "cluster", "resolved", "explain", "init"},
     {"option"},
     {"becomes"},
-    {"asked", "check", "stages", "process", "held", "death", "machines", "spread", "shortage", "unfinished"},
+    {"check"},
+    {"asked", "checked", "stages", "process", "held", "death", "machines", "place", "spread", "shortage", "unfinished"},
     STAGES,
     {"lock"},
     {"models", "data", "plan", "convert"},
@@ -31,7 +32,7 @@ ROWS = (
 )
 HEAVY = {"torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "deepspeed", "accelerate"}
 LIGHT = ("llmtune.cli", "llmtune.recipe.load", "llmtune.recipe.translate", "llmtune.plan.estimate", "llmtune.errors",
-         "llmtune.rundir", "llmtune.check", "llmtune.cluster", "llmtune.pipeline", "llmtune.summary",
+         "llmtune.rundir", "llmtune.check_only", "llmtune.cluster", "llmtune.pipeline", "llmtune.summary",
          "llmtune.convert.convert", "llmtune.init.choices")  # fmt: skip
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from llmtune.check import check
+from llmtune.check_only import check_only
 from llmtune.console import Console
 from llmtune.errors import RecipeError
-from llmtune.pipeline import check_only
 from llmtune.recipe.keys import leaves
 from llmtune.recipe.load import load
 from llmtune.recipe.low_rank import Lora

@@ -12,7 +12,8 @@ from peft.tuners.trainable_tokens import TrainableTokensLayer
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from llmtune.check import Checked, check
+from llmtune.check import check
+from llmtune.checked import Checked
 from llmtune.data.store import write as write_samples
 from llmtune.errors import RecipeError
 from llmtune.models import token_rows

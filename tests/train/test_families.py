@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmtune.check import Checked, check
+from llmtune.check import check
+from llmtune.checked import Checked
 from llmtune.data.store import write as write_samples
 from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.train.head import Head
