@@ -7,14 +7,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperGroup, TyperOption
 
 from llmtune import __version__
 
 if TYPE_CHECKING:
+    from typer._click import Context
+
     from llmtune.console import Console
+
+
+class Commands(TyperGroup):
+    """Those of `llmtune`."""
+
+    def get_help_option(self, ctx: Context) -> TyperOption | None:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False  # where it is not given, typer 0.29 would import pydantic to read None
+        return option
+
 
 app = typer.Typer(
     name="llmtune",
+    cls=Commands,
     help="Fine-tune a language model with an adapter, and prove what came out.",
     no_args_is_help=True,
     add_completion=False,

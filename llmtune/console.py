@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-ALIKE = 5
-"""Problems of one kind in one file that are shown to people; of the rest it is said how many there are."""
+ALIKE, SHOWN = 5, 20
+"""Problems of one kind in one file, and of all kinds, that are shown to people; of the rest it is said how many."""
 OF_A_ROW = re.compile(r"(.+):(?:row )?\d+")
 VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d[\d,.]*")
 """What is another thing in each problem of a kind: values, numbers and lines."""
@@ -219,18 +219,31 @@ class Progress:
 
 
 def _told(problems: Sequence[Problem], width: int) -> Iterator[Text]:
-    """Each problem; of those that are alike in one file the first few, and how many more there are."""
-    from rich.text import Text
-
+    """Each problem; of those that are alike in one file the first few, of a file some, and how many more there are."""
     kinds = [_kind(problem) for problem in problems]
     of_kind, shown = Counter(kinds), Counter[tuple[str, ...]]()
-    for problem, kind in zip(problems, kinds, strict=True):
-        shown[kind] += 1
-        left = of_kind[kind] - ALIKE
-        if left <= 1 or shown[kind] <= ALIKE:
+    of_file, left = Counter[str](), Counter[str]()
+    last = {kind[0]: number for number, kind in enumerate(kinds) if problems[number].count}
+    for number, (problem, kind) in enumerate(zip(problems, kinds, strict=True)):
+        file, alike = kind[0], of_kind[kind] - ALIKE
+        if alike > 1 and shown[kind] >= ALIKE:
+            if shown[kind] == ALIKE:
+                yield _more(f"{alike:,} more such rows of {file}", width)
+            shown[kind] += 1
+        elif of_file[file] < SHOWN or problem.count == 0:
+            shown[kind] += 1
+            of_file[file] += OF_A_ROW.fullmatch(problem.where) is not None
             yield _problem(problem, width)
-        elif shown[kind] == ALIKE + 1:
-            yield Text(f"{' ' * (width + 2)}and {left} more such rows of {kind[0]}, listed with --json", style="red")
+        else:
+            left[file] += 1
+        if left[file] and number == last[file]:
+            yield _more(f"{counted(left[file], 'more problem')} of {file}", width)
+
+
+def _more(what: str, width: int) -> Text:
+    from rich.text import Text
+
+    return Text(f"{' ' * (width + 2)}and {what}, listed with --json", style="red")
 
 
 def _kind(problem: Problem) -> tuple[str, ...]:

@@ -130,3 +130,16 @@ def test_of_problems_that_are_alike_the_first_five_are_shown_and_how_many_more(
     assert len(json.loads(capsys.readouterr().out)["problems"]) == 60
     Console().error(DataError(ragged[:6]))
     assert "more" not in capsys.readouterr().err, "a line in place of one problem says less than the problem"
+
+
+def test_of_problems_of_many_kinds_in_one_file_the_first_twenty_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    many = [Problem(f"mails.csv:{n}", f"no {chr(96 + n)}", "look") for n in range(1, 25)]
+    alike = [Problem(f"mails.csv:{n}", "answer is empty", "write it") for n in range(30, 50)]
+    summary = Problem("mails.csv", "44 rows cannot be used", "mend them", count=0)
+    Console().error(DataError([*many[:12], *alike, *many[12:], summary]))
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("mails.csv:") for line in lines) == 20
+    assert "44 rows cannot be used" in lines[-3]
+    assert lines[-4].strip() == "and 9 more problems of mails.csv, listed with --json"
+    assert "and 15 more such rows of mails.csv, listed with --json" in [line.strip() for line in lines]
+    assert lines[-1] == "44 problems; nothing was started."

@@ -22,10 +22,10 @@ from llmtune.models.tokenizer import ChatTokenizer
 from llmtune.recipe.schema import Data, Recipe
 from llmtune.recipe.virtual import readable
 
+FEW = 20
+"""Problems of a file that cannot be read to its end, above which they are counted too."""
 LONGEST = 2048
 """Tokens of a row, when neither recipe nor base set a lower limit."""
-_LISTED = 20
-"""Problems of one file that are listed; the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class _Preparation:
         try:
             read = read_conversations(path, data, label, any_form=part != "train")
         except DataError as error:
-            self._fatal += error.problems if len(error.problems) <= _LISTED else listed(error.problems, _UNREAD)
+            self._fatal += error.problems if len(error.problems) <= FEW else summed_up(error.problems, _UNREAD)
             return []
         conversations = read.conversations
         self._found[label] = read.form
@@ -251,7 +251,7 @@ class _Preparation:
         if self._data.on_bad_row == "skip":
             self._rejected += [Rejected(problem.where, problem.what) for problem in self._bad]
             self._bad = []
-        problems = [*self._fatal, *listed(self._bad, _BAD), *listed(self._long, _LONG)]
+        problems = [*self._fatal, *summed_up(self._bad, _BAD), *summed_up(self._long, _LONG)]
         if problems:
             raise DataError(problems)
 
@@ -272,19 +272,16 @@ _UNREAD = ("cannot be read", "mend the file")
 _LONG = ("too long", "shorten or remove them, or set data.too_long: skip (each is then listed in rejected.jsonl)")
 
 
-def listed(problems: Iterable[Problem], summary: tuple[str, str]) -> list[Problem]:
-    """At most twenty problems of each file, in the order of its rows, and how many there are in all."""
+def summed_up(problems: Iterable[Problem], summary: tuple[str, str]) -> list[Problem]:
+    """All problems of each file in the order of its rows, and behind them how many rows have one."""
     by_file: defaultdict[str, list[Problem]] = defaultdict(list)
     for problem in problems:
         by_file[problem.where.rpartition(":")[0]].append(problem)
     result = []
     for label, found in by_file.items():
-        ordered = sorted(found, key=lambda problem: _row(problem.where))
-        result += ordered[:_LISTED]
         rows = len({problem.where for problem in found})
-        more = f"; {len(found) - _LISTED:,} are not listed" if len(found) > _LISTED else ""
-        what = f"{counted(rows, 'row')} {summary[0]}{more}"
-        result.append(Problem(label, what, summary[1], count=max(0, len(found) - _LISTED)))
+        result += sorted(found, key=lambda problem: _row(problem.where))
+        result.append(Problem(label, f"{counted(rows, 'row')} {summary[0]}", summary[1], count=0))
     return result
 
 
