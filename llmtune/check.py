@@ -92,6 +92,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     Raises:
         LlmtuneError: with every problem found.
     """
+    from llmtune.models.source import absent
     from llmtune.unfinished import stage_of_unfinished
 
     started = time.monotonic()
@@ -116,10 +117,11 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
             planned = problems.of(partial(plan, loaded.recipe, family, prepared.splits, here))
     if problems.found or not (met and source and weights and family and words and prepared and planned):
         raise RecipeError(problems.in_order())
-    notes = (*_notes(written, loaded.recipe, source, family, here), *prepared.notes)
+    to_come = absent(source, weights, family.parameters)
+    notes = (*to_come, *_notes(written, loaded.recipe, source, family, here), *prepared.notes)
     checked = Checked(loaded, run, source, family, words, prepared, here, planned, notes, met, 0.0)
     # without its weights a base cannot be compared; the training itself looks again
-    if not anew and not weights.missing:
+    if not anew and not to_come:
         _unfinished(checked)
     return replace(checked, seconds=time.monotonic() - started)
 
@@ -197,11 +199,12 @@ def _adapter(loaded: Loaded, base: Base, problems: Problems) -> None:
     adapter, source, family = loaded.recipe.adapter, base.source, base.family
     if source is None or family is None:
         return
-    problems.add([*adapter_problems(loaded.recipe, family), *misnamed(family, names(source.folder))])
+    stored = names(source.folder) if base.weights is not None else ()  # a broken file tells none
+    problems.add([*adapter_problems(loaded.recipe, family), *misnamed(family, stored)])
     start = start_folder(adapter, loaded.beside)
     if start is not None and isinstance(adapter, Lora):
         problems.add(list(misfits_of_start(adapter, start, family)))
-    if base.weights is not None and not base.weights.missing:
+    if base.weights is not None and base.weights.missing == 0:
         problems.add(list(unknown_modules(adapter, family, source.folder)))
         if family.experts:
             problems.add(list(prequantized.experts(loaded.recipe.base.name, source.folder)))

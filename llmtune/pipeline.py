@@ -59,7 +59,10 @@ def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console
     with stoppable("check", NOTHING_STARTED):
         checked = check(file, out, overrides, anew=anew)
     with stoppable("download", "the same command goes on with it"):
-        fetch(checked.source)
+        fetched = fetch(checked.source)
+    if fetched:  # what the weights alone tell
+        with stoppable("check", NOTHING_STARTED):
+            checked = check(file, out, overrides, anew=anew)
     with (
         told_in_words(checked.run.root),
         stoppable("run", "the same command goes on after the last stage that was done"),

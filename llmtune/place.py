@@ -65,9 +65,9 @@ def space(run: RunDir, recipe: Recipe, family: Family, source: Source, weights: 
     if free < needed:
         what = f"{free / 1e9:.1f} GB are free, and the run writes about {needed / 1e9:.1f} GB"
         yield Problem(str(existing), what, "free some space, or give a folder on another disk with --out")
-    room = shutil.disk_usage(source.folder).free
-    if room < weights.missing:
-        what = f"{room / 1e9:.1f} GB are free, and {source.name} is {weights.missing / 1e9:.1f} GB to fetch"
+    room, to_fetch = shutil.disk_usage(source.folder).free, weights.missing or 0
+    if room < to_fetch:
+        what = f"{room / 1e9:.1f} GB are free, and {source.name} is {to_fetch / 1e9:.1f} GB to fetch"
         yield Problem(str(source.folder), what, "free some space, or name another folder for the hub's cache: HF_HOME")
 
 

@@ -13,8 +13,9 @@ from llmtune.check import check
 from llmtune.check_only import check_only
 from llmtune.checked import Checked
 from llmtune.console import Console
-from llmtune.errors import RecipeError
+from llmtune.errors import BaseModelError, RecipeError
 from llmtune.lock import changes
+from llmtune.pipeline import run
 from llmtune.plan import device as machine
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import FLATTENED_TOKENS, shape_of
@@ -248,3 +249,23 @@ def test_what_a_shipped_recipe_says_is_mended_in_the_file_that_starts_from_it(tm
     ]
     assert of_tokens(", max_tokens: 5000") == ["write 256 or less, or leave it out"]
     assert of_tokens(", max_tokens: null") == []
+
+
+def test_a_folder_without_weights_is_checked_and_planned_and_no_run_begins(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its configuration and tokenizer are enough to choose by; a part of the weights is a copy that failed."""
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    weights = base / "model.safetensors"
+    weights.rename(tmp_path / "aside")
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text("base: ./base\ndata: rows.jsonl\n")
+    check_only(tmp_path / "shop.yaml", tmp_path / "run", [], Console())
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"no weights are in {base} yet" in said and "memory at most about" in said
+    with pytest.raises(BaseModelError, match=r"has no model\.safetensors"):
+        run(tmp_path / "shop.yaml", tmp_path / "run", [], Console())
+    assert not (tmp_path / "run").exists()
+    weights.write_bytes((tmp_path / "aside").read_bytes()[:-10])
+    with pytest.raises(RecipeError, match="bytes long where its header says"):
+        check(tmp_path / "shop.yaml", tmp_path / "run", ())

@@ -24,8 +24,8 @@ class Base:
     source: Source
     family: Family
     chat: ChatTokenizer
-    weights: str | None
-    """What is wrong with its weights, which a recipe can be written without."""
+    weights: list[str]
+    """What is to be said of its weights, which a recipe can be written without."""
 
     @property
     def context(self) -> int | None:
@@ -44,8 +44,7 @@ class Base:
         """What was seen, in words."""
         yield f"{self.source.name}: {self.said}"
         yield from self.chat.notes
-        if self.weights is not None:
-            yield f"its weights are not there yet: {self.weights}"
+        yield from self.weights
 
 
 def numbers(count: float) -> str:
@@ -79,14 +78,13 @@ def look(name: str) -> Base:
         problems += error.problems
     if sizes is None or chat is None or problems:
         raise BaseModelError(problems)
-    return Base(found, sizes, chat, _missing(found))
+    return Base(found, sizes, chat, _of_its_weights(found, sizes))
 
 
-def _missing(found: Source) -> str | None:
-    from llmtune.models.source import weights
+def _of_its_weights(found: Source, sizes: Family) -> list[str]:
+    from llmtune.models import source
 
     try:
-        weights(found)
+        return source.absent(found, source.weights(found), sizes.parameters)
     except BaseModelError as error:
-        return error.problems[0].what
-    return None
+        return [f"its weights cannot be used yet: {error.problems[0].what}"]

@@ -34,10 +34,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Weights:
-    """The safetensors files of a base, and how many of their bytes are still on the hub."""
+    """The safetensors files of a base, as far as their names are known without them."""
 
     files: tuple[str, ...]
-    missing: int
+    missing: int | None
+    """Bytes that are still on the hub; None where none of the weights is here and nobody can say."""
 
 
 def find(base: Base, beside: Path, commit: str | None = None) -> Source:
@@ -61,16 +62,25 @@ def find(base: Base, beside: Path, commit: str | None = None) -> Source:
 
 
 def weights(source: Source) -> Weights:
-    """Look at the weights, here or on the hub, without fetching any.
+    """Look at the weights, here or on the hub, without fetching any. That there are none yet is no fault: the rest of
+    a recipe can be checked and planned without them.
 
-    Raises BaseModelError with every part that is missing or cut off.
+    Raises BaseModelError with every part that is missing or cut off, and for weights of another kind.
     """
     here = {path.name for path in source.folder.iterdir() if path.is_file()}
     remote: dict[str, int] = {}
     files = _files(source.folder, here)
+    none_here = not any(name.endswith((".safetensors", *_PICKLES)) for name in here)
     if source.on_hub and (not files or not here.issuperset(files)):
-        remote = _listed(source)
+        listed = _listed(source)
+        if listed is None and none_here:
+            return Weights(files, None)
+        if listed is None:
+            raise _unreachable(f"the whole of {source.name}")
+        remote = listed
         files = _files(source.folder, here | remote.keys())
+    elif none_here:
+        return Weights((), None)
     problems = [] if files else [_no_weights(source, here | remote.keys())]
     for name in files:
         if name in here:
@@ -83,12 +93,29 @@ def weights(source: Source) -> Weights:
     return Weights(files, sum(remote[name] for name in files if name not in here))
 
 
-def fetch(source: Source) -> None:
-    """Bring the weights that are still on the hub. Raises BaseModelError."""
+def absent(source: Source, found: Weights, parameters: int) -> list[str]:
+    """What is to be said where weights are not here yet. `parameters`: how many numbers they are."""
+    if found.missing == 0:
+        return []
+    about = f"about {2 * parameters / 1e9:.1f} GB in bfloat16"
+    if not source.on_hub:
+        return [f"no weights are in {source.folder} yet ({about}): a run cannot begin before they are there"]
+    size = f"the hub cannot be asked now; {about}" if found.missing is None else f"{found.missing / 1e9:.1f} GB"
+    return [f"the weights are not here yet: a run fetches them first ({size})"]
+
+
+def fetch(source: Source) -> bool:
+    """Bring the weights that are still on the hub; whether there were any. Raises BaseModelError."""
     found = weights(source)
-    if found.missing:
-        _from_hub(source.name, source.folder.name, found.files)
-        weights(source)
+    if found.missing == 0:
+        return False
+    if not source.on_hub:
+        raise BaseModelError([_no_weights(source, set())])
+    if found.missing is None:
+        raise _unreachable(f"the whole of {source.name}")
+    _from_hub(source.name, source.folder.name, found.files)
+    weights(source)
+    return True
 
 
 def _local(name: str, beside: Path) -> Path | None:
@@ -145,8 +172,8 @@ def _from_hub(name: str, revision: str | None, files: Sequence[str], absent: str
         raise _unreachable(name, absent) from error
 
 
-def _listed(source: Source) -> dict[str, int]:
-    """Size of each file of weights on the hub, by name."""
+def _listed(source: Source) -> dict[str, int] | None:
+    """Size of each file of weights on the hub, by name; None where it cannot be reached."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import DryRunError, HfHubHTTPError
 
@@ -156,8 +183,8 @@ def _listed(source: Source) -> dict[str, int]:
             found = snapshot_download(
                 source.name, revision=source.folder.name, allow_patterns=wanted, ignore_patterns=["*/*"], dry_run=True
             )
-    except (DryRunError, HfHubHTTPError, OSError) as error:
-        raise _unreachable(f"the whole of {source.name}") from error
+    except (DryRunError, HfHubHTTPError, OSError):
+        return None
     return {file.filename: file.file_size or 0 for file in found}
 
 

@@ -20,7 +20,10 @@ from llmtune.models import source
 from llmtune.recipe.schema import Base
 found = source.find(Base(name="acme/lamp"), Path("."))
 """
-LOOK = [sys.executable, "-c", f"{FIND}print(source.weights(found))"]
+LOOK = [
+    *(sys.executable, "-c"),
+    f"{FIND}there = source.weights(found)\nprint('absent:', there.missing, source.absent(found, there, 10**9))",
+]
 FETCH = [sys.executable, "-c", f"{FIND}source.fetch(found)"]
 
 
@@ -41,13 +44,36 @@ def test_check_fetches_no_weights_and_a_run_does(tiny_base: Path, tmp_path: Path
         assert revision == ["base.revision", COMMIT, *["chosen", "for", "this", "model"]]
         assert {"config.json", "tokenizer.json", "chat_template.jinja"} <= set(served.sent)
         assert "model.safetensors" not in served.sent
-    code, said = ran(tmp_path, LOOK, served.environment(tmp_path / "cache", offline=True))
-    assert "the whole of acme/lamp is not in the hub's cache" in said
+        size = (tiny_base / "model.safetensors").stat().st_size
+        asked = f"absent: {size} ['the weights are not here yet: a run fetches them first ({size / 1e9:.1f} GB)']"
+        assert asked in ran(tmp_path, LOOK, served.environment(tmp_path / "cache"))[1]
+    offline = served.environment(tmp_path / "cache", offline=True)
+    code, said = ran(tmp_path, CHECK, offline)
+    assert (code, "No problems found" in said) == (0, True), said
+    assert "the weights are not here yet: a run fetches them first (the hub cannot be asked now; about 0.0 GB" in said
+    code, said = ran(tmp_path, [*CHECK[:3], "run", "shop.yaml", "--out", "run"], offline)
+    assert (code, (tmp_path / "run").exists()) == (2, False)
+    assert "the whole of acme/lamp is not in the hub's cache, and the hub cannot be reached" in said
     with hub(tiny_base) as served:
         code, said = ran(tmp_path, FETCH, served.environment(tmp_path / "cache"))
         assert (code, served.sent) == (0, ["model.safetensors"]), said
-    code, said = ran(tmp_path, LOOK, served.environment(tmp_path / "cache", offline=True))
-    assert (code, said) == (0, "Weights(files=('model.safetensors',), missing=0)\n")
+    assert ran(tmp_path, LOOK, offline) == (0, "absent: 0 []\n")
+
+
+@pytest.mark.slow
+def test_what_only_the_weights_tell_is_looked_at_once_they_are_fetched(tiny_base: Path, tmp_path: Path) -> None:
+    """Of a model of one file nothing tells the names of its tensors before."""
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text(
+        "base: acme/lamp\ndata: rows.jsonl\nadapter: {modules_to_save: [embed_tokns]}\n"
+    )
+    with hub(tiny_base) as served:
+        environment = served.environment(tmp_path / "cache")
+        code, said = ran(tmp_path, CHECK, environment)
+        assert (code, "No problems found" in said) == (0, True), said
+        code, said = ran(tmp_path, [*CHECK[:3], "run", "shop.yaml", "--out", "run"], environment)
+    assert (code, (tmp_path / "run").exists()) == (2, False)
+    assert "shop.yaml:3:" in said and "the base has no module embed_tokns" in said
 
 
 @pytest.mark.slow
