@@ -13,8 +13,11 @@ from llmtune.data.conversation import Conversation, Message
 from llmtune.data.form import Reader, RowFault, Values
 from llmtune.data.formats import FORMS, columns
 from llmtune.data.sources import Row, kind, read_rows
+from llmtune.data.table_rows import row_for_names
 from llmtune.errors import DataError, Problem
 from llmtune.recipe.schema import Columns, Data
+
+SAY_WHICH = "say which to read (data.columns: {question: COLUMN, answer: COLUMN})"
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ def _named(first: Values, asked: Columns | None, label: str) -> tuple[Reader, st
         _no_column(key, name, first, label) for key, name in wanted.items() if name is not None and name not in first
     ]
     if missing:
-        raise DataError(missing)
+        fault = row_for_names(first, label)
+        raise DataError(missing if fault is None else [Problem(label, *fault)])
     return columns.named(asked)
 
 
@@ -153,6 +157,9 @@ def _unknown(first: Values, label: str) -> Problem:
     elif set(first) == {"text"} or "text" in first:
         what = f"plain text without question and answer, with columns {_listed(first)}"
         do = "write rows with question and answer, or messages"
+    elif (fault := row_for_names(first, label)) is not None:
+        what, do = fault
+        do = f"{do}; or, if these are names, {SAY_WHICH}"
     else:
         what = f"no known form of rows, with columns {_listed(first)}"
         do = _name_them(first)
@@ -163,7 +170,7 @@ def _name_them(first: Values) -> str:
     rows = "; ".join(json.dumps(form.example) for form in FORMS if form.name in ("messages", "question"))
     if len(first) < 2:
         return f"write rows such as {rows}"
-    return f"say which to read (data.columns: {{question: COLUMN, answer: COLUMN}}), or write rows such as {rows}"
+    return f"{SAY_WHICH}, or write rows such as {rows}"
 
 
 def _listed(names: Iterable[str]) -> str:

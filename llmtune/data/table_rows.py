@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from llmtune.data.json_rows import Fault
 from llmtune.errors import DataError
 
 _LONGEST_CELL = 1 << 30
+_SHOWN, _WORDS = 40, 5
+"""Characters and words that the name of a column hardly has."""
 
 
 def read(text: str, label: str, tabs: bool) -> Iterator[tuple[int | str, dict[str, Any] | Fault]]:
@@ -31,7 +33,9 @@ def read(text: str, label: str, tabs: bool) -> Iterator[tuple[int | str, dict[st
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise DataError.one(
-            f"{label}:{place}", f"two columns are named {twice[0]!r}", "rename one of them in the first line"
+            f"{label}:{place}",
+            f"two columns are named {twice[0]!r}",
+            "rename one of them in the first line, which names the columns",
         )
     for place, cells in rows:
         if not any(cells):
@@ -40,6 +44,23 @@ def read(text: str, label: str, tabs: bool) -> Iterator[tuple[int | str, dict[st
             yield place, _ragged(len(cells), len(names))
         else:
             yield place, dict(zip(names, cells, strict=True))
+
+
+def row_for_names(names: Iterable[str], label: str) -> Fault | None:
+    """That the first line of a table seems to be a row already, and what to write above it."""
+    columns = list(names)
+    if not label.lower().endswith((".csv", ".tsv")) or not any(map(_is_said, columns)):
+        return None
+    first = next(filter(_is_said, columns))
+    shown = first if len(first) <= _SHOWN else f"{first[: _SHOWN - 3]}..."
+    do = f"write a line above it with their names{', question and answer' if len(columns) == 2 else ''}"
+    return f"the first line seems to be a row, where the names of the columns are due: {shown!r}", do
+
+
+def _is_said(cell: str) -> bool:
+    """Whether somebody says this, and it is no name: long, of many words, or a sentence with its mark."""
+    ends = cell.endswith((".", "?", "!", "\u3002", "\uff1f", "\uff01", "\u2026"))
+    return len(cell) > _SHOWN or len(cell.split()) >= _WORDS or (ends and not cell.isascii()) or (ends and " " in cell)
 
 
 def _ragged(cells: int, columns: int) -> Fault:

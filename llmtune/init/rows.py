@@ -11,6 +11,7 @@ from llmtune.console import counted
 from llmtune.data.conversation import Conversation
 from llmtune.data.conversations import read_conversations, recognised
 from llmtune.data.sources import Row, read_rows
+from llmtune.data.table_rows import row_for_names
 from llmtune.errors import DataError, Problem
 from llmtune.init.language import language
 from llmtune.recipe.schema import Columns, Data
@@ -86,11 +87,14 @@ def unclear(file: Path) -> list[Column]:
     """The columns of a table whose names do not tell which is the question; none where they do, or it is no table.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or its first line is a row already.
     """
     rows = [row.values for row in islice(read_rows(file), LOOKED_AT) if isinstance(row, Row) and row.values]
     if not rows or recognised(rows[0]) is not None:
         return []
+    if (fault := row_for_names(rows[0], file.name)) is not None:
+        what, do = fault
+        raise DataError.one(str(file), what, f"{do}; or, if these are names, say which: --question, --answer")
     found = [column for name in rows[0] if name and (column := _column(name, rows)) is not None]
     preferences = {"chosen", "rejected"} <= set(rows[0])
     return found if len(found) > 1 and not preferences else []

@@ -214,3 +214,23 @@ def test_a_file_that_breaks_off_still_names_the_bad_rows_before(tmp_path: Path) 
     with pytest.raises(DataError) as caught:
         read_conversations(path, Data(train="a.json"))
     assert [problem.where for problem in caught.value.problems] == ["a.json:1", "a.json:3"]
+
+
+@pytest.mark.parametrize("columns", [None, {"question": "question", "answer": "answer"}])
+def test_a_first_line_that_is_a_row_is_told_with_what_to_write_above_it(tmp_path: Path, columns: Any) -> None:
+    file = tmp_path / "shop.csv"
+    file.write_text('Open today?,"Yes, until six."\nAnd on Sunday?,No.\n', encoding="utf-8")
+    with pytest.raises(DataError) as error:
+        read_conversations(file, Data(train="shop.csv", columns=columns))
+    (problem,) = error.value.problems
+    assert problem.where == "shop.csv"
+    assert "the first line seems to be a row, where the names of the columns are due: 'Open today?'" in problem.what
+    assert problem.do.startswith("write a line above it with their names, question and answer")
+
+
+def test_names_of_columns_are_not_taken_for_a_row(tmp_path: Path) -> None:
+    for names in ("Kunde,Antwort des Agenten", "No.,Frage,Text", "0,1", "utterance_text_of_the_customer,agent"):
+        file = tmp_path / "shop.csv"
+        file.write_text(f"{names}\n{','.join('ab' for _ in names.split(','))}\n", encoding="utf-8")
+        with pytest.raises(DataError, match=f"no known form of rows, with columns {names.split(',')[0]}"):
+            read_conversations(file, Data(train="shop.csv"))
