@@ -69,6 +69,19 @@ def _neox(first: str, bias: bool | str, in_attention: bool | str) -> tuple[Layer
     )
 
 
+def _stacked(bias: bool | str = False) -> tuple[Layer, ...]:
+    """Attention, and a feed-forward part whose gate is one with what it gates."""
+    return (
+        *_attention(bias, out=False),
+        Layer("gate_up_proj", "hidden", "two ffn"),
+        Layer("down_proj", "ffn", "hidden"),
+    )
+
+
+def _ungated(bias: bool | str) -> tuple[Layer, ...]:
+    return Layer("up_proj", "hidden", "ffn", bias), Layer("down_proj", "ffn", "hidden", bias)
+
+
 _NORM = ("hidden", "hidden")
 """One with weight and bias."""
 _PLAIN = Kind(_attention() + _gated())
@@ -77,6 +90,7 @@ _GEMMA = replace(_BIASED, tied=True)
 _LLAMA = Kind(_attention("attention_bias") + _gated("mlp_bias"))
 _MIXTURE = ("hidden", "hidden", "router", "experts")
 _OF_A_HEAD = ("hidden", "hidden", "head", "head")
+_COHERE = replace(_BIASED, others=("hidden",), tied=True)
 
 KINDS: Mapping[str, Kind] = {
     "llama": _LLAMA,
@@ -137,6 +151,41 @@ KINDS: Mapping[str, Kind] = {
         last=_NORM,
         tied=True,
         apart=False,
+    ),
+    "bloom": Kind(
+        _neox("three hidden", bias=True, in_attention=True),
+        others=_NORM * 2,
+        last=_NORM * 2,
+        tied=True,
+        apart=False,
+        sdpa=False,
+    ),
+    "cohere": _COHERE,
+    "cohere2": _COHERE,
+    "stablelm": Kind(_attention("use_qkv_bias", out=False) + _gated(), others=("stablelm norms",), last=_NORM),
+    "starcoder2": Kind(
+        (
+            *_attention("use_bias"),
+            Layer("c_fc", "hidden", "ffn", "use_bias"),
+            Layer("c_proj", "ffn", "hidden", "use_bias"),
+        ),
+        others=_NORM * 2,
+        last=_NORM,
+        biased=True,
+        tied=True,
+    ),
+    "glm": Kind(_stacked("attention_bias"), biased=True),
+    "glm4": Kind(_stacked("attention_bias"), others=("hidden",) * 4, biased=True),
+    "exaone4": replace(_PLAIN, others=_OF_A_HEAD),
+    "hunyuan_v1_dense": replace(_BIASED, others=_OF_A_HEAD),
+    "seed_oss": Kind(_attention("attention_bias", out="attention_out_bias") + _gated("mlp_bias")),
+    "ernie4_5": Kind(_attention("use_bias") + _gated("use_bias"), tied=True),
+    "arcee": Kind(_attention("attention_bias") + _ungated("mlp_bias")),
+    "nemotron": Kind(_attention("attention_bias") + _ungated("mlp_bias"), others=_NORM * 2, last=_NORM),
+    "olmoe": Kind(
+        _attention("attention_bias"),
+        others=("hidden", "hidden", "query", "key", "router", "experts"),
+        experts="intermediate_size",
     ),
     "gpt_oss": Kind(
         _attention("attention_bias"),

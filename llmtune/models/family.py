@@ -13,7 +13,9 @@ from llmtune.models import prequantized
 from llmtune.models.families import KINDS, Kind
 from llmtune.models.prequantized import Prequantized
 
-_USUAL: Mapping[str, object] = {"mlp_only_layers": [], "decoder_sparse_step": 1, "qk_layernorm": False}
+_USUAL: Mapping[str, object] = {
+    "mlp_only_layers": [], "decoder_sparse_step": 1, "qk_layernorm": False, "use_qk_norm": False,
+}  # fmt: skip
 """Keys of config.json that make a model another than its family's others, unless they are as here."""
 
 
@@ -216,6 +218,7 @@ def _widths(config: Mapping[str, Any], hidden: int, query: int, key: int, ffn: i
         "positions": int(config.get("n_positions", 1024)) * hidden,
         "head bias": int(config["vocab_size"]),
         "falcon norms": of_falcon * 2 * hidden,
+        "stablelm norms": (1 if config.get("use_parallel_residual") else 2) * 2 * hidden,
     }
 
 

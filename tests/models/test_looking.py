@@ -22,8 +22,8 @@ from tests.models.test_family import SIZES
 RECIPE = Recipe.model_validate({"base": "x", "data": "y", "adapter": {"rank": 4}})
 VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 5, "num_attention_heads": 2}
 UNKNOWN: dict[str, dict[str, Any]] = {
-    "cohere": {},
-    "stablelm": {},
+    "helium": {"head_dim": 8},
+    "apertus": {},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8},
     "qwen3_moe": {**SIZES, "num_experts": 4, "moe_intermediate_size": 24, "mlp_only_layers": [1]},
     "llama4_text": {"num_local_experts": 4, "intermediate_size_mlp": 40, "interleave_moe_layer_step": 2},
@@ -83,7 +83,7 @@ def test_what_transformers_cannot_build_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_built_is_refused_with_the_reason(tmp_path: Path) -> None:
-    config = {**SIZES, "model_type": "cohere", "hidden_act": "newest"}
+    config = {**SIZES, "model_type": "helium", "hidden_act": "newest"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(BaseModelError, match=r"cannot build a model of it: .*newest"):
         read(tmp_path)
@@ -101,6 +101,6 @@ def test_code_that_came_with_a_base_runs_only_when_the_recipe_says_so(tmp_path: 
 def test_code_is_not_needed_for_a_family_that_transformers_has(tmp_path: Path) -> None:
     """The first files of Phi-3 and Falcon, and some of other families, name code that nobody needs any more."""
     (tmp_path / "config.json").write_text(
-        json.dumps({**SIZES, "model_type": "cohere", "auto_map": {"AutoConfig": "code.Config"}})
+        json.dumps({**SIZES, "model_type": "helium", "auto_map": {"AutoConfig": "code.Config"}})
     )
     assert read(tmp_path).linear_suffixes[:2] == ("q_proj", "k_proj")

@@ -72,7 +72,8 @@ CASES = {
     "Pythia": Case("gpt_neox", {**PLAIN, "num_key_value_heads": None}, None, 8),
     "Falcon": Case("falcon", {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}, None, 8),
     "GPT-OSS": Case("gpt_oss", MIXTURE | ROPE | {"num_local_experts": 4}, "gptoss", 8),
-    "unknown (Cohere)": Case("cohere", PLAIN, "cohere", known=False),
+    "Cohere": Case("cohere", PLAIN, "cohere"),
+    "unknown (Helium)": Case("helium", SIZES, "chatml", known=False),
 }
 ALONE = {"Falcon", "GPT-OSS"}
 """Families in which rows that are laid end to end would see each other."""
