@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmtune.convert import trainer
+from llmtune.convert import methods, trainer
 
 DEFAULTED = {
     **trainer.DEFAULTED,
@@ -107,7 +107,7 @@ UNSUPPORTED = {
         ("chat_template_jinja", "chat_template_kwargs"),
         "the base's own template is used: put another one into a copy of the base (chat_template.jinja)",
     ),
-    **dict.fromkeys(("tokens", "added_tokens_overrides"), "no token is added: rows that hold it split it into others"),
+    **dict.fromkeys(("tokens", "added_tokens_overrides"), methods.TOKENS),
     **dict.fromkeys(
         ("activation_offloading", "layer_offloading"), "activations are recomputed, or micro-batches smaller, instead"
     ),

@@ -11,6 +11,7 @@ from llmtune.convert import rows
 from llmtune.convert.draft import Draft
 from llmtune.convert.rows import Rows
 from llmtune.convert.source import Source
+from llmtune.data.turns import THOUGHTS
 from llmtune.recipe.document import KeyPath
 
 TEMPLATE = "read as {form}; the base's chat template asks, not axolotl's wording"
@@ -32,23 +33,25 @@ FORMS: dict[str, tuple[str | None, dict[str, str] | None]] = {
     "sharegpt": ("sharegpt", None),
 }
 """By the type's first word, or by the whole of it; the rest of it is axolotl's wording of the prompt."""
+READ = {"field_tools": ("tools",), "field_thinking": THOUGHTS}
+"""Columns, and keys of a turn, that are read by their names."""
 DEFAULTED = {
     **dict.fromkeys(("conversation", "chat_template"), "the base's own template is used and exported unchanged"),
     **dict.fromkeys(("shards", "preprocess_shards"), "all rows of the file are read"),
     **dict.fromkeys(("roles",), "user, assistant, system and tool, and human, gpt and observation of ShareGPT"),
     "ds_type": "the ending of the file tells its form",
     "train_on_eot": "the end of each answer is trained",
+    **dict.fromkeys(
+        ("template_thinking_key", "split_thinking"), "the base's own template has a place for thoughts, or none"
+    ),
     "trust_remote_code": "rows are read from a file: no code of the data set is run",
-    "field_tools": "rows that declare tools are refused with their line",
 }
 UNSUPPORTED = {
     "drop_system_message": "system prompts stay: remove them from the rows",
     "message_field_training": "every answer is trained: take the marked ones out of the rows",
     "message_field_training_detail": "every answer is trained as a whole",
-    **dict.fromkeys(
-        ("field_thinking", "template_thinking_key", "split_thinking"),
-        "the thinking is not read from a field of its own: write it into the answer as the model does",
-    ),
+    "field_tools": "what may be called is read from the column `tools`: give it that name",
+    "field_thinking": f"thoughts are read from a turn's {', '.join(THOUGHTS)}, or its text: give it one of these names",
     "chat_template_jinja": "the base's own template is used",
     "shards_idx": "all rows of the file are read: leave out what is not to be trained",
     "input_transform": "rows are taken as they are",
@@ -84,6 +87,9 @@ def _rows(draft: Draft, source: Source, at: KeyPath) -> Rows:
         source.unsupported((*at, key), "a file is read as a whole: leave out what is not to be trained")
     form, columns = _form(draft, source, at)
     _mask(source, at)
+    for key, names in READ.items():
+        if source.text((*at, key)) in names:
+            source.carried((*at, key), "is read by this name")
     for key, note in DEFAULTED.items():
         source.defaulted((*at, key), note)
     for key, note in UNSUPPORTED.items():

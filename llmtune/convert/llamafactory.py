@@ -50,6 +50,7 @@ DEFAULTED = {
     "create_new_adapter": "see adapter_name_or_path",
     "mix_strategy": "the rows of all data sets are joined",
     "buffer_size": "rows are read as a whole",
+    "tool_format": "the base's own chat template writes tools and calls",
 }  # fmt: skip
 UNSUPPORTED = {
     **dict.fromkeys(
@@ -58,8 +59,7 @@ UNSUPPORTED = {
     ),
     **dict.fromkeys(("mask_history",), "every answer of a conversation is trained, not the last one alone"),
     **dict.fromkeys(("train_on_prompt",), "the assistant's words alone are trained"),
-    **dict.fromkeys(("add_tokens", "add_special_tokens", "new_special_tokens_config", "resize_vocab"),
-                    "no token is added: rows that hold it split it into others"),
+    **dict.fromkeys(("add_tokens", "add_special_tokens", "new_special_tokens_config", "resize_vocab"), methods.TOKENS),
     **dict.fromkeys(("fp8", "fp8_backend", "fp8_enable_fsdp_float8_all_gather"), "nothing is computed in FP8"),
     **dict.fromkeys(("enable_thinking", "preserve_thinking"), "the chat template decides what is said of thinking"),
     **dict.fromkeys(("rope_scaling", "shift_attn", "mixture_of_depths"), "the base is tuned as its config.json has it"),
@@ -70,7 +70,6 @@ UNSUPPORTED = {
     "export_quantization_dataset": "the merged model is not quantized again",
     "export_hub_model_id": trainer.UPLOAD,
     "loraplus_lr_embedding": "see `optimizer.rates.embeddings`",
-    "tool_format": "rows that declare tools are refused with their line",
     "freeze_extra_modules": "see `adapter.modules`",
     "disable_shuffling": "each step has a random sample of the rows",
     "moe_aux_loss_coef": "the routers are not trained",

@@ -18,6 +18,7 @@ SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant", "co
 INITS = ("gaussian", "pissa", "olora", "eva", "loftq")
 EXPERTS = {"gate_up_proj", "down_proj"}
 """The two parameters that hold all experts of a block."""
+TOKENS = "no token is added: name them under `adapter.added_tokens`, which trains their rows"
 NOT_LORA = "is read where LoRA is trained, and this configuration trains the whole base"
 
 
@@ -31,7 +32,9 @@ def optimizer(draft: Draft, source: Source, at: At, default: str = "adamw_torch"
     elif found is None:
         source.unsupported(at, "llmtune has no such optimiser: AdamW is used, for which the learning rate may not suit")
     else:
-        paged = "its state is small, so it is not paged" if "paged" in name else ""
+        paged = (
+            "in 32 bits its state is not paged: see paged_adamw_8bit" if "paged" in name and found == "adamw" else ""
+        )
         draft.carry(at, "optimizer.name", found, paged)
 
 

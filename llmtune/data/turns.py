@@ -11,7 +11,7 @@ from llmtune.data.conversation import Message, Role
 from llmtune.data.form import RowFault, Values, check_extras, list_of, optional, role_of, text_of, words
 from llmtune.models.reasoning import MARKS
 
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Where servers put the thoughts of a reasoning model."""
 _WEIGHTS = ("weight", "loss_weight", "train")
 
@@ -76,7 +76,7 @@ class Turns:
 
 def _with_thoughts(turn: Mapping[str, Any], answer: str, place: str) -> str:
     """The thoughts in front of the answer, as most models write them; the template puts them in its own place."""
-    found = next((key for key in _THOUGHTS if turn.get(key)), None)
+    found = next((key for key in THOUGHTS if turn.get(key)), None)
     if found is None:
         return answer
     opens, closes = MARKS[0]

@@ -11,6 +11,7 @@ from llmtune.errors import Problem
 from llmtune.models.checkpoint import checkpoint
 from llmtune.models.family import Family, Linear
 from llmtune.recipe.low_rank import EMBEDDINGS, HEADS, VOCABULARY, Adalora, Lora
+from llmtune.recipe.method import OnLayers
 from llmtune.recipe.methods import Adapter, Boft, Gralora, Hira, Ia3, Loha, Lokr, Miss, Oft, Shira, Vera
 from llmtune.recipe.optimizing import Unfreezing
 from llmtune.recipe.own_weights import Full, Head, Partial
@@ -54,6 +55,11 @@ def _of_a_layer(adapter: Adapter, layer: Linear) -> int:
             return 0
         case _:
             assert_never(adapter)
+
+
+def block_in(name: str) -> int | None:
+    """The number of the block that a layer's name holds: 3 of `layers.3.self_attn.q_proj`."""
+    return next((int(part) for part in name.split(".") if part.isdecimal()), None)
 
 
 def misfits(adapter: Adapter, adapted: Sequence[Linear]) -> Iterator[Problem]:
@@ -206,14 +212,15 @@ def trains_head(adapter: Adapter, family: Family) -> bool:
 
 
 def unknown_modules(adapter: Adapter, family: Family, folder: Path) -> Iterator[Problem]:
-    """Modules that are to be trained themselves are looked for among the names of the base's tensors."""
+    """What is named in a recipe is looked for among the names of the base's tensors."""
     match adapter:
         case Partial(modules=asked):
             key = "adapter.modules"
+            yield from _none_of_them(adapter, folder)
         case Lora(modules_to_save=asked):
             key = "adapter.modules_to_save"
         case _:
-            return
+            asked, key = (), ""
     names = [f".{name.rpartition('.')[0]}." for name in checkpoint(folder)] if asked else []
     if family.tied:  # then one of the two is no tensor of its own, mostly the head
         names.append(".lm_head.")
@@ -228,3 +235,26 @@ def unknown_modules(adapter: Adapter, family: Family, folder: Path) -> Iterator[
         if isinstance(adapter, Lora) and layers:
             what = f"{layers[0]} is a linear layer of a block, which LoRA itself is for"
             yield Problem(key, what, "name embeddings, head or norms, or set adapter.method: partial")
+    if isinstance(adapter, OnLayers) and family.known:  # of others the files may have other names
+        yield from _unknown_paths(adapter, family, folder)
+
+
+def _none_of_them(adapter: Partial, folder: Path) -> Iterator[Problem]:
+    """Norms or biases of a base that has none: alone or beside others, nothing would come of the key."""
+    if adapter.biases and not any(name.endswith(".bias") for name in checkpoint(folder)):
+        yield Problem("adapter.biases", "the base has no biases", "remove it")
+    if adapter.norms and not any("norm" in name or ".ln_" in name for name in checkpoint(folder)):
+        yield Problem("adapter.norms", "the norms of the base have no weights", "remove it")
+
+
+def _unknown_paths(adapter: OnLayers, family: Family, folder: Path) -> Iterator[Problem]:
+    """Layers that are named by more than their last name."""
+    asked = () if adapter.target_modules == "all-linear" else adapter.target_modules
+    known = [name for name in asked if name.rpartition(".")[2] in family.linear_suffixes]
+    paths = [name for name in known if "." in name and (block_in(name) or 0) < family.layers]
+    there = [f".{name.rpartition('.')[0]}" for name in checkpoint(folder)] if paths else []
+    for path in paths:
+        if not any(name.endswith(f".{path}") for name in there):
+            last = path.rpartition(".")[2]
+            near = next(name for name in there if name.endswith(f".{last}"))
+            yield Problem("adapter.target_modules", f"the base has no layer {path}", f"it has {near[1:]}, for example")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from llmtune.errors import MachineError, Problem, RecipeError
 from llmtune.models.families import LIGER
 from llmtune.models.family import Linear
-from llmtune.plan.adapters import beside_parameters, joins_too_early, own_parameters, too_short, trains_head
+from llmtune.plan.adapters import beside_parameters, block_in, joins_too_early, own_parameters, too_short, trains_head
 from llmtune.plan.device import Device
 from llmtune.plan.device import processes as processes_on
 from llmtune.plan.experts import adapted_experts
@@ -23,7 +23,7 @@ from llmtune.plan.memory import Answers, Memory, Shape, evaluating, merging, qua
 from llmtune.plan.number_type import decided
 from llmtune.recipe import sharding
 from llmtune.recipe.low_rank import Lora
-from llmtune.recipe.method import OnLayers, OnSomeLayers
+from llmtune.recipe.method import Method, OnLayers, OnSomeLayers
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.virtual import Virtual
 
@@ -188,8 +188,6 @@ def _too_little(stage: str, needed: Memory, device: Device, do: str) -> Problem:
 def shape_of(recipe: Recipe, family: Family) -> Shape:
     """The sizes that memory depends on."""
     linears = [*chain.from_iterable(family.blocks), *family.elsewhere]
-    some = recipe.adapter.layers if isinstance(recipe.adapter, OnSomeLayers) else None
-    chosen = family.blocks if some is None else [family.blocks[number] for number in set(some)]
     rows = isinstance(recipe.adapter, Lora) and recipe.adapter.rows
     return Shape(
         hidden=family.hidden,
@@ -204,7 +202,7 @@ def shape_of(recipe: Recipe, family: Family) -> Shape:
         quantizable=sum(linear.inputs * linear.outputs for linear in linears),
         largest=max(linear.inputs * linear.outputs for linear in linears),
         quantizable_rows=sum(linear.outputs for linear in linears),
-        adapted=adapted(recipe, list(chain.from_iterable(chosen))),
+        adapted=list(chain.from_iterable(adapted(recipe.adapter, block, n) for n, block in enumerate(family.blocks))),
         experts=adapted_experts(recipe.adapter, family),
         own=own_parameters(recipe.adapter, family),
         beside=beside_parameters(recipe.adapter, family),
@@ -217,14 +215,16 @@ def shape_of(recipe: Recipe, family: Family) -> Shape:
     )
 
 
-def adapted(recipe: Recipe, linears: list[Linear]) -> list[Linear]:
-    """Those of them that get an adapter."""
-    if not isinstance(recipe.adapter, OnLayers):
+def adapted(adapter: Method, linears: Sequence[Linear], block: int | None = None) -> list[Linear]:
+    """Those of the layers of a block that get an adapter; without its number those of any."""
+    some = adapter.layers if isinstance(adapter, OnSomeLayers) else None
+    if not isinstance(adapter, OnLayers) or (block is not None and some is not None and block not in some):
         return []
-    wanted = recipe.adapter.target_modules
+    wanted = adapter.target_modules
     if wanted == "all-linear":
-        return linears
-    suffixes = {name.rsplit(".", 1)[-1] for name in wanted}
+        return list(linears)
+    named = [name for name in wanted if block is None or block_in(name) in (None, block)]
+    suffixes = {name.rpartition(".")[2] for name in named}
     return [linear for linear in linears if linear.suffix in suffixes]
 
 

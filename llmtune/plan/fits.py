@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator, Sequence
 
 from llmtune.errors import Problem
 from llmtune.models.family import Family
-from llmtune.plan.adapters import AROUND_EXPERTS, misfits
+from llmtune.plan.adapters import AROUND_EXPERTS, block_in, misfits
 from llmtune.plan.estimate import adapted
+from llmtune.plan.parts import untouched
 from llmtune.recipe.low_rank import EMBEDDINGS, Lora
 from llmtune.recipe.method import Method, OnLayers, OnSomeLayers
 from llmtune.recipe.own_weights import Full, OwnWeights, Partial
@@ -31,6 +32,7 @@ def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
     if not family.sdpa and recipe.training.attention == "sdpa":
         what = f"transformers computes {family.model_type} by eager attention alone"
         yield Problem("training.attention", what, "set it to auto or eager")
+    yield from untouched(recipe, family)
     if isinstance(adapter, OwnWeights | Lora):
         yield from _of_the_base(adapter, family)
     if isinstance(adapter, OnLayers):
@@ -85,12 +87,15 @@ def _on_layers(recipe: Recipe, adapter: OnLayers, family: Family) -> Iterator[Pr
     if isinstance(adapter, OnSomeLayers) and max(adapter.layers or (0,)) >= family.layers:
         what = f"the base has no block {max(adapter.layers or (0,))}"
         yield Problem("adapter.layers", what, f"its blocks are 0 to {family.layers - 1}")
-    yield from misfits(recipe.adapter, adapted(recipe, list(family.linears)))
+    yield from misfits(recipe.adapter, adapted(recipe.adapter, family.linears))
     wanted = family.linear_suffixes if adapter.target_modules == "all-linear" else adapter.target_modules
     for name in wanted:
         if name.rsplit(".", 1)[-1] not in family.linear_suffixes:
             there = ", ".join(family.linear_suffixes)
             yield Problem("adapter.target_modules", f"the base has no layer {name}", f"its layers are {there}")
+        elif (block_in(name) or 0) >= family.layers:
+            do = f"its blocks are 0 to {family.layers - 1}"
+            yield Problem("adapter.target_modules", f"{name}: the base has no block {block_in(name)}", do)
     if isinstance(adapter, Lora):
         yield from _patterns(adapter, wanted, family)
 

@@ -166,8 +166,8 @@ def _merged(lower: Mapping[str, Any], upper: Mapping[str, Any], at: KeyPath, rep
         replaced.add(path)
         if value is None and not nullable(path):
             found.pop(key, None)
-        else:
-            found[key] = value
+        else:  # there may be a `null` in it, of a key that nobody has given
+            found[key] = _merged({}, value, path, replaced) if isinstance(value, dict) else value
     return found
 
 

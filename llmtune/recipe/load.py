@@ -41,7 +41,11 @@ class Loaded:
     def broken(self) -> list[Problem]:
         """What does not fit together in it, so far as it was understood."""
         return [
-            self.at(self._written(rule.keys), f"{' and '.join(rule.keys)}: {rule.told(self.recipe)}", rule.do)
+            self.at(
+                self._written(rule.keys),
+                f"{' and '.join(rule.keys)}: {rule.told(self.recipe)}",
+                rule.remedy(self.recipe),
+            )
             for rule in broken_rules(self.recipe)
             if all(self.knows(key) for key in rule.keys)
         ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pydantic import BaseModel
 
 from llmtune.recipe.schema import Recipe
+
+_LOWER = re.compile(r"set `zero\.stage: ([0-2])`")
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,23 @@ class Rule:
 
     def told(self, recipe: Recipe) -> str:
         return self.says if self.of is None else self.of(recipe)
+
+    def remedy(self, recipe: Recipe) -> str:
+        """`do`; where it names a stage of ZeRO too low for what the recipe offloads, that is to go in its place."""
+        lower = _LOWER.search(self.do)
+        if lower is None or recipe.zero.shards <= int(lower[1]):
+            return self.do
+        zero, stage = recipe.zero, int(lower[1])
+        gone = ["offload_parameters"] if zero.offload_parameters != "none" else []
+        gone += (
+            ["offload_optimizer"]
+            if zero.offload_optimizer == "nvme" or (zero.offload_optimizer, stage) == ("cpu", 0)
+            else []
+        )
+        if not gone:
+            return self.do
+        keys = " and ".join(f"`zero.{key}`" for key in gone)
+        return self.do.replace(lower[0], f"remove {keys}, with `zero.stage: auto`")
 
 
 def given(block: BaseModel, *keys: str) -> bool:

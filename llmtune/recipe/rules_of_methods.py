@@ -10,11 +10,6 @@ from llmtune.recipe.rule import Rule, given
 from llmtune.recipe.virtual import Virtual
 
 
-def _in_no_earlier_layer(adapter: Method) -> bool:
-    """Nothing of it is in a layer before the last, as far as the recipe tells."""
-    return isinstance(adapter, Virtual | Head) or adapter == Partial(last_layers=1)
-
-
 def _are_vectors(adapter: Method) -> bool:
     """Matrices are not among what it trains."""
     some = isinstance(adapter, Partial) and not adapter.last_layers and not adapter.modules
@@ -77,8 +72,8 @@ RULES = (
     ),
     Rule(
         ("optimizer.layer_decay", "adapter.method"),
-        lambda r: r.optimizer.layer_decay != 1.0 and _in_no_earlier_layer(r.adapter),
-        "what is trained lies in no layer before the last, and that one trains at the full rate",
+        lambda r: r.optimizer.layer_decay != 1.0 and isinstance(r.adapter, Virtual | Head),
+        "what is trained lies in no layer, and trains at the full rate",
         "remove `layer_decay`",
     ),
     Rule(
@@ -104,6 +99,20 @@ RULES = (
         lambda r: given(r.kernels, "adapter") and not (isinstance(r.adapter, Lora) and r.adapter.target_modules),
         "it is read for LoRA's layers alone",
         "remove `kernels.adapter`, or set `adapter.method: lora`",
+    ),
+    Rule(
+        ("kernels.adapter", "adapter.dropout", "adapter.dora"),
+        lambda r: (
+            given(r.kernels, "adapter") and isinstance(r.adapter, Lora) and (r.adapter.dropout > 0 or r.adapter.dora)
+        ),
+        "dropout and DoRA are computed by PEFT whatever is said",
+        "remove `kernels.adapter`",
+    ),
+    Rule(
+        ("kernels.adapter", "zero.stage"),
+        lambda r: given(r.kernels, "adapter") and r.zero.stage == 3,
+        "where no process holds a whole weight, LoRA is computed by PEFT whatever is said",
+        "remove `kernels.adapter`",
     ),
     Rule(
         ("optimizer.rates.head", "adapter.method"),

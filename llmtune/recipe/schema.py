@@ -38,7 +38,9 @@ class Replay(Closed):
     """Rows of what the base can do already, mixed in so that it does not forget it."""
 
     path: FileName = Field(description="Data file in any form that `data.train` may have.")
-    share: Share = Field(0.3, description="Share of the mixed training rows that are replayed ones.")
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.3, description="Share of the mixed training rows that are replayed ones."
+    )
 
 
 class Data(Closed):

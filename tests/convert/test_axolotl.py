@@ -319,3 +319,13 @@ def test_rows_of_plain_text_are_refused_at_their_type(tmp_path: Path) -> None:
     (problem,) = caught.value.problems
     assert Path(problem.where).name == "theirs.yml:4:5"
     assert problem.what.startswith("datasets[0].type: completion is text without a question")
+
+
+@pytest.mark.parametrize(
+    ("tools", "thoughts", "status"),
+    [("tools", "reasoning_content", "carried"), ("functions", "why", "unsupported")],
+)
+def test_tools_and_thoughts_are_read_by_their_names(tmp_path: Path, tools: str, thoughts: str, status: str) -> None:
+    kind = f"type: chat_template\n    field_tools: {tools}\n    field_thinking: {thoughts}"
+    said = statuses(converted(tmp_path, AXOLOTL.replace("type: alpaca", kind)))
+    assert (said["datasets[0].field_tools"], said["datasets[0].field_thinking"]) == (status, status)

@@ -12,9 +12,11 @@ import pytest
 from llmtune.models import family
 from llmtune.models.checkpoint import names
 from llmtune.models.families import KINDS
-from llmtune.plan.adapters import joins_too_early
+from llmtune.plan.adapters import joins_too_early, unknown_modules
+from llmtune.plan.estimate import shape_of
 from llmtune.plan.fits import adapter_problems, misnamed, remarks
 from llmtune.recipe.optimizing import Unfreezing
+from llmtune.recipe.own_weights import Partial
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.translate import base_arguments
 from tests.models.test_family import SIZES
@@ -82,3 +84,81 @@ def test_files_with_other_names_than_the_models_are_refused(tmp_path: Path) -> N
     (problem,) = misnamed(sizes, names(tmp_path))
     assert problem.what.startswith("its files have language_model.model.layers.0.mlp.up_proj.weight where")
     assert list(misnamed(sizes, [name for name, _ in model.named_parameters()])) == []
+
+
+@pytest.mark.parametrize(
+    ("adapter", "more", "told"),
+    [
+        ({"layers": [1]}, {"layer_decay": 0.9}, ["optimizer.layer_decay"]),
+        ({"layers": [0, 1]}, {"layer_decay": 0.9}, []),
+        ({"layers": [1], "token_rows": ["<|im_end|>"]}, {"layer_decay": 0.9}, []),  # the embeddings lie before it
+        ({"layers": [1], "modules_to_save": ["norm"]}, {"layer_decay": 0.9}, ["optimizer.layer_decay"]),
+        ({"method": "partial", "last_layers": 1}, {"layer_decay": 0.9}, ["optimizer.layer_decay"]),
+        ({"method": "partial", "last_layers": 1, "norms": True}, {"layer_decay": 0.9}, []),
+        ({"method": "partial", "modules": ["norm"]}, {"layer_decay": 0.9}, ["optimizer.layer_decay"]),
+        ({"modules_to_save": ["norm"]}, {"rates": {"head": 1e-4, "norms": 1e-4}}, ["optimizer.rates.head"]),
+        ({"method": "partial", "last_layers": 1}, {"rates": {"norms": 1e-4}}, []),
+        ({"method": "partial", "last_layers": 1}, {"rates": {"embeddings": 1e-4}}, ["optimizer.rates.embeddings"]),
+        ({"method": "partial", "modules": ["model"]}, {"rates": {"embeddings": 1e-4}}, []),  # it has them in it
+        ({"method": "full"}, {"rates": {"head": 1e-4}}, []),
+    ],
+)
+def test_rates_of_what_is_not_trained_are_refused_before_the_base_is_loaded(
+    adapter: dict[str, Any], more: dict[str, Any], told: list[str], tiny_base: Path
+) -> None:
+    plain = {"base": "a/b", "data": "x", "quantization": "none", "adapter": adapter, "optimizer": more}
+    recipe, sizes = Recipe.model_validate(plain), replace(family.read(tiny_base), tied=False)
+    assert [problem.where for problem in adapter_problems(recipe, sizes)] == told
+
+
+def test_a_head_that_is_one_with_the_embeddings_trains_at_their_rate(tiny_base: Path) -> None:
+    tied = replace(family.read(tiny_base), tied=True)
+    asked = {"base": "a/b", "data": "x", "quantization": "none", "adapter": "full", "optimizer": {"rates": {"head": 1}}}
+    (problem,) = adapter_problems(Recipe.model_validate(asked), tied)
+    assert problem.do == "set optimizer.rates.embeddings in its place"
+    alone = Recipe.model_validate({**asked, "adapter": "head"})  # it gets weights of its own
+    assert list(adapter_problems(alone, tied)) == []
+
+
+def test_a_decay_of_norms_alone_is_refused(tiny_base: Path) -> None:
+    plain = {"base": "a/b", "data": "x", "quantization": "none", "training": {"weight_decay": 0.1}}
+    for modules, told in ((["norm"], ["training.weight_decay"]), (["norm", "q_proj"], []), (["lm_head"], [])):
+        asked = Recipe.model_validate({**plain, "adapter": {"method": "partial", "modules": modules}})
+        assert [problem.where for problem in adapter_problems(asked, family.read(tiny_base))] == told
+
+
+def test_a_block_that_the_base_does_not_have_is_told_and_no_error_of_ours(tiny_base: Path) -> None:
+    recipe = Recipe.model_validate({"base": "a/b", "data": "x", "adapter": {"layers": [1, 7]}})
+    sizes = family.read(tiny_base)
+    (problem,) = adapter_problems(recipe, sizes)
+    assert (problem.what, problem.do) == ("the base has no block 7", "its blocks are 0 to 1")
+    assert len(shape_of(recipe, sizes).adapted) == 7
+
+
+@pytest.mark.parametrize(
+    ("names", "layers", "told"),
+    [
+        (["q_proj"], 2, []),
+        (["self_attn.q_proj"], 2, []),
+        (["layers.1.self_attn.q_proj", "layers.0.mlp.up_proj"], 2, []),
+        (["mlp.q_proj", "v_proj"], 4, ["the base has no layer mlp.q_proj"]),
+        (["layers.7.self_attn.q_proj"], 0, ["layers.7.self_attn.q_proj: the base has no block 7"]),
+    ],
+)
+def test_layers_may_be_named_by_their_paths_and_are_counted_so(
+    names: list[str], layers: int, told: list[str], tiny_base: Path
+) -> None:
+    """PEFT trains those that match, and says nothing of a name that matches none beside them (pain 39)."""
+    recipe, sizes = (
+        Recipe.model_validate({"base": "a/b", "data": "x", "adapter": {"target_modules": names}}),
+        family.read(tiny_base),
+    )
+    assert len(shape_of(recipe, sizes).adapted) == layers
+    found = [*adapter_problems(recipe, sizes), *unknown_modules(recipe.adapter, sizes, tiny_base)]
+    assert [problem.what for problem in found] == told
+
+
+def test_biases_and_norms_that_a_base_does_not_have_are_told(tiny_base: Path) -> None:
+    asked = Partial(last_layers=1, norms=True, biases=True)
+    (problem,) = unknown_modules(asked, family.read(tiny_base), tiny_base)
+    assert (problem.where, problem.what) == ("adapter.biases", "the base has no biases")

@@ -11,6 +11,7 @@ from llmtune.recipe.extends import shipped
 from llmtune.recipe.load import Loaded, load
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.methods import Vera
+from llmtune.recipe.optimizing import Unfreezing
 from llmtune.recipe.schema import EarlyStopping
 
 PARENT = """\
@@ -77,6 +78,14 @@ def test_null_is_a_value_where_a_key_may_have_it(tmp_path: Path) -> None:
     assert (recipe.training.early_stopping, recipe.data.replay) == (None, None)
     recipe = child(tmp_path, "training: {early_stopping: {}}\n").recipe
     assert recipe.training.early_stopping == EarlyStopping()
+
+
+@pytest.mark.parametrize("parent", ["", "watch: {trial_step: false}\n"])
+def test_null_is_the_default_whether_or_not_a_parent_said_something(tmp_path: Path, parent: str) -> None:
+    text, parent = "watch: {samples: null}\noptimizer: {unfreezing: {until: null}}\n", f"base: a/b\ndata: x\n{parent}"
+    recipe = child(tmp_path, text, "training.epochs=null", parent=parent).recipe
+    assert (recipe.watch.samples, recipe.training.epochs) == (0, 3)
+    assert recipe.optimizer.unfreezing == Unfreezing()
 
 
 def test_null_without_a_parent_is_a_mistake(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from llmtune.errors import Problem, RecipeError
+from llmtune.recipe import sharding
 from llmtune.recipe.keys import leaves, meaning
 from llmtune.recipe.load import Loaded, load
 from llmtune.recipe.low_rank import Lora
@@ -287,6 +289,8 @@ BREAKS = {
     "optimizer.layer_decay": "adapter: prompt\noptimizer: {layer_decay: 0.9}",
     "training.weight_decay": "adapter: vera\ntraining: {weight_decay: 0.1}",
     "kernels.adapter": "adapter: vera\nkernels: {adapter: fused}",
+    "kernels.adapter adapter.dropout adapter.dora": "adapter: {dora: true}\nkernels: {adapter: fused}",
+    "kernels.adapter zero.stage": "zero: {stage: 3}\nkernels: {adapter: peft}",
     "kernels.adapter adapter.method": "adapter: {experts: true, target_modules: []}\nkernels: {adapter: peft}",
     "each row is computed alone, by": "adapter: prompt\nkernels: {attention: rows}",
     "where the virtual tokens end": "adapter: prefix\nkernels: {head: trl}",
@@ -344,6 +348,26 @@ def test_every_rule_is_broken_by_a_recipe_that_breaks_it(tmp_path: Path, rule: o
     (problem,) = loaded.broken
     assert rule.told(loaded.recipe) in problem.what
     assert problem.do == rule.do
+
+
+@pytest.mark.parametrize(
+    ("text", "do"),
+    [
+        ("adapter: {dora: true}\nzero: {offload_parameters: cpu}",
+         "remove `zero.offload_parameters`, with `zero.stage: auto`, or `adapter.dora: false`"),
+        ("adapter: {dora: true}\nzero: {offload_optimizer: nvme, nvme: /tmp, offload_parameters: cpu}",
+         "remove `zero.offload_parameters` and `zero.offload_optimizer`, with `zero.stage: auto`,"
+         " or `adapter.dora: false`"),
+        ("adapter: adalora\nzero: {offload_optimizer: cpu}",
+         "remove `zero.offload_optimizer`, with `zero.stage: auto`, or `adapter.method: lora`"),
+        ("adapter: {dora: true}\nzero: {stage: 3, offload_optimizer: cpu}",
+         "set `zero.stage: 2`, or `adapter.dora: false`"),
+    ],
+)  # fmt: skip
+def test_a_remedy_names_no_stage_that_what_is_offloaded_refuses(tmp_path: Path, text: str, do: str) -> None:
+    loaded = read(tmp_path, f"base: a/b\ndata: x\n{text}\n")
+    decided = replace(loaded, recipe=sharding.decided(loaded.recipe, 1))
+    assert [problem.do for problem in decided.broken] == [do]
 
 
 def test_a_method_that_does_not_go_with_how_the_base_is_stored_is_named_with_it(tmp_path: Path) -> None:
