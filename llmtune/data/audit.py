@@ -61,7 +61,7 @@ def count(samples: Sequence[Sample]) -> Counts:
     return Counts(
         rows=len(samples),
         tokens=sum(len(sample.ids) for sample in samples),
-        supervised=sum(sum(sample.supervised) for sample in samples),
+        supervised=sum(sample.trained for sample in samples),
         longest=len(longest.ids),
         longest_source=longest.source,
         longest_answer=max(sum(sample.supervised[len(sample.prompt_ids) :]) for sample in samples),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -59,3 +60,8 @@ class Sample:
     question: str
     answer: str
     source: str
+
+    @cached_property
+    def trained(self) -> int:
+        """How many tokens are supervised."""
+        return sum(self.supervised)

@@ -12,7 +12,7 @@ from llmtune.console import counted
 from llmtune.data import split
 from llmtune.data.audit import Audit, Rejected, Shown, count, count_of, count_rejected, show
 from llmtune.data.conversation import Conversation, Sample
-from llmtune.data.conversations import read_conversations
+from llmtune.data.conversations import Read, read_conversations
 from llmtune.data.layout import Said
 from llmtune.data.render import render
 from llmtune.data.sources import nearest_data
@@ -38,12 +38,15 @@ class Prepared:
     notes: list[str]
 
 
-def prepare(recipe: Recipe, beside: Path, tokenizer: ChatTokenizer, family: Family) -> Prepared:
+def prepare(
+    recipe: Recipe, beside: Path, tokenizer: ChatTokenizer, family: Family, train: Read | None = None
+) -> Prepared:
     """Read, split, tokenise and prove the data that a recipe names; paths are as seen from the folder `beside`.
 
-    Raises DataError with every problem of every file.
+    `train`: the rows that are trained on, where they were read before. Raises DataError with every problem of every
+    file.
     """
-    return _Preparation(recipe, beside).prepared(tokenizer, family)
+    return _Preparation(recipe, beside, train).prepared(tokenizer, family)
 
 
 def look(recipe: Recipe, beside: Path) -> None:
@@ -98,8 +101,9 @@ def _files(data: Data) -> dict[str, str]:
 class _Preparation:
     """One call of `prepare`: problems and rejected rows are gathered while it goes on."""
 
-    def __init__(self, recipe: Recipe, beside: Path) -> None:
+    def __init__(self, recipe: Recipe, beside: Path, train: Read | None = None) -> None:
         self._recipe = recipe
+        self._train = train
         self._data: Data = recipe.data
         self._seed = recipe.training.seed
         self._beside = beside
@@ -170,7 +174,8 @@ class _Preparation:
         # the general skills are those of the base as it was: without the new system prompt
         data = self._data.model_copy(update={"system": None}) if part in ("general", "replay") else self._data
         try:
-            read = read_conversations(path, data, label, any_form=part != "train")
+            before = self._train if part == "train" else None
+            read = before or read_conversations(path, data, label, any_form=part != "train")
         except DataError as error:
             self._fatal += error.problems if len(error.problems) <= FEW else summed_up(error.problems, _UNREAD)
             return []

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.console import counted, size
-from llmtune.data.prepare import LONGEST, Prepared, prepare
+from llmtune.data.prepare import LONGEST
 from llmtune.init import patience
 from llmtune.init.fitting import Asked, Values, Way, chosen, recipe_of
+from llmtune.init.measured import Measured, measured
 from llmtune.init.model import Base, numbers
 from llmtune.init.rows import Rows
 from llmtune.plan.device import Device
@@ -56,27 +57,33 @@ def begin(rows: Rows, base: Base, device: Device, names: tuple[str, str]) -> Beg
     values |= by_count(len(rows.conversations), max(1, device.gpus))
     if rows.columns is not None:
         values["data.columns"] = {"question": rows.columns.question, "answer": rows.columns.answer}
-    prepared = _measured(values, base, rows)
-    asked = Asked(values, base.family, prepared.splits, device, base.context)
+    made = _measured(values, base, rows)
+    asked = Asked(values, base.family, made.splits, device, base.context)
     way = _with_rank(asked, chosen(asked))
     entries = in_order(
         {
             "base.name": Said(names[0], base.said),
-            **dict(_of_rows(rows, asked, way, prepared)),
+            **dict(_of_rows(rows, asked, way, made)),
             **dict(_of_base(base, way, device)),
-            **dict(_of_training(base, asked, way)),
+            **dict(_of_training(base, asked, way, made)),
         }
     )
     recipe = recipe_of({**values, **way.more})
-    told = [*remarks(recipe, base.family), *patience.remark(way.plan, base.family, device)]
-    return Begun(entries, text(list(_head(rows, way, device)), entries), way.plan, told)
+    reckoned = [] if made.sampled is None else [f"tokens are {_reckoned(made.sampled, asked.rows)}"]
+    told = [*reckoned, *remarks(recipe, base.family), *patience.remark(way.plan, base.family, device)]
+    return Begun(entries, text(list(_head(rows, way, device, made)), entries), way.plan, told)
 
 
-def _measured(values: Values, base: Base, rows: Rows) -> Prepared:
+def _measured(values: Values, base: Base, rows: Rows) -> Measured:
     """All rows as tokens, however long; those that cannot be used are left out."""
     free = {"data.max_tokens": UNLIMITED, "data.on_bad_row": "skip", "data.too_long": "skip"}
     recipe = recipe_of({**values, **free, "data.train": str(rows.file)})
-    return prepare(recipe, Path(), replace(base.chat, context=None), replace(base.family, context=None))
+    chat, family = replace(base.chat, context=None), replace(base.family, context=None)
+    return measured(recipe, values["data.heldout"], rows.read, chat, family)
+
+
+def _reckoned(sampled: int, rows: int) -> str:
+    return f"reckoned from {sampled:,} of {counted(rows, 'row')}, the longest among them; `llmtune check` counts all"
 
 
 def by_count(rows: int, processes: int) -> dict[str, Any]:
@@ -114,19 +121,19 @@ def _with_rank(asked: Asked, way: Way) -> Way:
     return way
 
 
-def _of_rows(rows: Rows, asked: Asked, way: Way, prepared: Prepared) -> Iterator[tuple[str, Said]]:
+def _of_rows(rows: Rows, asked: Asked, way: Way, made: Measured) -> Iterator[tuple[str, Said]]:
     """Which of them are read."""
     language = f", {rows.language}" if rows.language else ""
     yield (
         "data.train",
         Said(
             asked.values["data.train"],
-            f"{counted(asked.rows, 'row')}{language}, the longest of {asked.longest:,} tokens",
+            f"{counted(asked.rows, 'row')}{language}, the longest of {made.about(asked.longest)} tokens",
         ),
     )
     if rows.columns is not None:
         yield "data.columns", Said(asked.values["data.columns"], "what is asked, and what is answered")
-    kept = sum(len(row.ids) <= way.limit for row in prepared.splits["heldout"])
+    kept = sum(len(row.ids) <= way.limit for row in made.splits["heldout"])
     why = f"{counted(kept, 'row')} kept apart: they tell when to stop, and what it has learnt"
     yield "data.heldout", Said(asked.values["data.heldout"], why)
     longer = asked.longer(way.limit)
@@ -135,17 +142,18 @@ def _of_rows(rows: Rows, asked: Asked, way: Way, prepared: Prepared) -> Iterator
         why = fits if longer else f"so that the longest row, of {asked.longest:,} tokens, goes in"
         yield "data.max_tokens", Said(way.limit, why)
     if longer:
-        yield "data.too_long", Said("skip", f"{longer:,} of {counted(asked.rows, 'row')} are longer")
-    if bad := prepared.rejected:
+        yield "data.too_long", Said("skip", f"{made.about(longer)} of {counted(asked.rows, 'row')} are longer")
+    if bad := made.rejected:
         every = counted(asked.rows + len(bad), "row")
+        least = "" if made.sampled is None else "at least "
         first = f"{Path(bad[0].source).name}: {bad[0].reason}"
-        yield "data.on_bad_row", Said("skip", f"{len(bad):,} of {every} cannot be used; the first, {first}")
+        yield "data.on_bad_row", Said("skip", f"{least}{len(bad):,} of {every} cannot be used; the first, {first}")
 
 
-def _of_training(base: Base, asked: Asked, way: Way) -> Iterator[tuple[str, Said]]:
+def _of_training(base: Base, asked: Asked, way: Way, made: Measured) -> Iterator[tuple[str, Said]]:
     """How much is trained, and how."""
     values, counts = {**asked.values, **way.more}, way.plan.geometry
-    why = f"{numbers(way.plan.trained_parameters)} learn from {counts.supervised_tokens:,} trained tokens"
+    why = f"{numbers(way.plan.trained_parameters)} learn from {made.about(counts.supervised_tokens)} trained tokens"
     yield "adapter.rank", Said(values.get("adapter.rank", default("adapter.rank", "lora")), why)
     epochs = values["training.epochs"]
     many = {5: ", as the rows are few", 2: ", as the rows are many", 1: ", as there are rows enough"}.get(epochs, "")
@@ -174,8 +182,10 @@ def _of_base(base: Base, way: Way, device: Device) -> Iterator[tuple[str, Said]]
         yield "export", Said(way.more["export"], "the merged model does not fit the card: merge on a larger one")
 
 
-def _head(rows: Rows, way: Way, device: Device) -> Iterator[str]:
+def _head(rows: Rows, way: Way, device: Device, made: Measured) -> Iterator[str]:
     yield f"Written by `llmtune init` for {device.name}: {memory(way.plan)}."
+    if made.sampled is not None:
+        yield f"Tokens are {_reckoned(made.sampled, len(rows.conversations))}."
     if rows.repeated:
         yield f"Word for word there already, and learnt once more: {counted(rows.repeated, 'row')}."
     replay = "`replay: FILE` under `data` mixes in a file of questions of all kinds, answered as they should still be"

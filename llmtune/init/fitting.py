@@ -115,8 +115,8 @@ def chosen(asked: Asked) -> Way:
         if smaller is None or "export" in smaller.more or whole.recomputed <= smaller.recomputed:
             return whole
         return replace(smaller, whole_is_slower=True)
-    for limit in fewer:
-        smaller = smaller or _smaller_way(asked, limit)
+    if smaller is None and (limit := _most_that_fits(asked, fewer)) is not None:
+        smaller = _smaller_way(asked, limit)
     if smaller is None:
         raise InitError.one("--gpu", f"{asked.device.name} is too small for this base", _would(asked, limits))
     return smaller
@@ -126,6 +126,19 @@ def _smaller_way(asked: Asked, limit: int) -> Way | None:
     """In 4 bits, or as the base is stored; without the merged model where that does not fit."""
     kind: Values = NF4 if asked.family.quantized is None else {}
     return _way(asked, kind, limit) or _way(asked, {**kind, **APART}, limit)
+
+
+def _most_that_fits(asked: Asked, limits: Sequence[int]) -> int | None:
+    """The first of these limits, the most first, with which a training in the least memory fits the device."""
+    least = _least(asked.family)
+    if not limits or asked.plan(least, limits[-1]) is None:
+        return None
+    return next(limit for limit in limits if asked.plan(least, limit) is not None)
+
+
+def _least(family: Family) -> Values:
+    """What takes least memory."""
+    return {**NF4, **APART} if family.quantized is None else APART
 
 
 def _way(asked: Asked, more: Values, limit: int) -> Way | None:
@@ -146,14 +159,14 @@ def _limits(asked: Asked) -> Iterator[int]:
 def _would(asked: Asked, limits: Sequence[int]) -> str:
     """A larger card; a smaller base of the same family; shorter rows."""
     found = []
-    least = {**NF4, **APART} if asked.family.quantized is None else APART
+    least = _least(asked.family)
     sizes = [size for size in SIZES if size * 1e9 > asked.device.total_bytes]
     card = next((size for size in sizes if replace(asked, device=of_size(size)).plan(least, limits[-1])), None)
     if card is not None:
         found.append(f"a card of {card} GB would do")
     if (smaller := _smaller(asked, limits[-1])) is not None:
         found.append(f"so would a base of this family of {smaller / 1e9:.1f} billion numbers or less")
-    if (shorter := next((n for n in LIMITS if n < limits[-1] and asked.plan(least, n)), None)) is not None:
+    if (shorter := _most_that_fits(asked, [limit for limit in LIMITS if limit < limits[-1]])) is not None:
         rows = asked.rows - asked.longer(shorter)
         found.append(f"so would rows of {shorter} tokens or less, which are {rows:,} of {asked.rows:,}")
     return "; ".join(found).removeprefix("so would ") or "name a much smaller base, or a larger card"
@@ -164,7 +177,7 @@ def _smaller(asked: Asked, limit: int) -> float | None:
     low, high = 0, asked.family.layers
     while high - low > 1:
         middle = (low + high) // 2
-        fits = replace(asked, family=_with_layers(asked.family, middle)).plan({**NF4, **APART}, limit) is not None
+        fits = replace(asked, family=_with_layers(asked.family, middle)).plan(_least(asked.family), limit) is not None
         low, high = (middle, high) if fits else (low, middle)
     return _with_layers(asked.family, low).parameters if low else None
 

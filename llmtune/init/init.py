@@ -194,8 +194,7 @@ def _planned(rows: Rows, base: model.Base, device: Device, out: Path, console: C
     folder, name = out.absolute().parent.resolve(), base.source.name
     if not base.source.on_hub and not Path(name).expanduser().is_absolute():
         name = _seen(name, folder)
-    count = len(rows.conversations)
-    tell("plan", [f"{counted(count, 'row')} as tokens; then what fits {device.name}"], console)
+    tell("plan", [f"rows as tokens; then what fits {device.name}"], console)
     begun = begin(rows, base, device, (name, _seen(str(rows.file), folder)))
     longest = counted(begun.plan.geometry.longest_row, "token")
     for line in (memory(begun.plan), f"the longest row that is trained on has {longest}", *begun.remarks):

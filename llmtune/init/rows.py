@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmtune.console import counted
 from llmtune.data.conversation import Conversation
-from llmtune.data.conversations import read_conversations, recognised
+from llmtune.data.conversations import Read, read_conversations, recognised
 from llmtune.data.sources import Row, read_rows
 from llmtune.data.table_rows import row_for_names
 from llmtune.errors import DataError, Problem
@@ -39,11 +39,7 @@ class Rows:
     file: Path
     columns: Columns | None
     """Those that were named, where their names do not tell."""
-    form: str
-    conversations: Sequence[Conversation]
-    bad: Sequence[Problem]
-    """Rows that cannot be used."""
-    notes: Sequence[str]
+    read: Read
     questions: tuple[int, int]
     """Fewest and most of a row."""
     characters: int
@@ -55,10 +51,24 @@ class Rows:
     """How many different ones there are."""
     language: str | None
 
+    @property
+    def form(self) -> str:
+        return self.read.form
+
+    @property
+    def conversations(self) -> Sequence[Conversation]:
+        return self.read.conversations
+
+    @property
+    def bad(self) -> Sequence[Problem]:
+        """Rows that cannot be used."""
+        return self.read.problems
+
     def facts(self) -> dict[str, object]:
         """As JSON."""
-        told = vars(self) | {"file": str(self.file), "rows": len(self.conversations), "bad_rows": len(self.bad)}
-        return {key: value for key, value in told.items() if key not in ("columns", "conversations", "bad", "notes")}
+        counts = {"form": self.form, "rows": len(self.conversations), "bad_rows": len(self.bad)}
+        told = vars(self) | {"file": str(self.file)} | counts
+        return {key: value for key, value in told.items() if key not in ("columns", "read")}
 
     def lines(self) -> Iterator[str]:
         """In words."""
@@ -80,7 +90,7 @@ class Rows:
         if self.answers < FEW * len(self.conversations):
             few = f"{counted(self.answers, 'answer')} in all: {'it' if self.answers == 1 else 'they'}"
             yield f"{few} can be learnt by heart, and a good score is no feat"
-        yield from self.notes
+        yield from self.read.notes
 
 
 def unclear(file: Path) -> list[Column]:
@@ -131,10 +141,7 @@ def look(file: Path, columns: Columns | None) -> Rows:
     return Rows(
         file=file,
         columns=columns,
-        form=read.form,
-        conversations=found,
-        bad=read.problems,
-        notes=read.notes,
+        read=read,
         questions=(min(questions), max(questions)),
         characters=max(sum(len(message.content) for message in one.messages) for one in found),
         with_system_prompt=sum(one.messages[0].role == "system" for one in found),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -128,7 +128,7 @@ def _ways(
     """Geometry, memory and every how many layers activations are recomputed, the fastest first."""
     options, here = recipe.training, processes_on(recipe.launch.processes, device)
     processes = here * recipe.launch.nodes
-    lengths = [len(row.ids) for row in rows]
+    lengths = tuple(len(row.ids) for row in rows)
     share, mean = options.batch_size // processes, sum(lengths) / len(lengths)
     # one row at a time is always tried, and what is too much in the mean need not be counted
     sizes = [n for n in range(share, 1, -1) if share % n == 0 and n * mean <= FLATTENED_TOKENS[device.kind]] + [1]
@@ -139,7 +139,7 @@ def _ways(
     count = partial(
         geometry,
         lengths,
-        [sum(row.supervised) for row in rows],
+        tuple(row.trained for row in rows),
         batch_size=options.batch_size,
         processes=processes,
         epochs=options.epochs,
@@ -148,10 +148,11 @@ def _ways(
         warmup=options.warmup,
         seed=options.seed,
     )
+    count_once = cache(count)  # the same for each way to recompute
     asked = options.gradient_checkpointing if recipe.adapter.recomputes else False
     for checkpointing in RECOMPUTED if asked is None else [int(asked)]:
         for size in sizes:
-            counted = count(micro_batch=size)
+            counted = count_once(micro_batch=size)
             if size > 1 and options.micro_batch is None and counted.micro_batch_tokens > FLATTENED_TOKENS[device.kind]:
                 continue
             one = training(recipe, shape, counted, device=device.kind, checkpointing=checkpointing)
@@ -165,7 +166,7 @@ def _evaluating(recipe: Recipe, shape: Shape, splits: Splits, device: Device) ->
     lengths = [len(row.ids) for row in measured]
     longest = max(len(row.ids) - len(row.prompt_ids) for row in measured) + SPARE_TOKENS
     batch = min(recipe.evaluation.batch_size, len(measured))
-    supervised = max(sum(row.supervised) for row in measured)
+    supervised = max(row.trained for row in measured)
     while True:
         answers = Answers(
             rows=batch,

@@ -80,7 +80,7 @@ def geometry(
     order = Order(len(lengths), batch_size, seed)
     accumulation = batch_size // (micro_batch * processes)
     steps = max_steps if max_steps is not None else math.ceil(epochs * order.steps_per_epoch)
-    tokens, trained = largest(order, steps, lengths, supervised, accumulation * processes)
+    tokens, trained = largest(order, steps, tuple(lengths), tuple(supervised), accumulation * processes)
     return Geometry(
         rows=len(lengths),
         tokens=sum(lengths),

@@ -64,8 +64,9 @@ def packed(rows: Iterable[int], lengths: Sequence[int], groups: int) -> list[Gro
     return sorted(shared, key=lambda group: -sum(lengths[row] for row in group))
 
 
+@lru_cache(maxsize=16)  # a plan asks the same for each way to hold the base and to recompute
 def largest(
-    order: Order, steps: int, lengths: Sequence[int], supervised: Sequence[int], groups: int
+    order: Order, steps: int, lengths: tuple[int, ...], supervised: tuple[int, ...], groups: int
 ) -> tuple[int, int]:
     """Most tokens, and most supervised tokens, of a micro-batch in so many steps of `groups` micro-batches each."""
     if steps * min(order.batch_size, order.rows) > VISITED:

@@ -196,7 +196,10 @@ def test_a_table_whose_first_line_is_a_row_is_told_unless_its_columns_are_named(
     table.write_text(table.read_text().partition("\n")[2])
     given = (table, "--base", tiny_base, "--gpu", "none", "-o", tmp_path / "a.yaml")
     said = told(*given, code=2)
-    assert "the first line seems to be a row, where the names of the columns are due: 'when is the shop open on day 0?'" in said
+    assert (
+        "the first line seems to be a row, where the names of the columns are due: 'when is the shop open on day 0?'"
+        in said
+    )
     assert "write a line above it with their names; or, if these are names, say which: --question, --answer\n" in said
     told(*given, "--question", "when is the shop open on day 0?", "--answer", "From 0 to six.")
 

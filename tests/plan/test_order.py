@@ -81,7 +81,7 @@ def test_no_micro_batch_is_larger_than_planned(
 ) -> None:
     supervised = [length - length // 3 for length in lengths]
     order = Order(len(lengths), batch, seed)
-    tokens, trained = largest(order, steps, lengths, supervised, groups)
+    tokens, trained = largest(order, steps, tuple(lengths), tuple(supervised), groups)
     shared = [group for number in range(steps) for group in packed(order.step(number), lengths, groups)]
     assert tokens == max(sum(lengths[row] for row in group) for group in shared)
     assert trained == max(sum(supervised[row] for row in group) for group in shared)
@@ -91,6 +91,6 @@ def test_no_micro_batch_is_larger_than_planned(
 
 
 def test_a_long_training_is_bounded_and_not_packed_step_by_step() -> None:
-    lengths = [10 + row % 7 for row in range(1000)]
+    lengths = tuple(10 + row % 7 for row in range(1000))
     order = Order(1000, 10, 0)
     assert largest(order, 10**9, lengths, lengths, 5) == bound(lengths, lengths, 10, 5)
