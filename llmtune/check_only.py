@@ -33,7 +33,8 @@ def check_only(
     values = resolved(load(file, overrides), checked) if whole else []
     console.plain(table(values)) if whole else _say_checked(checked, console)
     told = {"resolved": [vars(value) for value in values]} if whole else {}
-    console.json({"problems": [], "plan": checked.planned(), "data": checked.data_facts(), **told})
+    facts = {"plan": checked.planned(), "train_seconds": checked.train_seconds, "data": checked.data_facts()}
+    console.json({"problems": [], **facts, **told})
 
 
 def _say_checked(checked: Checked, console: Console) -> None:

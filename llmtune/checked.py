@@ -12,6 +12,7 @@ from llmtune.models import token_rows
 from llmtune.plan import device as machine
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan
+from llmtune.plan.pace import seconds
 from llmtune.recipe.load import Loaded
 from llmtune.recipe.translate import deepspeed_config
 from llmtune.rundir import RunDir
@@ -68,6 +69,11 @@ class Checked:
         """The plan, and DeepSpeed's whole configuration as it was generated; null where it has nothing to do."""
         facts = facts_of(self.plan, self.family, self.device, self.nvme, threads=1)
         return {**self.plan.as_json(), "deepspeed": deepspeed_config(self.loaded.recipe, facts)}
+
+    @property
+    def train_seconds(self) -> float | None:
+        """Of the training, reckoned; None where nothing that was measured tells it."""
+        return seconds(self.loaded.recipe, self.plan, self.family, self.device)
 
     @property
     def files(self) -> list[str]:

@@ -296,6 +296,14 @@ def duration(seconds: float, *, whole: bool = False) -> str:
     return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
 
 
+def roughly(seconds: float) -> str:
+    """`about 40 s`, `about 48 min`, `about 2.7 h`: of a time that was reckoned."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    minutes = seconds / 60
+    return f"about {minutes:.0f} min" if minutes < 90 else f"about {minutes / 60:.1f} h"
+
+
 def rate(number: float) -> str:
     """`3,570`, and from a hundred thousand on `123k`."""
     return f"{number / 1e3:,.0f}k" if number >= 1e5 else f"{number:,.0f}"

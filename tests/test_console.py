@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmtune.console import Console, Progress, counted, duration, sparkline
+from llmtune.console import Console, Progress, counted, duration, roughly, sparkline
 from llmtune.errors import DataError, Problem
 
 
@@ -100,6 +100,12 @@ def test_a_log_gets_whole_lines_and_few_of_them(capsys: pytest.CaptureFixture[st
 def test_durations_are_as_exact_as_they_are_known() -> None:
     assert [duration(n) for n in (1.12, 48, 291, 7500)] == ["1.1 s", "48 s", "4 min 51 s", "2 h 05 min"]
     assert duration(1.12, whole=True) == "1 s"
+
+
+def test_what_is_reckoned_is_told_roughly() -> None:
+    assert [roughly(n) for n in (0.2, 41, 119, 2880, 9700)] == [
+        "about 1 s", "about 41 s", "about 2 min", "about 48 min", "about 2.7 h"
+    ]  # fmt: skip
 
 
 def test_one_thing_has_no_s() -> None:

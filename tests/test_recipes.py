@@ -28,7 +28,7 @@ WITHOUT_OFFLOADING = ("zero.stage=2", "zero.offload_parameters=none", "zero.offl
 
 
 def here(name: str) -> Device:
-    return cards.device(planned.header(name).said["Card"])[0]
+    return cards.device(planned.header(name).said["Card"])
 
 
 def can_be_read(recipe: Recipe) -> bool:
@@ -121,13 +121,3 @@ def test_without_data_it_is_said_what_to_add(tmp_path: Path) -> None:
 def test_the_table_in_the_readme_is_that_of_the_headers() -> None:
     readme = (ROOT / "README.md").read_text()
     assert f"{BEGINS}\n{table()}\n{ENDS}" in readme, "scripts/recipes writes it"
-
-
-def test_times_are_reckoned_from_what_the_readme_says_was_measured() -> None:
-    """Of an 8B in NF4 on the card that it was measured on, they are the measured ones."""
-    rate, parameters = cards.MEASURED
-    same = cards.Card(0, cards.H200)
-    assert cards.tokens_a_second(same, parameters, recomputed=0) == rate
-    assert cards.tokens_a_second(same, parameters, recomputed=1) == pytest.approx(rate * 50_500 / 59_100)
-    readme = (ROOT / "README.md").read_text().partition("## Speed")[2]
-    assert all(f"{figure:,} |" in readme for figure in (rate, 50_500, 59_100))

@@ -8,9 +8,8 @@ from llmtune.init.model import numbers
 from llmtune.models.family import Family
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan
+from llmtune.plan.pace import on_cores
 
-MEASURED = 90 * 0.36e9
-"""Tokens that one core trains in a second, times the numbers of the base: see recipes/machines/cpu.yaml."""
 LONG = 8 * 3600
 """Seconds of training from which on something is said: a working day."""
 
@@ -18,7 +17,7 @@ LONG = 8 * 3600
 def seconds(plan: Plan, family: Family, device: Device) -> float:
     """Of the training on a processor, at best: one that multiplies bfloat16, and nothing but the training counted."""
     tokens = plan.geometry.tokens * plan.geometry.epochs
-    return tokens * active(family) / (MEASURED * device.cores)
+    return tokens / on_cores(device.cores, active(family))
 
 
 def active(family: Family) -> int:

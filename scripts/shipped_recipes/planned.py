@@ -8,15 +8,17 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from llmtune.console import roughly
 from llmtune.data.conversation import Sample
 from llmtune.models.family import Family, from_config
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan, plan
+from llmtune.plan.pace import seconds, why_not
 from llmtune.recipe.extends import shipped
 from llmtune.recipe.load import load
 from llmtune.recipe.schema import Recipe
 from shipped_recipes.bases import BASES
-from shipped_recipes.cards import CORES, Card, device, tokens_a_second
+from shipped_recipes.cards import CORES, device
 from shipped_recipes.header import Header, parts
 
 ROWS, HELDOUT, SHORTEST, USUAL = 2000, 100, 64, 2048
@@ -85,9 +87,9 @@ def planned(recipe: Recipe, here: Device) -> Plan:
 def reckoned(header: Header) -> Header:
     """The header with base, memory and time as they are."""
     recipe = resolved(header.said["Use"])
-    here, card = device(header.said["Card"])
+    here = device(header.said["Card"])
     found = planned(recipe, here)
-    said = {"Base": _base(recipe), "Memory": _memory(found), "Time": _time(recipe, found, card)}
+    said = {"Base": _base(recipe), "Memory": _memory(found), "Time": _time(recipe, found, here)}
     return replace(header, said={**header.said, **said})
 
 
@@ -104,29 +106,18 @@ def _memory(found: Plan) -> str:
     return ", ".join([f"train {training.total / 1e9:.1f} GB ({inside})", *others])
 
 
-def _time(recipe: Recipe, found: Plan, card: Card | None) -> str:
+def _time(recipe: Recipe, found: Plan, here: Device) -> str:
     geometry = found.geometry
     tokens = geometry.tokens * geometry.epochs
     start = f"{geometry.rows:,} rows of {SHORTEST} to {longest(recipe):,} tokens, {tokens / 1e6:.1f} million in all"
-    if (why := _not_reckoned(recipe)) is not None:
+    took = seconds(recipe, found, family(recipe), here)
+    if took is None:
+        why = why_not(recipe, family(recipe))
         return f"{start}; not reckoned, as {why}: `llmtune run` tells after the first steps"
-    share = 1 / found.checkpointing if found.checkpointing else 0.0
-    rate = _two_digits(tokens_a_second(card, family(recipe).parameters, recomputed=share) * geometry.processes)
-    at = f"at {rate:,} a second" if card else f"at best {rate:,} a second on {CORES} cores"
-    return f"{start}, {at}: {_span(tokens / rate)}"
-
-
-def _not_reckoned(recipe: Recipe) -> str | None:
-    """Why nothing that was measured tells how long it takes."""
-    if recipe.zero.offload_parameters != "none":
-        return "weights cross the bus in every pass"
-    return "experts compute otherwise than a dense model" if family(recipe).experts else None
+    rate = _two_digits(tokens / took)
+    at = f"at {rate:,} a second" if here.kind == "cuda" else f"at best {rate:,} a second on {CORES} cores"
+    return f"{start}, {at}: {roughly(tokens / rate)}"
 
 
 def _two_digits(value: float) -> int:
     return int(float(f"{value:.1e}"))
-
-
-def _span(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"about {minutes:.0f} min" if minutes < 90 else f"about {minutes / 60:.1f} h"
