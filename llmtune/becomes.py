@@ -15,9 +15,9 @@ from llmtune.data.conversation import Sample
 from llmtune.errors import LlmtuneError
 from llmtune.models.family import from_config
 from llmtune.plan import device as machine
+from llmtune.plan.deciding import decided
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import plan
-from llmtune.plan.number_type import decided
 from llmtune.recipe.keys import blocks_at
 from llmtune.recipe.kinds import examples
 from llmtune.recipe.low_rank import Lora
@@ -147,9 +147,8 @@ def _example(key: str, value: Any, method: str) -> Flat | None:
 @cache
 def _translated(written: str) -> Flat | None:
     """Of a recipe as JSON; what the check would decide by the machine is decided. None where nothing can be planned."""
-    recipe = decided(Recipe.model_validate_json(written, strict=False), MACHINE.number_type)
+    recipe = decided(Recipe.model_validate_json(written, strict=False), MACHINE)
     here = machine.processes(recipe.launch.processes, MACHINE)
-    recipe = recipe.model_copy(update={"launch": recipe.launch.model_copy(update={"processes": here})})
     try:
         planned = plan(recipe, BASE, {"train": ROWS, "heldout": ROWS[:8]}, replace(MACHINE, gpus=here))
     except LlmtuneError:

@@ -21,7 +21,7 @@ from llmtune.plan.adapters import unknown_modules
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import plan, shape_of
 from llmtune.plan.fits import adapter_problems, misnamed, remarks
-from llmtune.plan.number_type import decided, note
+from llmtune.plan.number_type import note
 from llmtune.recipe.keys import leaves
 from llmtune.recipe.load import Loaded, read
 from llmtune.recipe.low_rank import Lora
@@ -101,7 +101,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     here = machine.device(loaded.recipe.launch.processes)
     run = RunDir((out or Path("runs") / loaded.name).absolute())
     began = None if anew else stage_of_unfinished(run)
-    loaded = replace(loaded, recipe=spread.decided(decided(loaded.recipe, here.number_type), here, began))
+    loaded = replace(loaded, recipe=spread.decided(loaded.recipe, here, began))
     problems = Problems(loaded)
     problems.add([*misread, *loaded.broken, *place.folder(run, loaded), *_machine(loaded, here)])
     met = problems.of(lambda: spread.meeting(loaded.recipe.launch))

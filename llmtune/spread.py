@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from llmtune.errors import Problem, RecipeError
-from llmtune.plan import device as machine
+from llmtune.plan import deciding
 from llmtune.plan.device import Device
 from llmtune.plan.memory import Shape, on_disk
 from llmtune.recipe import sharding
@@ -19,17 +19,14 @@ from llmtune.train.launch import Meeting, is_here, split, user_of
 
 
 def decided(recipe: Recipe, here: Device, began: sharding.Stage | None = None) -> Recipe:
-    """The recipe with what it leaves to the machine: how many processes, what they share, whose kernels they have.
+    """The recipe with what it leaves to the machine, and with the kernels that are installed.
 
     `began`: the stage of ZeRO of an unfinished training.
     """
-    found = machine.processes(recipe.launch.processes, here)
-    launch = recipe.launch.model_copy(update={"processes": found})
     kernels = recipe.kernels
     if here.kind == "cpu" or without_liger(recipe, here):
         kernels = kernels.model_copy(update={"layers": "transformers"})
-    recipe = recipe.model_copy(update={"launch": launch, "kernels": kernels})
-    return sharding.decided(recipe, found * recipe.launch.nodes, began)
+    return deciding.decided(recipe.model_copy(update={"kernels": kernels}), here, began)
 
 
 def without_liger(recipe: Recipe, here: Device) -> list[str]:

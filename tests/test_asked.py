@@ -10,6 +10,7 @@ from llmtune.asked import Asked
 from llmtune.export.inputs import CardFacts
 from llmtune.models.spec import BaseSpec
 from llmtune.plan.geometry import geometry
+from llmtune.recipe import sharding
 from llmtune.recipe.keys import leaves
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.translate import Facts, base_arguments, translate
@@ -128,7 +129,11 @@ def facts(one: Recipe) -> Facts:
 def asked(one: Recipe, *, peft: str = "1", path: str = "base") -> Asked:
     known = facts(one)
     lock = {"versions": {"peft": peft}, "base": {"config.json": {"sha256": "c"}}, "data": {"a.csv": "a"}}
-    return Asked(translate(one, known), BaseSpec(path=path, **base_arguments(one, known)), lock)
+    return Asked(
+        translate(sharding.decided(one, known.processes), known),
+        BaseSpec(path=path, **base_arguments(one, known)),
+        lock,
+    )
 
 
 def questions(one: Recipe, made: dict[str, str] = MADE, *, peft: str = "1", path: str = "base") -> dict[str, str]:

@@ -14,7 +14,6 @@ from llmtune.init.card import SIZES, of_size
 from llmtune.models import prequantized
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan, plan
-from llmtune.plan.number_type import decided
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.written import nested
 
@@ -62,7 +61,7 @@ class Asked:
         splits = {part: [row for row in rows if len(row.ids) <= limit] for part, rows in self.splits.items()}
         if not all(splits.values()):
             return None
-        recipe = spread.decided(decided(recipe_of({**self.values, **more}), self.device.number_type), self.device)
+        recipe = spread.decided(recipe_of({**self.values, **more}), self.device)
         try:
             return plan(prequantized.as_stored(recipe, self.family.quantized), self.family, splits, self.device)
         except MachineError:

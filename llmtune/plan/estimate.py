@@ -20,8 +20,6 @@ from llmtune.plan.device import processes as processes_on
 from llmtune.plan.experts import adapted_experts
 from llmtune.plan.geometry import Geometry, geometry
 from llmtune.plan.memory import Answers, Memory, Shape, evaluating, merging, quantizing, trained_numbers, training
-from llmtune.plan.number_type import decided
-from llmtune.recipe import sharding
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.method import Method, OnLayers, OnSomeLayers
 from llmtune.recipe.schema import Recipe
@@ -74,14 +72,13 @@ class Plan:
 def plan(recipe: Recipe, family: Family, splits: Splits, device: Device) -> Plan:
     """Plan the training of `splits["train"]`, and what comes after it.
 
-    Where the recipe leaves it open, activations are kept if that fits, else recomputed in as few layers as will do.
+    `recipe`: with what it leaves to the machine decided (`deciding`). Where it leaves that open, activations are kept
+    if that fits, else recomputed in as few layers as will do.
 
     Raises:
         RecipeError: the training is too short for its method, or for layers to join later.
         MachineError: with every stage that does not fit, even with one row at a time, and with what would.
     """
-    recipe = decided(recipe, device.number_type)
-    recipe = sharding.decided(recipe, processes_on(recipe.launch.processes, device) * recipe.launch.nodes)
     shape = shape_of(recipe, family)
     counted, trained, checkpointing = _training(recipe, shape, splits["train"], device)
     if short := [

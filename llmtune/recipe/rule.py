@@ -30,7 +30,7 @@ class Rule:
     def remedy(self, recipe: Recipe) -> str:
         """`do`; where it names a stage of ZeRO too low for what the recipe offloads, that is to go in its place."""
         lower = _LOWER.search(self.do)
-        if lower is None or recipe.zero.shards <= int(lower[1]):
+        if lower is None or recipe.zero.stage == "auto" or recipe.zero.stage <= int(lower[1]):
             return self.do
         zero, stage = recipe.zero, int(lower[1])
         gone = ["offload_parameters"] if zero.offload_parameters != "none" else []

@@ -16,6 +16,10 @@ def _are_vectors(adapter: Method) -> bool:
     return some or isinstance(adapter, Vera | Ia3 | Shira)
 
 
+def _is_computed_by_peft(adapter: Lora) -> bool:
+    return adapter.dropout > 0 or adapter.dora or adapter.init == "eva"
+
+
 def _trains_more_than_the_head(adapter: Method) -> bool:
     """Weights of the base, and not those of its head alone."""
     return adapter.trains_the_base and not isinstance(adapter, Head)
@@ -101,11 +105,9 @@ RULES = (
         "remove `kernels.adapter`, or set `adapter.method: lora`",
     ),
     Rule(
-        ("kernels.adapter", "adapter.dropout", "adapter.dora"),
-        lambda r: (
-            given(r.kernels, "adapter") and isinstance(r.adapter, Lora) and (r.adapter.dropout > 0 or r.adapter.dora)
-        ),
-        "dropout and DoRA are computed by PEFT whatever is said",
+        ("kernels.adapter", "adapter.dropout", "adapter.dora", "adapter.init"),
+        lambda r: given(r.kernels, "adapter") and isinstance(r.adapter, Lora) and _is_computed_by_peft(r.adapter),
+        "dropout, DoRA and a start by EVA are computed by PEFT whatever is said",
         "remove `kernels.adapter`",
     ),
     Rule(

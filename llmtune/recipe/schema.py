@@ -228,8 +228,10 @@ class Zero(Closed):
 
     @property
     def shards(self) -> int:
-        """The stage; 0 while it is not decided."""
-        return 0 if self.stage == "auto" else self.stage
+        """The stage, of a recipe in which it is decided. Raises ValueError in any other: 0 would be a guess."""
+        if self.stage == "auto":
+            raise ValueError("zero.stage is not decided: see plan.deciding")
+        return self.stage
 
 
 class Evaluation(Closed):

@@ -15,12 +15,11 @@ def decided(recipe: Recipe, processes: int, began: Stage | None = None) -> Recip
 
     `began`: the stage of an unfinished training, which goes on under it.
     """
-    zero = recipe.zero.model_copy(update={"stage": stage(recipe, processes, began)})
+    zero = recipe.zero.model_copy(update={"stage": _stage(recipe, processes, began)})
     return recipe.model_copy(update={"zero": zero})
 
 
-def stage(recipe: Recipe, processes: int, began: Stage | None = None) -> Stage:
-    """The stage itself."""
+def _stage(recipe: Recipe, processes: int, began: Stage | None) -> Stage:
     if recipe.zero.stage != "auto":
         return recipe.zero.stage
     if recipe.zero.offload_parameters != "none" or recipe.zero.offload_optimizer == "nvme":

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from llmtune.recipe import sharding
 from llmtune.recipe.closed import seconds
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.to_peft import Arguments, peft_config
@@ -147,7 +146,7 @@ def deepspeed_config(recipe: Recipe, facts: Facts) -> Arguments | None:
     `train_batch_size` is left out: DeepSpeed would check it before it knows how many processes there are. So is `bf16`:
     the adapter trains in float32, whatever the base computes in.
     """
-    stage = sharding.stage(recipe, facts.processes)
+    stage = recipe.zero.shards
     if stage == 0:
         return None
     zero: Arguments = {"stage": stage}

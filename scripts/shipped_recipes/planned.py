@@ -11,6 +11,7 @@ from pathlib import Path
 from llmtune.console import roughly
 from llmtune.data.conversation import Sample
 from llmtune.models.family import Family, from_config
+from llmtune.plan.deciding import decided
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan, plan
 from llmtune.plan.pace import seconds, why_not
@@ -81,7 +82,7 @@ def longest(recipe: Recipe) -> int:
 
 def planned(recipe: Recipe, here: Device) -> Plan:
     """Of `rows`, with all of the card free. Raises MachineError where it does not fit."""
-    return plan(recipe, family(recipe), rows(longest(recipe)), here)
+    return plan(decided(recipe, here), family(recipe), rows(longest(recipe)), here)
 
 
 def reckoned(header: Header) -> Header:

@@ -65,7 +65,7 @@ def test_of_a_run_the_adapter_that_it_trained_is_taken(adapter: Path, tmp_path: 
 
 
 def test_its_bytes_decide_what_is_trained_and_not_its_place() -> None:
-    recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": {"start": "runs/x"}})
+    recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": {"start": "runs/x"}, "zero": {"stage": 0}})
     there, moved = (recipe, recipe.model_copy(update={"adapter": Lora(start="runs/y")}))
     assert translate(there, FACTS) == translate(moved, FACTS)
     assert translate(there, replace(FACTS, start="a")) != translate(there, replace(FACTS, start="b"))

@@ -9,6 +9,7 @@ import pytest
 from llmtune.data.conversation import Sample
 from llmtune.errors import MachineError
 from llmtune.models.family import Family, from_config
+from llmtune.plan.deciding import decided
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import FLATTENED_TOKENS, USABLE, Plan, plan, shape_of, smaller
 from llmtune.plan.geometry import geometry
@@ -45,7 +46,7 @@ def machine(gigabytes: float, kind: Any = "cuda", free: float | None = None) -> 
 
 def made(device: Device, train: list[Sample] = ROWS, heldout: list[Sample] = ROWS[:20], **blocks: Any) -> Plan:
     recipe = Recipe.model_validate({"base": "x", "data": "y", "kernels": {"layers": "transformers"}, **blocks})
-    return plan(recipe, FAMILY, {"train": train, "heldout": heldout}, device)
+    return plan(decided(recipe, device), FAMILY, {"train": train, "heldout": heldout}, device)
 
 
 def refused(device: Device, **given: Any) -> dict[str, str]:
@@ -82,7 +83,7 @@ def test_what_fits_is_done_at_once_and_the_rest_is_accumulated() -> None:
         [len(row.ids) for row in ROWS], [sum(row.supervised) for row in ROWS], batch_size=16, processes=1, epochs=3,
         micro_batch=2 * narrow.geometry.micro_batch, max_steps=None, evaluations=8, warmup=0.03, seed=0,
     )  # fmt: skip
-    asked = {"quantization": {"compute_dtype": "bfloat16"}, "kernels": {"layers": "transformers"}}
+    asked = {"quantization": {"compute_dtype": "bfloat16"}, "kernels": {"layers": "transformers"}, "zero": {"stage": 0}}
     recipe = Recipe.model_validate({"base": "x", "data": "y", **asked})
     next_one = training(recipe, shape_of(recipe, FAMILY), counted, device="cuda", checkpointing=narrow.checkpointing)
     assert next_one.total > 4 * GB * USABLE

@@ -38,7 +38,7 @@ SPARSE: dict[str, dict[str, Any]] = {
 def asked(**keys: Any) -> Recipe:
     quantization = {"type": "none", "compute_dtype": keys.pop("dtype", "bfloat16")}
     plain = {"base": "x", "data": "y", "quantization": quantization, "kernels": {"attention": "flattened"}}
-    return Recipe.model_validate({**plain, "adapter": {"rank": 4, "experts": True, **keys}})
+    return Recipe.model_validate({**plain, "zero": {"stage": 0}, "adapter": {"rank": 4, "experts": True, **keys}})
 
 
 def sizes(kind: str, **changes: Any) -> Family:

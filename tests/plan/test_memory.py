@@ -15,6 +15,7 @@ from llmtune.plan import estimate, memory
 from llmtune.plan.adapters import trained_parameters
 from llmtune.plan.geometry import geometry
 from llmtune.plan.memory import Answers, Memory, Shape
+from llmtune.recipe import sharding
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.to_peft import peft_config
 from llmtune.recipe.translate import quantization_arguments
@@ -33,7 +34,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def recipe(**blocks: Any) -> Recipe:
     quantization = {"compute_dtype": "bfloat16", **blocks.pop("quantization", {})}
-    return Recipe.model_validate({"base": "x", "data": "y", "quantization": quantization, **blocks})
+    asked = Recipe.model_validate({"base": "x", "data": "y", "quantization": quantization, **blocks})
+    return sharding.decided(asked, 1)
 
 
 def shape(asked: Recipe, base: Path) -> Shape:

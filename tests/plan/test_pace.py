@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmtune.plan import pace
+from llmtune.plan.deciding import decided
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import plan
 from llmtune.recipe.load import load
@@ -56,7 +57,7 @@ def test_nothing_is_said_of_what_was_not_measured(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("base: a/b\ndata: rows.csv\nquantization: none\n")
 
     def seconds(*overrides: str, device: Device = card, experts: int = 0) -> float | None:
-        recipe = load(tmp_path / "a.yaml", overrides).recipe
+        recipe = decided(load(tmp_path / "a.yaml", overrides).recipe, device)
         found = plan(recipe, one.family, one.splits, device)
         return pace.seconds(recipe, found, replace(one.family, experts=experts), device)
 

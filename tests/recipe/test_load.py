@@ -289,7 +289,7 @@ BREAKS = {
     "optimizer.layer_decay": "adapter: prompt\noptimizer: {layer_decay: 0.9}",
     "training.weight_decay": "adapter: vera\ntraining: {weight_decay: 0.1}",
     "kernels.adapter": "adapter: vera\nkernels: {adapter: fused}",
-    "kernels.adapter adapter.dropout adapter.dora": "adapter: {dora: true}\nkernels: {adapter: fused}",
+    "kernels.adapter adapter.dropout adapter.dora adapter.init": "adapter: {dora: true}\nkernels: {adapter: fused}",
     "kernels.adapter zero.stage": "zero: {stage: 3}\nkernels: {adapter: peft}",
     "kernels.adapter adapter.method": "adapter: {experts: true, target_modules: []}\nkernels: {adapter: peft}",
     "each row is computed alone, by": "adapter: prompt\nkernels: {attention: rows}",

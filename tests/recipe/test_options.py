@@ -19,8 +19,10 @@ from llmtune.evaluate.inputs import EvaluateInputs
 from llmtune.merge.inputs import MergeInputs
 from llmtune.merge.merge import write_merged
 from llmtune.models import family, tokenizer
+from llmtune.plan.deciding import decided
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import plan
+from llmtune.recipe import sharding
 from llmtune.recipe.keys import leaves
 from llmtune.recipe.schema import Recipe
 from llmtune.recipe.translate import translate
@@ -85,7 +87,7 @@ def both(key: str, case: tuple[dict[str, Any], Any, Any]) -> list[Recipe]:
             for part in above:
                 place = place.setdefault(part, {})
             place[last] = chosen
-        found.append(Recipe.model_validate(plain))
+        found.append(sharding.decided(Recipe.model_validate(plain), FACTS.processes))
     return found
 
 
@@ -130,7 +132,7 @@ def test_every_planned_option_changes_the_plan(key: str, folder: Path, trained: 
     for recipe in both(key, PLAN[key]):
         sizes = family.read(base)
         splits = prepare(recipe, folder, tokenizer.load(base), sizes).splits
-        found.append(plan(recipe, sizes, splits, device))
+        found.append(plan(decided(recipe, device), sizes, splits, device))
     assert found[0] != found[1]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from llmtune.recipe import sharding
 from llmtune.recipe.methods import METHODS
 from llmtune.recipe.own_weights import OwnWeights
 from llmtune.recipe.schema import Recipe
@@ -117,7 +118,7 @@ def recipe(key: str, value: Any, method: str | None = None) -> Recipe:
     for part in above:
         place = place.setdefault(part, {})
     place[last] = value
-    return Recipe.model_validate(plain)
+    return sharding.decided(Recipe.model_validate(plain), FACTS.processes)
 
 
 @pytest.mark.parametrize("key", sorted(VALUES))
