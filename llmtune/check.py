@@ -30,9 +30,10 @@ from llmtune.rundir import RunDir
 
 if TYPE_CHECKING:
     from llmtune.data.prepare import Prepared
+    from llmtune.data.reading import Reading
     from llmtune.models.family import Family
     from llmtune.models.source import Source, Weights
-    from llmtune.models.tokenizer import ChatTokenizer
+    from llmtune.models.text_tokenizer import TextTokenizer
     from llmtune.recipe.schema import Recipe
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ class Base:
     source: Source | None = None
     weights: Weights | None = None
     family: Family | None = None
-    tokenizer: ChatTokenizer | None = None
+    tokenizer: TextTokenizer | None = None
 
 
 class Problems:
@@ -92,6 +93,7 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     Raises:
         LlmtuneError: with every problem found.
     """
+    from llmtune.data.reading import Reading
     from llmtune.models.source import absent
     from llmtune.unfinished import stage_of_unfinished
 
@@ -105,10 +107,12 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     problems = Problems(loaded)
     problems.add([*misread, *loaded.broken, *place.folder(run, loaded), *_machine(loaded, here)])
     met = problems.of(lambda: spread.meeting(loaded.recipe.launch))
-    base = _base(loaded, None if anew else commit_of(read_lock(run), loaded.recipe), here, problems)
+    reading = Reading(loaded.recipe, loaded.beside) if loaded.knows("data") else None
+    converses = reading is None or reading.converses
+    base = _base(loaded, None if anew else commit_of(read_lock(run), loaded.recipe), here, problems, chat=converses)
     loaded = _as_stored(loaded, base.family, problems)
     _adapter(loaded, base, problems)
-    prepared = _data(loaded, base, problems)
+    prepared = _data(loaded, base, reading, problems)
     source, weights, family, words = base.source, base.weights, base.family, base.tokenizer
     planned = None
     if not misread:
@@ -138,8 +142,8 @@ def _machine(loaded: Loaded, here: Device) -> Iterator[Problem]:
     yield from spread.operators(recipe.zero, here)
 
 
-def _base(loaded: Loaded, commit: str | None, here: Device, problems: Problems) -> Base:
-    """What the base's files say. `commit`: of the hub's model that this run began with."""
+def _base(loaded: Loaded, commit: str | None, here: Device, problems: Problems, *, chat: bool) -> Base:
+    """What the base's files say. `commit`: of the hub's model that this run began with; `chat`: there are turns."""
     from llmtune.models import family, source
 
     recipe = loaded.recipe
@@ -148,7 +152,7 @@ def _base(loaded: Loaded, commit: str | None, here: Device, problems: Problems) 
         return Base()
     weights = problems.of(lambda: source.weights(found))
     sizes = problems.of(lambda: family.read(found.folder, trust_remote_code=recipe.base.trust_remote_code))
-    words = problems.of(lambda: token_rows.load(recipe.adapter, found.folder, sizes))
+    words = problems.of(lambda: token_rows.load(recipe.adapter, found.folder, sizes, chat=chat))
     if recipe.base.revision is not None and not found.on_hub:
         what = f"{recipe.base.name} is a folder, which has no revisions"
         problems.add([Problem("base.revision", what, "remove it, or name a model of the hub")])
@@ -174,20 +178,21 @@ def _as_stored(loaded: Loaded, family: Family | None, problems: Problems) -> Loa
     return loaded
 
 
-def _data(loaded: Loaded, base: Base, problems: Problems) -> Prepared | None:
+def _data(loaded: Loaded, base: Base, reading: Reading | None, problems: Problems) -> Prepared | None:
     """The rows as they are trained on; where the base or a key is not known, what can be said of them without."""
-    from llmtune.data.prepare import absent, look, look_at_train, prepare
+    from llmtune.data.prepare import prepared
+    from llmtune.data.reading import absent, look_at_train
 
     recipe, beside, family, words = loaded.recipe, loaded.beside, base.family, base.tokenizer
-    if not loaded.knows("data"):
+    if reading is None:
         problems.add(list(absent(recipe, beside)))
         if all(loaded.knows(f"data.{key}") for key in READ_BY):
             problems.of(lambda: look_at_train(recipe, beside))
     elif family is None or words is None:
-        problems.of(lambda: look(recipe, beside))
-    elif (prepared := problems.of(lambda: prepare(recipe, beside, words, family))) is not None:
-        problems.add(list(token_rows.problems(recipe.adapter, words, prepared.splits["train"])))
-        return prepared
+        problems.of(reading.stop_if_bad)
+    elif (done := problems.of(lambda: prepared(reading, words, family))) is not None:
+        problems.add(list(token_rows.problems(recipe.adapter, words, done.splits["train"])))
+        return done
     return None
 
 

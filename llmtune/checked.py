@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmtune.data.prepare import Prepared
     from llmtune.models.family import Family
     from llmtune.models.source import Source
-    from llmtune.models.tokenizer import ChatTokenizer
+    from llmtune.models.text_tokenizer import TextTokenizer
     from llmtune.train.launch import Meeting
 
 
@@ -33,7 +33,7 @@ class Checked:
     run: RunDir
     source: Source
     family: Family
-    tokenizer: ChatTokenizer
+    tokenizer: TextTokenizer
     prepared: Prepared
     device: Device
     plan: Plan

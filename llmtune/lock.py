@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune import __version__
+from llmtune.data.text_files import digest
 from llmtune.files import sha256
 from llmtune.models.spec import BaseSpec
 from llmtune.recipe.load import Loaded
@@ -99,7 +100,7 @@ def lock_of(run: RunDir, loaded: Loaded, base: BaseSpec, base_is_local: bool, da
         "versions": versions(),
         "base_is_local": base_is_local,
         "commit": None if base_is_local else Path(base.path).name,
-        "data": {name: sha256(loaded.beside / name) for name in data},
+        "data": {name: digest(loaded.beside / name) for name in data},
         "base": digests(Path(base.path), known.get("base", {})),
         "loaded": asdict(base),
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmtune.checked import Checked
 from llmtune.console import Console, counted, escape, marked, roughly, size
+from llmtune.evaluate.report import answers
 from llmtune.recipe.methods import named
 from llmtune.recipe.schema import Zero
 from llmtune.recipe.servers import told
@@ -39,7 +40,8 @@ def headline(recipe: Mapping[str, Any], rows: int, replayed: int) -> str:
 def say_check(checked: Checked, console: Console) -> None:
     """What was looked at, and every choice that was made because nobody had said."""
     rows = sum(split.rows for split in checked.prepared.audit.splits.values())
-    console.stage("check", f"recipe, {counted(rows, 'row')}, tokenizer, template, memory, disk", checked.seconds)
+    template = ", template" if checked.tokenizer.template_source is not None else ""
+    console.stage("check", f"recipe, {counted(rows, 'row')}, tokenizer{template}, memory, disk", checked.seconds)
     for note in checked.notes:
         console.more(escape(note))
     if "adapter" in checked.loaded.recipe.export:
@@ -99,7 +101,7 @@ def say_data(record: Record, console: Console) -> None:
     say(
         "data", record, console,
         f"{counted(result['tokens'], 'token')}, {result['supervised_tokens']:,} trained;"
-        " every row has trained tokens, all decode to the answer",
+        " every row has trained tokens, all decode to the words they stand for",
     )  # fmt: skip
     for name in (name for name in SPLITS if name in result["splits"]):
         split = result["splits"][name]
@@ -165,9 +167,14 @@ def say_samples(file: Path, console: Console) -> None:
 
 
 def say_evaluate(record: Record, console: Console) -> None:
-    """How many answers were compared."""
-    rows = sum(split["rows"] for split in record.result.values())
-    say("evaluate", record, console, f"{counted(rows, 'answer')} before and after")
+    """How many answers were compared, and of how many rows of text the loss."""
+    rows = {True: 0, False: 0}
+    for split in record.result.values():
+        rows[answers(split)] += split["rows"]
+    told = ([counted(rows[True], "answer")] if rows[True] else []) + (
+        [f"the loss on {counted(rows[False], 'row')} of text"] if rows[False] else []
+    )
+    say("evaluate", record, console, f"{' and '.join(told)} before and after")
 
 
 def say_merge(record: Record, console: Console) -> None:

@@ -258,6 +258,7 @@ class Run:
             merged=None if merge is None else str(run.merged),
             merged_reference=None if merge is None else str(run.parity),
             merged_dtype=self.recipe.merge.dtype,
+            template=self.checked.tokenizer.template_source is not None,
         )
         record = self.worker("verify", asked, [], asdict(request))
         say_verify(record, self.console)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from llmtune import narration
 from llmtune.console import Console, counted, duration, escape, size
 from llmtune.errors import Problem, RecipeError
-from llmtune.evaluate.report import cautions, exact_change
+from llmtune.evaluate.report import answers, cautions, exact_change
 from llmtune.files import manifest
 from llmtune.lock import base_of, read_lock
+from llmtune.models.text_tokenizer import TEMPLATE
 from llmtune.recipe.methods import block
 from llmtune.recipe.servers import handed_on, handed_rank, max_lora_rank, refusals, told
 from llmtune.rundir import RunDir
@@ -32,6 +33,7 @@ SPLITS = {
 }
 FIGURES = (
     ("loss", "loss", "{:.2f}", "the lower, the better"),
+    ("perplexity", "perplexity", "{:.1f}", "tokens that seemed as likely"),
     ("exact", "exact answer", "{:.1%}", "equal to the reference"),
     ("token_f1", "answer F1", "{:.1%}", "words shared with it"),
     ("rouge_l", "ROUGE-L", "{:.1%}", "in the same order, too"),
@@ -65,7 +67,8 @@ def _of_train(record: Record) -> Found:
 
 
 def _of_evaluate(record: Record) -> Found:
-    return {name: _keys(of, "rows", "lost", "gained", "before", "after") for name, of in record.result.items()}
+    changed = {True: ("lost", "gained"), False: ()}
+    return {name: _keys(of, "rows", *changed[answers(of)], "before", "after") for name, of in record.result.items()}
 
 
 def _of_merge(record: Record) -> Found:
@@ -213,7 +216,8 @@ def list_runs(folder: Path, console: Console) -> None:
 
 def _row(one: Found) -> tuple[str, ...]:
     after = one.get("evaluation", {}).get("heldout", {}).get("after")
-    figures = ("", "") if after is None else (f"{after['loss']:.2f}", f"{after['exact']:.1%}")
+    loss = "" if after is None else f"{after['loss']:.2f}"
+    figures = loss, f"{after['exact']:.1%}" if after is not None and "exact" in after else ""
     place, base = shown(Path(one["folder"])), Path(one["base"]).name
     return escape(place), escape(base), "yes" if one["finished"] else "no", *figures
 
@@ -277,7 +281,7 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
             continue
         numbers = evaluation[split]
         table.add_row(f"  [bold]{name}[/] ({counted(numbers['rows'], 'row')})", "", "", meaning)
-        for key, words, form, meant in FIGURES:
+        for key, words, form, meant in figures_of(numbers):
             remark = meant if split == first else ""
             if (split, key) == ("general", "exact"):
                 remark = exact_change(numbers)
@@ -286,11 +290,18 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
     return table
 
 
+def figures_of(numbers: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Those of FIGURES that say something of a split: answers, or of documents how likely their words are."""
+    wanted = set(numbers["before"]) - ({"perplexity"} if answers(numbers) else set())
+    return [figure for figure in FIGURES if figure[0] in wanted]
+
+
 def next_commands(run: RunDir, found: dict[str, Any]) -> list[tuple[str, str]]:
     """What a person does next, ready to be copied."""
     lock = _lock(run)
     root, merged, adapter = shown(run.root), shown(run.merged), shown(run.adapter)
-    commands = [("talk to it", ["llmtune", "chat", root])]
+    converses = (run.tokenizer / TEMPLATE).is_file()
+    commands = [("talk to it" if converses else "let it write", ["llmtune", "chat", root])]
     activate = Path(sys.prefix, "bin", "activate")
     if shutil.which("llmtune") is None and activate.exists():
         commands.insert(0, ("first", ["source", shown(activate)]))
@@ -301,12 +312,8 @@ def next_commands(run: RunDir, found: dict[str, Any]) -> list[tuple[str, str]]:
     elif adapted is not None and refusals(adapted)["vLLM"] is None:
         base = shown(Path(base_of(run, lock).path)) if lock["base_is_local"] else found["base"]
         served = ["vllm", "serve", base, "--enable-lora", "--lora-modules", f"{found['name']}={adapter}"]
-        served += [
-            "--max-lora-rank",
-            str(max_lora_rank(handed_rank(adapted))),
-            "--chat-template",
-            f"{adapter}/chat_template.jinja",
-        ]
+        served += ["--max-lora-rank", str(max_lora_rank(handed_rank(adapted)))]
+        served += ["--chat-template", f"{adapter}/{TEMPLATE}"] if converses else []
         commands.append(("serve it", served))
     commands.append(("look closer", ["llmtune", "show", root]))
     return [(purpose, shlex.join(words)) for purpose, words in commands]

@@ -22,7 +22,7 @@ from llmtune.train.checkpoints import FREE, SHARED_OUT, Begun, begun, cannot_go_
 
 if TYPE_CHECKING:
     from llmtune.data.prepare import Prepared
-    from llmtune.models.tokenizer import ChatTokenizer
+    from llmtune.models.text_tokenizer import TextTokenizer
 
 
 def unfinished(run: RunDir) -> list[Begun]:
@@ -43,7 +43,7 @@ def stage_of_unfinished(run: RunDir) -> Stage | None:
     return stage
 
 
-def problem(run: RunDir, asked: Asked, prepared: Prepared, tokenizer: ChatTokenizer) -> Problem | None:
+def problem(run: RunDir, asked: Asked, prepared: Prepared, tokenizer: TextTokenizer) -> Problem | None:
     """Why this recipe does not go on with the unfinished training in this folder; None where it does."""
     found = unfinished(run)
     if not found or fingerprint(asked.going_on(_data(run, asked, prepared, tokenizer))) in {
@@ -69,7 +69,7 @@ def _changed(run: RunDir, asked: Asked) -> Iterator[str]:
         yield f"the device was {before['loaded']['device']}, is {now['loaded']['device']}"
 
 
-def _data(run: RunDir, asked: Asked, prepared: Prepared, tokenizer: ChatTokenizer) -> Hashes:
+def _data(run: RunDir, asked: Asked, prepared: Prepared, tokenizer: TextTokenizer) -> Hashes:
     """The hashes of the data as this recipe has it: those that are there, or those it would write."""
     record = read_record(run, "data")
     if record is not None and record.fingerprint == fingerprint(asked.data()):

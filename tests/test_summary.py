@@ -57,7 +57,8 @@ def write_run(folder: Path, base: Path, name: str = "shop", stages: int = 6, **l
     overrides = [f"{key}={value}" for key, value in lock.items()]
     write_json(run.lock, lock_of(run, load(folder / f"{name}.yaml", overrides), spec(base), False, ["rows.jsonl"]))
     weights = run.trained / "adapter" / "adapter_model.safetensors"
-    for place in (weights, run.adapter / "README.md", run.merged / "README.md", run.evaluation / "report.md"):
+    template = run.tokenizer / "chat_template.jinja"
+    for place in (weights, run.adapter / "README.md", run.merged / "README.md", run.evaluation / "report.md", template):
         place.parent.mkdir(parents=True)
         place.write_text("x" * 34_000)
     for stage in list(RESULTS)[:stages]:
@@ -108,6 +109,23 @@ def test_a_result_that_is_no_better_or_says_little_is_told(tiny_base: Path, tmp_
     finish(run, "evaluate", "", seconds=1, peak=1, result={"heldout": heldout}, made=[])
     text = "\n".join(printed(run))
     assert better not in text and few not in text
+
+
+def test_of_documents_the_loss_is_told_and_a_model_without_turns_is_let_write(
+    tiny_base: Path, tmp_path: Path, printed: Any
+) -> None:
+    run = write_run(tmp_path, tiny_base)
+    (run.tokenizer / "chat_template.jinja").unlink()
+    figures = {"loss": 2.0, "perplexity": 7.389}
+    heldout = {"rows": 40, "before": figures, "after": {"loss": 1.0, "perplexity": 2.718}}
+    finish(run, "evaluate", "", seconds=1, peak=1, result={"heldout": heldout}, made=[])
+    assert summary(run)["evaluation"] == {"heldout": heldout}
+    text = "\n".join(printed(run))
+    assert "the loss on 40 rows of text before and after" in text and "exact" not in text
+    assert re.search(r"perplexity +7.4 +2.7 ", text) and "not lower than before" not in text
+    assert dict(next_commands(run, summary(run)))["let it write"] == "llmtune chat runs/shop"
+    finish(run, "evaluate", "", seconds=1, peak=1, result={"heldout": {**heldout, "after": figures}}, made=[])
+    assert "the loss is not lower than before" in "\n".join(printed(run))
 
 
 def test_it_fits_eighty_columns_and_tells_replayed_rows_apart(tiny_base: Path, tmp_path: Path, printed: Any) -> None:

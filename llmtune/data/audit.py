@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from llmtune.data.conversation import Sample
-from llmtune.models.tokenizer import ChatTokenizer
+from llmtune.models.text_tokenizer import TextTokenizer
+
+SHOWN = 300
+"""Characters at each end of a document that are shown."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,21 @@ def count_of(file: str, samples: Sequence[Sample]) -> int:
     return sum(sample.source.rpartition(":")[0] == file for sample in samples)
 
 
-def show(sample: Sample, chat: ChatTokenizer) -> Shown:
-    """The row as text, cut where training begins and ends."""
+def show(sample: Sample, tokenizer: TextTokenizer) -> Shown:
+    """The row as text, cut where training begins and ends; of a long document the middle is left out."""
     runs = [list(run) for _, run in groupby(range(len(sample.ids)), key=lambda place: sample.supervised[place])]
     # Decoded up to each cut and cut there: pieces decoded alone would lose the space at their start.
-    ends = chat.decode([sample.ids[: run[-1] + 1] for run in runs])
-    return Shown(sample.source, tuple(_pieces(runs, ends, sample)))
+    ends = tokenizer.decode([sample.ids[: run[-1] + 1] for run in runs])
+    pieces = _pieces(runs, ends, sample)
+    if sample.document:
+        pieces = ((_short(text), trained) for text, trained in pieces)
+    return Shown(sample.source, tuple(pieces))
+
+
+def _short(text: str) -> str:
+    if len(text) <= 2 * SHOWN:
+        return text
+    return f"{text[:SHOWN]} [... {len(text) - 2 * SHOWN:,} characters ...] {text[-SHOWN:]}"
 
 
 def _pieces(runs: Sequence[list[int]], ends: Sequence[str], sample: Sample) -> Iterator[tuple[str, bool]]:

@@ -1,4 +1,4 @@
-"""The one normal form that every input format becomes, and what it becomes in turn."""
+"""The normal forms that every input format becomes, conversations and documents, and what they become in turn."""
 
 from __future__ import annotations
 
@@ -45,13 +45,24 @@ class Conversation:
 
 
 @dataclass(frozen=True)
+class Document:
+    """A text that is learnt as it is, nothing of it being asked or answered, and where it came from."""
+
+    text: str
+    source: str
+
+
+Example = Conversation | Document
+
+
+@dataclass(frozen=True)
 class Sample:
-    """A conversation as tokens.
+    """A conversation, or a document or a part of one, as tokens.
 
     `ids` and `supervised` have one entry a token; a supervised token is one that the loss counts as a target.
     `prompt_ids` are the tokens that a server would be given to answer the last user message (all turns before the last
     assistant turn, and the generation prompt); `question` and `answer` are the texts of that last exchange, calls as
-    the template writes them.
+    the template writes them. Of a document they are its first tokens, and its first words and those that follow.
     """
 
     ids: tuple[int, ...]
@@ -60,6 +71,7 @@ class Sample:
     question: str
     answer: str
     source: str
+    document: bool = False
 
     @cached_property
     def trained(self) -> int:

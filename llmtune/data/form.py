@@ -1,4 +1,4 @@
-"""What a form of rows is: how it is recognised, and how a row becomes messages."""
+"""What a form of rows is: how it is recognised, and how a row becomes messages, or the text of a document."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmtune.data.conversation import ROLES, Message, Role
 from llmtune.errors import Problem
 
 Values = Mapping[str, Any]
-Reader = Callable[[Values], list[Message]]
+Reader = Callable[[Values], list[Message] | str]
 
 
 class RowFault(Exception):

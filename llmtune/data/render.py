@@ -117,7 +117,7 @@ def _prove(rows: Iterator[_Tokens], chat: ChatTokenizer, done: Rendered) -> None
         wrong = None
         for _ in row.spans:
             text, (piece, words) = next(decoded), next(wanted)
-            if not _same(text.removeprefix(before[piece[0]]), words):
+            if not same_text(text.removeprefix(before[piece[0]]), words):
                 wrong = text.removeprefix(before[piece[0]])
         source = row.layout.conversation.source
         if wrong is not None:
@@ -127,7 +127,7 @@ def _prove(rows: Iterator[_Tokens], chat: ChatTokenizer, done: Rendered) -> None
             done.samples.append(_sample(row, chat))
 
 
-def _same(decoded: str, words: str) -> bool:
+def same_text(decoded: str, words: str) -> bool:
     """Equal, or equal but for what tokenizers do to every text: Unicode's composed form, and outer white space."""
     if decoded == words:
         return True

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmtune.data import json_rows, table_rows
+from llmtune.console import counted
+from llmtune.data import json_rows, table_rows, text_files
 from llmtune.data.json_rows import Fault
 from llmtune.errors import DataError, Problem
 from llmtune.files import nearest
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+"""Endings of files with rows."""
+SUFFIXES = (*TABLES, *text_files.SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,9 @@ class Row:
 
 def kind(path: Path) -> str:
     """What the file is, for people: CSV, JSON lines, ..."""
-    names = {".jsonl": "JSON lines", ".ndjson": "JSON lines"}
+    if path.is_dir():
+        return counted(len(text_files.files(path)), "file") + " of text"
+    names = {".jsonl": "JSON lines", ".ndjson": "JSON lines", ".txt": "text", ".md": "Markdown"}
     return names.get(path.suffix.lower(), path.suffix[1:].upper())
 
 
@@ -38,7 +43,9 @@ def read_rows(path: Path, label: str | None = None) -> Iterator[Row | Problem]:
     suffix = path.suffix.lower()
     _check(path, label, suffix)
     found: Iterator[tuple[int | str, dict[str, Any] | Fault]]
-    if suffix == ".parquet":
+    if text_files.is_text(path):
+        found = _texts(path, label)
+    elif suffix == ".parquet":
         found = _parquet(path, label)
     elif suffix in (".csv", ".tsv"):
         found = table_rows.read(_text(path, label), label, tabs=suffix == ".tsv")
@@ -55,7 +62,10 @@ def read_rows(path: Path, label: str | None = None) -> Iterator[Row | Problem]:
 
 def _check(path: Path, label: str, suffix: str) -> None:
     if path.is_dir():
-        raise DataError.one(label, "a folder, not a data file", f"name a file in it: {', '.join(SUFFIXES)}")
+        if not text_files.files(path):
+            what = f"a folder without texts ({', '.join(text_files.SUFFIXES)})"
+            raise DataError.one(label, what, f"name a file in it: {', '.join(TABLES)}")
+        return
     if not path.is_file():
         raise DataError.one(label, f"there is no file {path}", nearest_data(path))
     if suffix not in SUFFIXES:
@@ -72,6 +82,19 @@ def nearest_data(path: Path, seen: str = "paths are as seen from the recipe") ->
     files = [p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES]
     near = nearest(path.name, files)
     return f"did you mean {near}?" if near is not None else seen
+
+
+def _texts(path: Path, label: str) -> Iterator[tuple[int | str, dict[str, Any] | Fault]]:
+    """A document a file. One that cannot be read does not hide the others of its folder."""
+    for place, file in text_files.places(path):
+        try:
+            text = _text(file, label) if file.stat().st_size else ""
+        except DataError as error:
+            if not path.is_dir():
+                raise
+            yield place, (error.problems[0].what, error.problems[0].do)
+        else:
+            yield place, {"text": text.replace("\r\n", "\n")}
 
 
 def _text(path: Path, label: str) -> str:

@@ -1,4 +1,4 @@
-"""Samples in Parquet: columns ids, supervised, prompt_ids, question, answer, source."""
+"""Samples in Parquet: columns ids, supervised, prompt_ids, question, answer, source, document."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from llmtune.data.conversation import Sample
 
-COLUMNS = ("ids", "supervised", "prompt_ids", "question", "answer", "source")
+COLUMNS = ("ids", "supervised", "prompt_ids", "question", "answer", "source", "document")
 
 
 def write(path: Path, samples: Sequence[Sample]) -> None:
@@ -24,6 +24,7 @@ def write(path: Path, samples: Sequence[Sample]) -> None:
             ("question", pyarrow.string()),
             ("answer", pyarrow.string()),
             ("source", pyarrow.string()),
+            ("document", pyarrow.bool_()),
         ]
     )
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
@@ -42,12 +43,10 @@ def read(path: Path) -> list[Sample]:
 
     columns = parquet.read_table(path, columns=list(COLUMNS)).to_pydict()
     return [
-        Sample(tuple(ids), tuple(supervised), tuple(prompt_ids), question, answer, source)
-        for ids, supervised, prompt_ids, question, answer, source in zip(
-            *(columns[name] for name in COLUMNS), strict=True
-        )
+        Sample(tuple(ids), tuple(supervised), tuple(prompt_ids), *rest)
+        for ids, supervised, prompt_ids, *rest in zip(*(columns[name] for name in COLUMNS), strict=True)
     ]
 
 
 def _values(sample: Sample) -> tuple[Any, ...]:
-    return sample.ids, sample.supervised, sample.prompt_ids, sample.question, sample.answer, sample.source
+    return tuple(getattr(sample, name) for name in COLUMNS)

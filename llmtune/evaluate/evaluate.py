@@ -1,4 +1,6 @@
-"""The same rows before and after: loss and greedy answers with the adapter off, then on, of one loaded model."""
+"""The same rows before and after: loss and greedy answers with the adapter off, then on, of one loaded model.
+
+Of documents, which ask nothing, it is the loss alone."""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ SPARE_TOKENS = 8
 
 @dataclass(frozen=True)
 class Measured:
-    """One pass over one split."""
+    """One pass over one split; of documents there are no answers."""
 
     loss: float
     answers: tuple[tuple[int, ...], ...]
@@ -30,7 +32,8 @@ class Measured:
     scores: tuple[Score, ...]
 
     def as_dict(self) -> dict[str, float]:
-        return {"loss": self.loss, "perplexity": math.exp(min(self.loss, 700.0)), **mean(self.scores)}
+        scores = mean(self.scores) if self.scores else {}
+        return {"loss": self.loss, "perplexity": math.exp(min(self.loss, 700.0)), **scores}
 
 
 class _Progress:
@@ -55,7 +58,7 @@ def evaluate(inputs: EvaluateInputs, events: Events) -> dict[str, Any]:
 
     Returns `{split: {"rows": n, "lost": n, "gained": n, "before": numbers, "after": numbers}}` with the numbers `loss`
     (nats per supervised token), `perplexity`, `exact`, `token_f1` and `rouge_l` (shares from 0 to 1). Lost rows were
-    answered exactly before and are not after.
+    answered exactly before and are not after. Of documents there are but `rows`, `loss` and `perplexity`.
     """
     from transformers import AutoTokenizer
 
@@ -69,12 +72,13 @@ def evaluate(inputs: EvaluateInputs, events: Events) -> dict[str, Any]:
         rows[name] = [(index, samples[index]) for index in evenly(len(samples), inputs.max_rows)]
     chosen = {name: [sample for _, sample in of_split] for name, of_split in rows.items()}
     everything = [sample for samples in chosen.values() for sample in samples]
+    answered = [sample for sample in everything if not sample.document]
 
     tokenizer = AutoTokenizer.from_pretrained(inputs.tokenizer)
     model = load_with_adapter(inputs.base, Path(inputs.adapter)).eval()
     stops = stop_ids(Path(inputs.tokenizer), model.generation_config.eos_token_id)
-    most = inputs.max_new_tokens or max(len(s.ids) - len(s.prompt_ids) for s in everything) + SPARE_TOKENS
-    progress = _Progress(events, 4 * len(everything))
+    most = inputs.max_new_tokens or SPARE_TOKENS + max((len(s.ids) - len(s.prompt_ids) for s in answered), default=0)
+    progress = _Progress(events, 2 * len(everything) + 2 * len(answered))
 
     def measure() -> dict[str, Measured]:
         return _measure(model, tokenizer, chosen, stops, most, inputs.batch_size, progress)
@@ -83,17 +87,19 @@ def evaluate(inputs: EvaluateInputs, events: Events) -> dict[str, Any]:
         before = measure()
     after = measure()
 
-    result = {name: compared(before[name], after[name]) for name in chosen}
+    result = {name: compared(before[name], after[name], len(chosen[name])) for name in chosen}
     _write(Path(inputs.out), rows, before, after, result)
     return result
 
 
-def compared(before: Measured, after: Measured) -> dict[str, Any]:
-    """Both passes over one split in figures."""
+def compared(before: Measured, after: Measured, rows: int) -> dict[str, Any]:
+    """Both passes over one split of so many rows in figures."""
+    figures = {"before": before.as_dict(), "after": after.as_dict()}
+    if not before.scores:
+        return {"rows": rows, **figures}
     pairs = [(first.exact, second.exact) for first, second in zip(before.scores, after.scores, strict=True)]
     lost, gained = sum(first > second for first, second in pairs), sum(first < second for first, second in pairs)
-    figures = {"before": before.as_dict(), "after": after.as_dict()}
-    return {"rows": len(pairs), "lost": lost, "gained": gained, **figures}
+    return {"rows": rows, "lost": lost, "gained": gained, **figures}
 
 
 def _measure(
@@ -108,10 +114,14 @@ def _measure(
     from llmtune.evaluate.generation import greedy, loss
 
     losses = {name: loss(model, samples, progress) for name, samples in splits.items()}
-    together = [sample for samples in splits.values() for sample in samples]
+    together = [sample for samples in splits.values() for sample in samples if not sample.document]
     answers = iter(greedy(model, together, stops, tokenizer.pad_token_id, max_new_tokens, batch_size, progress))
     found = {}
-    for name, samples in splits.items():
+    for name, of_split in splits.items():
+        samples = [sample for sample in of_split if not sample.document]
+        if not samples:
+            found[name] = Measured(losses[name], (), (), ())
+            continue
         given = [next(answers) for _ in samples]
         spoken = [ids[:-1] if ids and ids[-1] in stops else ids for ids in given]
         texts = [text.strip() for text in tokenizer.batch_decode(spoken, skip_special_tokens=True)]
@@ -135,7 +145,7 @@ def _write(
     lines: list[str] = []
     table: list[Row] = []
     for name, of_split in rows.items():
-        for place, (index, sample) in enumerate(of_split):
+        for place, (index, sample) in enumerate(one for one in of_split if not one[1].document):
             first, second = before[name], after[name]
             answer = {
                 "split": name,

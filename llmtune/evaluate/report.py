@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,9 +58,10 @@ def report(result: dict[str, Any], rows: Sequence[Row]) -> str:
 
 
 def _table(name: str, numbers: dict[str, Any]) -> str:
-    lines = [f"## {TITLES[name]}\n", f"{counted(numbers['rows'], 'row')}, answered greedily.\n"]
+    how = ", answered greedily" if answers(numbers) else " of text, of which nothing is asked"
+    lines = [f"## {TITLES[name]}\n", f"{counted(numbers['rows'], 'row')}{how}.\n"]
     lines += ["| | before | after | change |", "|---|---:|---:|---:|"]
-    for key, title, form, factor in COLUMNS:
+    for key, title, form, factor in (column for column in COLUMNS if column[0] in numbers["before"]):
         before, after = numbers["before"][key] * factor, numbers["after"][key] * factor
         change = form.format(abs(after - before))
         sign = "-" if after < before else "+"
@@ -82,6 +83,11 @@ def _forgotten(numbers: dict[str, Any], rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def answers(numbers: Mapping[str, Any]) -> bool:
+    """Whether the rows of this split were answered: of documents there is but a loss."""
+    return "exact" in numbers["before"]
+
+
 def exact_change(numbers: dict[str, Any]) -> str:
     """How exact answers changed, `-0.8 points, within noise`: whether chance alone may have done it."""
     points = 100 * (numbers["after"]["exact"] - numbers["before"]["exact"])
@@ -92,7 +98,10 @@ def exact_change(numbers: dict[str, Any]) -> str:
 def cautions(numbers: dict[str, Any]) -> Iterator[str]:
     """What the held-out figures do not show: an answer that became better, or anything at all, being so few."""
     before, after = numbers["before"], numbers["after"]
-    if before["exact"] < 1 and after["exact"] <= before["exact"] and after["token_f1"] <= before["token_f1"]:
+    if not answers(numbers):
+        if after["loss"] >= before["loss"]:
+            yield "the loss is not lower than before: a higher training.learning_rate or adapter.rank, or more text"
+    elif before["exact"] < 1 and after["exact"] <= before["exact"] and after["token_f1"] <= before["token_f1"]:
         yield "the answers are not better than before: more epochs, or a higher training.learning_rate"
     if numbers["rows"] < FEW:
         yield f"only {counted(numbers['rows'], 'held-out row')}: these figures say little"

@@ -19,6 +19,7 @@ from llmtune.recipe.servers import max_lora_rank, refusals, told
 SPLITS = {"heldout": "held-out", "unseen": "unseen", "general": "general skills"}
 FIGURES = (
     ("loss", "loss", "{:.3f}"),
+    ("perplexity", "perplexity", "{:.2f}"),
     ("exact", "exact answer", "{:.1%}"),
     ("token_f1", "token F1", "{:.1%}"),
     ("rouge_l", "ROUGE-L", "{:.1%}"),
@@ -38,13 +39,13 @@ def adapter_card(facts: CardFacts, adapter: Adapter, template: bool, stop: tuple
         _measured(facts),
         _base_place(facts),
         _serve_adapter(facts, adapter, template, stop),
-        _use_adapter(facts, stop),
+        _use_adapter(facts, stop, template),
         _origin(facts),
     ]
     return "\n".join(part for part in parts if part)
 
 
-def merged_card(facts: CardFacts) -> str:
+def merged_card(facts: CardFacts, *, template: bool = True) -> str:
     """README.md of the merged model."""
     parts = [
         front_matter(facts, "transformers", "finetune"),
@@ -56,7 +57,7 @@ def merged_card(facts: CardFacts) -> str:
         "## Use it\n\n```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'tokenizer = AutoTokenizer.from_pretrained(".")\n'
-        'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto")\n' + _ask(None),
+        'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto")\n' + _ask(None, template),
         _origin(facts),
     ]
     return "\n".join(part for part in parts if part)
@@ -77,8 +78,14 @@ def _kind(facts: CardFacts) -> str:
     return f"{article} {title} adapter" + (f" of rank {adapter['rank']}" if "rank" in adapter else "")
 
 
-def _ask(stop: tuple[str, int] | None) -> str:
+def _ask(stop: tuple[str, int] | None, template: bool) -> str:
     stops = "" if stop is None else f", eos_token_id=[{stop[1]}]"
+    if not template:
+        return (
+            'inputs = tokenizer("...", return_tensors="pt").to(model.device)  # a text to go on with\n'
+            f"text = model.generate(**inputs, do_sample=False, max_new_tokens=256{stops})\n"
+            "print(tokenizer.decode(text[0], skip_special_tokens=True))\n```\n"
+        )
     return (
         'messages = [{"role": "user", "content": "..."}]\n'
         "inputs = tokenizer.apply_chat_template(\n"
@@ -154,10 +161,13 @@ def _measured(facts: CardFacts) -> str:
     lines = ["## Measured\n", "| | | before | after |", "|---|---|---:|---:|"]
     for split in (split for split in SPLITS if split in facts.evaluation):
         numbers = facts.evaluation[split]
-        for key, title, form in FIGURES:
+        said = set(numbers["before"]) - ({"perplexity"} if "exact" in numbers["before"] else set())
+        for key, title, form in (figure for figure in FIGURES if figure[0] in said):
             before, after = form.format(numbers["before"][key]), form.format(numbers["after"][key])
             lines.append(f"| {SPLITS[split]} ({counted(numbers['rows'], 'row')}) | {title} | {before} | {after} |")
-    lines.append("\nGreedy answers; loss in nats per trained token; before is the base model, loaded the same way.\n")
+    answered = any("exact" in numbers["before"] for numbers in facts.evaluation.values())
+    greedy = "Greedy answers; loss" if answered else "Loss"
+    lines.append(f"\n{greedy} in nats per trained token; before is the base model, loaded the same way.\n")
     return "\n".join(lines)
 
 
@@ -195,7 +205,7 @@ def _serve_adapter(facts: CardFacts, adapter: Adapter, template: bool, stop: tup
     return f"{shown} {said[0].upper()}{said[1:]}.\n"
 
 
-def _use_adapter(facts: CardFacts, stop: tuple[str, int] | None) -> str:
+def _use_adapter(facts: CardFacts, stop: tuple[str, int] | None, template: bool) -> str:
     quantization = facts.recipe["quantization"]
     compute = quantization["compute_dtype"]
     lines = ["import torch", "from peft import PeftModel"]
@@ -216,7 +226,7 @@ def _use_adapter(facts: CardFacts, stop: tuple[str, int] | None) -> str:
         f"model = AutoModelForCausalLM.from_pretrained(BASE, {arguments})",
         'model = PeftModel.from_pretrained(model, ".")',
     ]
-    return "## Use it\n\nIn this folder:\n\n```python\n" + "\n".join(lines) + "\n" + _ask(stop)
+    return "## Use it\n\nIn this folder:\n\n```python\n" + "\n".join(lines) + "\n" + _ask(stop, template)
 
 
 def _quantization(options: Mapping[str, Any]) -> list[str]:

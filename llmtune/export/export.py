@@ -18,12 +18,14 @@ def export(inputs: ExportInputs) -> dict[str, Any]:
     from llmtune.export.adapter import export_adapter
     from llmtune.export.card import merged_card
     from llmtune.export.merged import check_merged
+    from llmtune.models.text_tokenizer import TEMPLATE
 
     made: dict[str, Any] = {}
     if inputs.adapter is not None:
         made["adapter"] = export_adapter(inputs, Path(inputs.adapter))
     if inputs.merged is not None:
         folder = Path(inputs.merged)
-        made["merged"] = check_merged(folder, Path(inputs.base))
-        write_text(folder / "README.md", merged_card(inputs.card))
+        template = (Path(inputs.tokenizer) / TEMPLATE).is_file()
+        made["merged"] = check_merged(folder, Path(inputs.base), template=template)
+        write_text(folder / "README.md", merged_card(inputs.card, template=template))
     return made

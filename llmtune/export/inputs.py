@@ -67,6 +67,8 @@ class VerifyInputs:
     """Folder with what the merge measured of the merged model; goes with `merged`."""
     merged_dtype: str
     """Number type of the merged file."""
+    template: bool = True
+    """Whether there is a chat template to be handed on."""
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> VerifyInputs:

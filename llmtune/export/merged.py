@@ -9,14 +9,19 @@ from typing import Any
 from llmtune.errors import Problem, ProofError
 from llmtune.models.checkpoint import checkpoint
 from llmtune.models.packed import tensors
+from llmtune.models.text_tokenizer import TEMPLATE
 from llmtune.recipe.low_rank import VOCABULARY
 
-WANTED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+WANTED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
-def check_merged(folder: Path, base: Path) -> dict[str, Any]:
-    """Bytes and tensors of the merged model. Raises ProofError naming everything that is missing or wrong."""
-    what = [f"has no {name}" for name in WANTED if not (folder / name).is_file()]
+def check_merged(folder: Path, base: Path, *, template: bool = True) -> dict[str, Any]:
+    """Bytes and tensors of the merged model. Raises ProofError naming everything that is missing or wrong.
+
+    `template`: whether there is a chat template to be handed on.
+    """
+    wanted = [*WANTED, *([TEMPLATE] if template else [])]
+    what = [f"has no {name}" for name in wanted if not (folder / name).is_file()]
     config: dict[str, Any] = {}
     if (folder / "config.json").is_file():
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

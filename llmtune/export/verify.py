@@ -32,19 +32,22 @@ def verify(inputs: VerifyInputs, events: Events) -> dict[str, Any]:
         if inputs.merged is None
         else {"folder": inputs.merged, "reference": inputs.merged_reference, "dtype": inputs.merged_dtype},
     }
-    result = judged(request, in_fresh_process(request))
+    result = judged(request, in_fresh_process(request), template=inputs.template)
     events.progress(len(result), len(result))
     return result
 
 
-def judged(request: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-    """The answer with a verdict on each artifact. Raises ProofError when one of them failed."""
+def judged(request: dict[str, Any], answer: dict[str, Any], *, template: bool = True) -> dict[str, Any]:
+    """The answer with a verdict on each artifact, which has a chat template if there is one to hand on. Raises
+    ProofError when one of them failed."""
     result: dict[str, Any] = {
-        kind: {"passed": _passed(answer[kind]), **answer[kind]} for kind in ("adapter", "merged") if kind in answer
+        kind: {"passed": _passed(answer[kind], template), **answer[kind]}
+        for kind in ("adapter", "merged")
+        if kind in answer
     }
     do = "do not hand it on; the run's folder has all of it"
     problems = [
-        Problem(request[kind]["folder"], _what(kind, found), do)
+        Problem(request[kind]["folder"], _what(kind, found, template), do)
         for kind, found in result.items()
         if not found["passed"]
     ]
@@ -74,18 +77,18 @@ def in_fresh_process(request: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _passed(found: dict[str, Any]) -> bool:
+def _passed(found: dict[str, Any], template: bool) -> bool:
     return bool(
         found["rows"] > 0
         and found["equal_answers"] == found["rows"]
         and found["max_abs_logit_diff"] <= TOLERANCE
-        and found["chat_template"]
+        and found["chat_template"] == template
     )
 
 
-def _what(kind: str, found: dict[str, Any]) -> str:
-    if not found["chat_template"]:
-        return f"the {kind} has no chat template"
+def _what(kind: str, found: dict[str, Any], template: bool) -> str:
+    if found["chat_template"] != template:
+        return f"the {kind} has {'no' if template else 'a'} chat template"
     if found["rows"] == 0:
         return f"the {kind} was compared with nothing"
     what = (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmtune.console import Console, counted, escape, size
-from llmtune.data.sources import SUFFIXES, nearest_data
+from llmtune.data.sources import TABLES, nearest_data
 from llmtune.errors import InitError, LlmtuneError
 from llmtune.files import write_text
 from llmtune.init import model
@@ -155,7 +155,7 @@ def shortened(text: str) -> str:
 
 def _only_file() -> str | None:
     """The data file of this folder, where there is one and no other."""
-    found = [path.name for path in Path().iterdir() if path.suffix.lower() in SUFFIXES]
+    found = [path.name for path in Path().iterdir() if path.suffix.lower() in TABLES]
     return found[0] if len(found) == 1 else None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llmtune.data import split
 from llmtune.data.conversation import Conversation, Sample
-from llmtune.data.conversations import Read
+from llmtune.data.examples import Read
 from llmtune.data.prepare import prepare
 
 if TYPE_CHECKING:

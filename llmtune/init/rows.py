@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmtune.console import counted
 from llmtune.data.conversation import Conversation
-from llmtune.data.conversations import Read, read_conversations, recognised
+from llmtune.data.examples import Read, read_examples, recognised
 from llmtune.data.sources import Row, read_rows
 from llmtune.data.table_rows import row_for_names
 from llmtune.errors import DataError, Problem
@@ -131,8 +131,10 @@ def look(file: Path, columns: Columns | None) -> Rows:
     Raises:
         DataError: it cannot be read, or nothing of it can be used.
     """
-    read = read_conversations(file, Data(train=str(file), columns=columns), file.name)
+    read = read_examples(file, Data(train=str(file), columns=columns), file.name)
     found = read.conversations
+    if read.examples and not found:
+        raise DataError.one(str(file), "documents, of which nothing is asked", "write a recipe for them by hand")
     if not found:
         first = read.problems[0]
         what = f"none of {counted(len(read.problems), 'row')} can be used; {first.where}: {first.what}"

@@ -59,6 +59,18 @@ def stop_at(
     return other, changed
 
 
+def with_pad(tokenizer: Tokenizer, names: Mapping[str, str], end: str, called: str) -> tuple[dict[str, str], list[str]]:
+    """The names with a pad token, and what is to be said of it. `end`: the trained token that ends; how it is
+    `called`."""
+    pad, notes = pad_token(tokenizer, names, end), []
+    if pad not in (names.get("pad_token"), end):
+        before = f"the pad token is {called} {end}" if "pad_token" in names else "no pad token"
+        notes.append(f"{before}: {pad} is used (padding is never trained)")
+    if pad == end:
+        notes.append(f"no other special token: {pad} pads, and is trained all the same where it ends an answer")
+    return {**names, "pad_token": pad}, notes
+
+
 def pad_token(tokenizer: Tokenizer, names: Mapping[str, str], end_of_turn: str) -> str:
     """A pad token that is not the trained end of turn, if there is any other special token."""
     given = names.get("pad_token")

@@ -13,18 +13,20 @@ from llmtune.recipe.low_rank import Lora
 if TYPE_CHECKING:
     from llmtune.data.conversation import Sample
     from llmtune.models.family import Family
-    from llmtune.models.tokenizer import ChatTokenizer
+    from llmtune.models.text_tokenizer import TextTokenizer
 
 KEY, ADDED = "adapter.token_rows", "adapter.added_tokens"
 
 
-def load(adapter: object, folder: Path, family: Family | None) -> ChatTokenizer:
-    """The base's tokenizer with the tokens that the recipe adds. Raises BaseModelError, also where the base of this
-    family has no rows for them."""
-    from llmtune.models import tokenizer
+def load(adapter: object, folder: Path, family: Family | None, *, chat: bool = True) -> TextTokenizer:
+    """The base's tokenizer with the tokens that the recipe adds, and with a chat template if there are conversations.
+
+    Raises BaseModelError, also where the base of this family has no rows for them.
+    """
+    from llmtune.models import text_tokenizer, tokenizer
 
     added = adapter.added_tokens if isinstance(adapter, Lora) else ()
-    found = tokenizer.load(folder, added)
+    found: TextTokenizer = tokenizer.load(folder, added) if chat else text_tokenizer.load(folder, added)
     last = max(ids(adapter, found)[text] for text in added) if added else 0
     if family is not None and last >= family.vocab:
         spare = max(0, family.vocab - (last + 1 - len(added)))
@@ -34,13 +36,13 @@ def load(adapter: object, folder: Path, family: Family | None) -> ChatTokenizer:
     return found
 
 
-def first_values(adapter: object, tokenizer: ChatTokenizer) -> dict[str, list[int]]:
+def first_values(adapter: object, tokenizer: TextTokenizer) -> dict[str, list[int]]:
     """Of each added token, by its id, the tokens whose rows it begins as the mean of."""
     known = ids(adapter, tokenizer)
     return {str(known[text]): list(pieces) for text, pieces in tokenizer.added.items()}
 
 
-def ids(adapter: object, tokenizer: ChatTokenizer) -> dict[str, int]:
+def ids(adapter: object, tokenizer: TextTokenizer) -> dict[str, int]:
     """By their text the ids of the tokens that the recipe names, of those that are one token."""
     if not isinstance(adapter, Lora):
         return {}
@@ -48,7 +50,7 @@ def ids(adapter: object, tokenizer: ChatTokenizer) -> dict[str, int]:
     return {text: found[0] for text, found in made if len(found) == 1}
 
 
-def problems(adapter: object, tokenizer: ChatTokenizer, rows: Sequence[Sample]) -> Iterator[Problem]:
+def problems(adapter: object, tokenizer: TextTokenizer, rows: Sequence[Sample]) -> Iterator[Problem]:
     """Tokens that the tokenizer does not have as one, and those that no training row holds: these learn nothing."""
     if not isinstance(adapter, Lora) or not adapter.rows:
         return

@@ -161,14 +161,15 @@ def _evaluating(recipe: Recipe, shape: Shape, splits: Splits, device: Device) ->
     """On a GPU the evaluation halves its batch when memory runs out; so does the plan."""
     measured = [row for part, rows in splits.items() if part != "train" for row in rows]
     lengths = [len(row.ids) for row in measured]
-    longest = max(len(row.ids) - len(row.prompt_ids) for row in measured) + SPARE_TOKENS
-    batch = min(recipe.evaluation.batch_size, len(measured))
+    asked = [row for row in measured if not row.document]
+    longest = SPARE_TOKENS + max((len(row.ids) - len(row.prompt_ids) for row in asked), default=-SPARE_TOKENS)
+    batch = max(1, min(recipe.evaluation.batch_size, len(asked)))
     supervised = max(row.trained for row in measured)
     while True:
         answers = Answers(
             rows=batch,
-            prompt=max(len(row.prompt_ids) for row in measured),
-            new=recipe.evaluation.max_new_tokens or longest,
+            prompt=max((len(row.prompt_ids) for row in asked), default=0),
+            new=(recipe.evaluation.max_new_tokens or longest) if asked else 0,
             tokens=max(max(lengths), min(MEASURED_TOKENS, sum(lengths))),
             supervised=max(supervised, min(MEASURED_TOKENS, MEASURED_LOGITS // shape.vocabulary)),
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from llmtune.recipe import rules_of_methods
 from llmtune.recipe.rule import Rule, given
-from llmtune.recipe.schema import Recipe
+from llmtune.recipe.schema import Columns, Recipe
 
 
 def _processes(recipe: Recipe) -> int:
@@ -17,6 +17,16 @@ def _processes(recipe: Recipe) -> int:
 
 def _on_nvme(recipe: Recipe) -> bool:
     return "nvme" in (recipe.zero.offload_optimizer, recipe.zero.offload_parameters)
+
+
+def _of_turns(columns: Columns) -> list[str]:
+    """What it names of a conversation."""
+    return [name for name in (columns.question, columns.answer, columns.system) if name is not None]
+
+
+def _of_texts(columns: Columns) -> tuple[str, ...]:
+    """The format that it is read by besides, if it names documents."""
+    return () if columns.text is None else ("text",)
 
 
 RULES = (
@@ -34,13 +44,33 @@ RULES = (
     ),
     Rule(
         ("data.columns", "data.format"),
-        lambda r: r.data.columns is not None and r.data.format not in ("auto", "columns"),
+        lambda r: r.data.columns is not None and r.data.format not in ("auto", "columns", *_of_texts(r.data.columns)),
         "the columns are read only by `format: columns`",
         "remove one of the two",
     ),
     Rule(
+        ("data.columns.text", "data.columns.question", "data.columns.answer", "data.columns.system"),
+        lambda r: r.data.columns is not None and bool(_of_texts(r.data.columns)) and bool(_of_turns(r.data.columns)),
+        "a document is learnt as it is: nothing of it is asked, or answered",
+        "keep `text`, or question and answer",
+    ),
+    Rule(
         ("data.columns.question", "data.columns.answer"),
-        lambda r: r.data.columns is not None and r.data.columns.question == r.data.columns.answer,
+        lambda r: (
+            r.data.columns is not None
+            and not _of_texts(r.data.columns)
+            and None in (r.data.columns.question, r.data.columns.answer)
+        ),
+        "are needed both: what is asked, and what is to be answered",
+        "name both columns; or, for documents of which every token is trained, `columns: {text: COLUMN}`",
+    ),
+    Rule(
+        ("data.columns.question", "data.columns.answer"),
+        lambda r: (
+            r.data.columns is not None
+            and r.data.columns.question is not None
+            and r.data.columns.question == r.data.columns.answer
+        ),
         "are the same column",
         "name the column with the question, and the one with its answer",
     ),

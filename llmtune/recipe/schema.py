@@ -27,11 +27,14 @@ class Base(Closed):
 
 
 class Columns(Closed):
-    """Which columns of a table hold what, when their names do not tell."""
+    """Which columns of a table hold what, when their names do not tell: question and answer, or documents."""
 
-    question: str = Field(description="Column with what the user says.")
-    answer: str = Field(description="Column with what the model is to answer; this is what is trained.")
+    question: str | None = Field(None, description="Column with what the user says.")
+    answer: str | None = Field(None, description="Column with what the model is to answer; this is what is trained.")
     system: str | None = Field(None, description="Column with a system prompt of each row.")
+    text: str | None = Field(
+        None, description="Column with documents, of which every token is trained (continued pretraining)."
+    )
 
 
 class Replay(Closed):
@@ -46,11 +49,16 @@ class Replay(Closed):
 class Data(Closed):
     """What is trained on, and what it is measured on."""
 
-    train: FileName = Field(description="Data file: .jsonl, .json, .csv, .tsv or .parquet, as seen from the recipe.")
-    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt", "question", "columns"] = Field(
-        "auto", description="Form of the rows. `auto` finds it by the names of the columns."
+    train: FileName = Field(
+        description="Data file: .jsonl, .json, .csv, .tsv or .parquet, as seen from the recipe; or texts to go on"
+        " pretraining with: .txt, .md, or a folder of them, each file a document."
     )
-    columns: Columns | None = Field(None, description="The columns to read, for `format: columns`.")
+    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt", "question", "columns", "text"] = Field(
+        "auto",
+        description="Form of the rows. `auto` finds it by the names of the columns. `text`: documents, of which every"
+        " token is trained.",
+    )
+    columns: Columns | None = Field(None, description="The columns to read, for `format: columns` or `text`.")
     system: str | None = Field(None, description="System prompt for every conversation that has none of its own.")
     heldout: FileName | Annotated[float, Field(gt=0, lt=1)] = Field(
         0.05, description="Held-out rows: a share cut off before training, or a data file of its own."
@@ -61,10 +69,12 @@ class Data(Closed):
     )
     replay: Annotated[Replay | None, Short("path")] = Field(None, description="Guard against forgetting.")
     max_tokens: PositiveInt | None = Field(
-        None, description="Longest row in tokens. Default: what the base can read, at most 2048."
+        None,
+        description="Longest row in tokens; a longer document is cut into several. Default: what the base can read, at"
+        " most 2048.",
     )
     too_long: Literal["stop", "skip"] = Field(
-        "stop", description="A row longer than `max_tokens`: stop, or skip it and list it in rejected.jsonl."
+        "stop", description="A conversation longer than `max_tokens`: stop, or skip it and list it in rejected.jsonl."
     )
     on_bad_row: Literal["stop", "skip"] = Field(
         "stop", description="A row that cannot be used: stop, or skip it and list it in rejected.jsonl."

@@ -15,6 +15,7 @@ WHEN: Mapping[str, str] = {
     "data.format": "When the check says that the columns fit several forms, or takes the wrong one.",
     "data.columns.question": "When the columns have names of their own.",
     "data.columns.answer": "When the columns have names of their own.",
+    "data.columns.text": "When the column with the documents has another name than `text`.",
     "data.columns.system": "When each row has its own instructions.",
     "data.system": "When the model will be served with a system prompt: train it with the same.",
     "data.heldout": "Name a file where you have rows that are known to be apart; a larger share where rows are few.",

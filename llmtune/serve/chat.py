@@ -20,6 +20,9 @@ from llmtune.models.virtual import answer_by, tokens
 
 NEW_TOKENS = 512
 """Longest answer."""
+GOES_ON = (
+    "It goes on with what you type: it has no chat template. /base switches to the untuned base and back, /quit ends."
+)
 HELP = "/system TEXT sets how it is to behave, /reset forgets, /base switches to the untuned base and back, /quit ends."
 
 Turns = list[dict[str, str]]
@@ -35,7 +38,7 @@ def chat(base: BaseSpec, adapter: Path | None, merged: Path | None, tokenizer: P
     The adapter on its base is asked if it is given, else the merged model. `base` is as the adapter was trained on it.
     """
     model = Speaker(base, adapter, merged, tokenizer, write)
-    write(f"{HELP}\n")
+    write(f"{HELP if model.converses else GOES_ON}\n")
     talk = Conversation(model, write)
     while True:
         try:
@@ -62,6 +65,8 @@ class Conversation:
         match command:
             case "":
                 return
+            case "/reset" | "/system" if not self._model.converses:
+                self._write(f"({command} is of conversations. {GOES_ON})\n")
             case "/reset":
                 self._turns = []
                 self._write("(forgotten)\n")
@@ -79,6 +84,8 @@ class Conversation:
                 self._answer(line)
 
     def _answer(self, line: str) -> None:
+        if not self._model.converses:
+            self._turns = []
         self._turns.append({"role": "user", "content": line})
         answer = self._answered()
         if answer is None:
@@ -128,6 +135,7 @@ class Speaker:
     ) -> None:
         self._spec, self._write = base, write
         self._tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+        self.converses = bool(self._tokenizer.chat_template)
         self._has_adapter = adapter is not None
         if adapter is not None:
             self._tuned = load_with_adapter(base, adapter)
@@ -155,7 +163,11 @@ class Speaker:
             yield self._untuned
 
     def prompt(self, turns: Turns) -> list[int]:
-        """Token ids of the turns and of what asks for the next answer. Raises jinja2.TemplateError."""
+        """Token ids of the turns and of what asks for the next answer; without a chat template of the last text. Raises
+        jinja2.TemplateError."""
+        if not self.converses:
+            text: list[int] = self._tokenizer(turns[-1]["content"], verbose=False)["input_ids"]
+            return text
         whole = self._tokenizer.apply_chat_template(
             turns,
             add_generation_prompt=True,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmtune.data.conversation import Call, Conversation, Message, Sample
-from llmtune.data.conversations import read_conversations
+from llmtune.data.examples import read_examples
 from llmtune.data.layout import Said
 from llmtune.data.render import render
 from llmtune.models.calls import CallStyle
@@ -42,7 +42,7 @@ QWEN = f'<tool_call>\n{{"name": "get_weather", "arguments": {JSON}}}\n</tool_cal
 def read(folder: Path, *rows: dict[str, Any]) -> tuple[list[Conversation], list[str]]:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = read_conversations(path, Data(train=str(path)))
+    done = read_examples(path, Data(train=str(path)))
     return done.conversations, [problem.what for problem in done.problems]
 
 

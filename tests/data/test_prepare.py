@@ -113,7 +113,7 @@ def test_every_problem_of_every_file_is_told_at_once(tmp_path: Path, chat: ChatT
     write(tmp_path / "unseen.jsonl", row("Else?", None))  # type: ignore[arg-type]
     problems = wrong(tmp_path, chat, family, unseen="unseen.jsonl", general="none.jsonl", max_tokens=9999)
     assert [problem.where for problem in problems] == [
-        "data.max_tokens", "data.general", "train.jsonl:2", "train.jsonl:3", "train.jsonl:4", "train.jsonl",
+        "data.general", "data.max_tokens", "train.jsonl:2", "train.jsonl:3", "train.jsonl:4", "train.jsonl",
         "unseen.jsonl:1", "unseen.jsonl",
     ]  # fmt: skip
     assert problems[5].what == "3 rows cannot be used"

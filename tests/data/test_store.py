@@ -12,6 +12,7 @@ def test_samples_come_back_as_they_were_written(tmp_path: Path) -> None:
     rows = [
         Sample((1, 2, 3), (False, True, True), (1,), "Open?\r\n", "日曜日", "a.csv:2"),
         Sample((4,), (True,), (), "", "", "b.csv:3"),
+        Sample((5, 6), (False, True), (5,), "Once", "upon", "b.txt:1", document=True),
     ]
     path = tmp_path / "data" / "train.parquet"
     store.write(path, rows)

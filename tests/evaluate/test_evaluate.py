@@ -81,6 +81,26 @@ def test_before_is_the_base_alone_and_after_is_the_adapter(trained: Trained, tmp
     json.dumps(found)
 
 
+def test_of_documents_the_loss_of_every_token_is_measured_and_nothing_is_asked(
+    trained: Trained, tmp_path: Path
+) -> None:
+    given = read_samples(trained.heldout)
+    rows = [replace(row, supervised=(False, *(True,) * (len(row.ids) - 1)), document=True) for row in given]
+    write_samples(tmp_path / "texts.parquet", rows)
+    both, told = {"heldout": str(tmp_path / "texts.parquet"), "general": str(trained.heldout)}, Told()
+    found = evaluate(asked(trained, tmp_path / "out", splits=both), told)
+    assert set(found["heldout"]) == {"rows", "before", "after"} and found["heldout"]["rows"] == 12
+    assert set(found["heldout"]["after"]) == {"loss", "perplexity"} and "exact" in found["general"]["after"]
+    assert found["heldout"]["after"]["loss"] == pytest.approx(
+        plainly(load_with_adapter(trained.base, trained.adapter), rows), abs=1e-4
+    )
+    answers = (tmp_path / "out" / "answers.jsonl").read_text().splitlines()
+    assert {json.loads(line)["split"] for line in answers} == {"general"}
+    assert "12 rows of text, of which nothing is asked" in (tmp_path / "out" / "report.md").read_text()
+    done, total = (told.progress_told[-1][key] for key in ("done", "total"))
+    assert done == total == 2 * 24 + 2 * 12
+
+
 def test_an_answer_is_measured_without_its_thoughts(trained: Trained, tmp_path: Path) -> None:
     evaluate(asked(trained, tmp_path / "plain"), Told())
     lines = [json.loads(line) for line in (tmp_path / "plain" / "answers.jsonl").read_text().splitlines()]

@@ -331,6 +331,8 @@ BREAKS = {
     "adapter.method quantization.compute_dtype": "adapter: ia3",
     "optimizer.lora_plus adapter.method": "optimizer: {lora_plus: 16}\nadapter: vera",
     "optimizer.name adapter.method": "optimizer: {name: lora_fa}\nadapter: vera\nzero: {stage: 0}",
+    "nothing of it is asked": "data: {train: x, columns: {text: a, question: b, answer: c}}",
+    "are needed both": "data: {train: x, columns: {question: b}}",
     "adapter.method zero.stage": "adapter: hira\nzero: {stage: 3}",
     "adapter.rank adapter.blocks": "adapter: {method: gralora, rank: 3}",
 }

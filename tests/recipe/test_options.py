@@ -39,6 +39,7 @@ DATA: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "data.columns.system": (
         {"data.train": "table.csv", "data.columns.question": "a", "data.columns.answer": "b"}, None, "c",
     ),
+    "data.columns.text": ({"data.train": "table.csv"}, "a", "b"),
     "data.system": ({}, None, "Be kind."),
     "data.heldout": ({}, 0.1, "other.jsonl"),
     "data.unseen": ({}, None, "other.jsonl"),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from transformers import AutoTokenizer
 from llmtune.events import Events
 from llmtune.merge.merge import write_merged
 from llmtune.models.loading import load_base, load_with_adapter
-from llmtune.serve.chat import HELP, chat
+from llmtune.serve.chat import GOES_ON, HELP, chat
 from tests.merge.test_merge import asked
 from tests.trained_models import Trained, write_trained
 
@@ -121,6 +122,21 @@ def test_lines_that_are_no_question(trained: Trained) -> None:
         f"(/nosuch is no command. {HELP})",
         "(it is told nothing from now on)",
     ]
+
+
+def test_without_a_chat_template_a_text_is_gone_on_with(trained: Trained, tmp_path: Path) -> None:
+    folder = copytree(trained.tokenizer, tmp_path / "tokenizer")
+    (folder / "chat_template.jinja").unlink()
+    bare = replace(trained, tokenizer=str(folder))
+    shown: list[str] = []
+    typed = ("The shop opened", "/system Be kind.", "The shop opened")
+    chat(bare.base, bare.adapter, None, folder, lines(*typed), shown.append)
+    assert "".join(shown[:1]) == f"{GOES_ON}\n"
+    prompt = AutoTokenizer.from_pretrained(folder)("The shop opened")["input_ids"]
+    model = load_with_adapter(bare.base, bare.adapter)
+    made = model.generate(input_ids=torch.tensor([prompt]), do_sample=False, max_new_tokens=CONTEXT - len(prompt))
+    words = AutoTokenizer.from_pretrained(folder).decode(made[0, len(prompt) :], skip_special_tokens=True)
+    assert "".join(shown[1:]) == f"{words}\n(/system is of conversations. {GOES_ON})\n{words}\n\n"
 
 
 def test_a_template_that_refuses_a_role_says_so(tmp_path: Path) -> None:

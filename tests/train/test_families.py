@@ -20,6 +20,7 @@ from llmtune.check import check
 from llmtune.checked import Checked
 from llmtune.data.store import write as write_samples
 from llmtune.models.loading import load_base, load_with_adapter
+from llmtune.models.tokenizer import ChatTokenizer
 from llmtune.train.head import Head
 from llmtune.train.train import train
 from tests.chat_templates import write_chat_tokenizer
@@ -127,6 +128,7 @@ def test_a_family_goes_the_whole_way(title: str, table: Table, tmp_path: Path) -
     base = write_family(case, tmp_path / "base")
     found = checked(tmp_path)
     chat, rows = found.tokenizer, found.prepared.splits["train"]
+    assert isinstance(chat, ChatTokenizer)
     assert found.family.known == case.known
     assert (found.plan.geometry.micro_batch == 1) == (title in ALONE)
     for row in rows:

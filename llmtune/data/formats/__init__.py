@@ -6,4 +6,4 @@ from llmtune.data.form import Form
 from llmtune.data.formats import alpaca, messages, prompt, question, sharegpt
 
 FORMS: tuple[Form, ...] = (messages.FORM, sharegpt.FORM, alpaca.FORM, prompt.FORM, question.FORM)
-"""In the order in which they are tried. The `columns` form fits any table and is asked last."""
+"""In the order in which they are tried. `columns`, which fits any table, and `text` are asked last."""

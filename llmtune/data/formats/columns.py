@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from llmtune.data.conversation import Message
 from llmtune.data.form import Reader, Values, check_extras, exchange, optional, words
-from llmtune.recipe.schema import Columns
 
 QUESTIONS = ("question", "instruction", "prompt", "query", "input", "user", "utterance", "request", "human")
 ANSWERS = ("answer", "response", "completion", "output", "reply", "assistant", "target")
@@ -34,9 +33,9 @@ class Table:
         return f'question = "{self.question}", answer = "{self.answer}"{system}'
 
 
-def named(columns: Columns) -> tuple[Reader, str]:
+def named(question: str, answer: str, system: str | None) -> tuple[Reader, str]:
     """The columns that the recipe names."""
-    table = Table(columns.question, columns.answer, columns.system)
+    table = Table(question, answer, system)
     return table, table.said
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmtune.data.conversation import Conversation, Message
-from llmtune.data.conversations import read_conversations
+from llmtune.data.examples import read_examples
 from llmtune.data.formats import FORMS
 from llmtune.errors import DataError, Problem
 from llmtune.recipe.schema import Data
@@ -21,7 +21,7 @@ EXCHANGE = (Message("user", "Open?"), Message("assistant", "Until six."))
 def read(tmp_path: Path, *rows: Any, **data: Any) -> tuple[list[Conversation], list[Problem], str]:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read_conversations(path, Data.model_validate({"train": str(path), **data}))
+    found = read_examples(path, Data.model_validate({"train": str(path), **data}))
     return found.conversations, found.problems, found.form
 
 
@@ -148,7 +148,7 @@ def test_a_column_that_changes_what_is_learnt_is_refused(tmp_path: Path, row: di
 def test_an_empty_cell_is_refused_whatever_stands_for_it(tmp_path: Path, empty: str) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f"question,answer,system\nOpen?,Until six.,\nClosed?,{empty},\n")
-    found = read_conversations(path, Data(train="a.csv"))
+    found = read_examples(path, Data(train="a.csv"))
     assert [len(one.messages) for one in found.conversations] == [2]
     assert [problem.where for problem in found.problems] == ["a.csv:3"]
 
@@ -156,13 +156,13 @@ def test_an_empty_cell_is_refused_whatever_stands_for_it(tmp_path: Path, empty: 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     table = tmp_path / "a.csv"
     table.write_text(",,\nquestion,answer,system\n,,\nOpen?,Until six.,\n,,,,\n\n,,\n")
-    found = read_conversations(table, Data(train="a.csv"))
+    found = read_examples(table, Data(train="a.csv"))
     assert ([one.messages for one in found.conversations], found.problems) == ([EXCHANGE], [])
     assert found.notes == ["a.csv: left out: rows with nothing in them: 3"]
     lines = tmp_path / "b.jsonl"
     thanks = {"messages": [USER, ASSISTANT, {"role": "user", "content": "Thanks"}]}
     lines.write_text("".join(json.dumps(row) + "\n" for row in [thanks, {"messages": [USER, ASSISTANT]}, thanks]))
-    assert read_conversations(lines, Data(train="b.jsonl")).notes == [
+    assert read_examples(lines, Data(train="b.jsonl")).notes == [
         "b.jsonl: left out: what follows the last answer, in so many rows: 2"
     ]
 
@@ -180,7 +180,9 @@ def test_a_prompt_in_words_is_followed_by_every_turn_of_its_completion(tmp_path:
 @pytest.mark.parametrize(
     ("row", "data", "what", "do"),
     [
-        ({"text": "Once"}, {}, "plain text without question and answer", "rows with question"),
+        ({"text": "Good.", "label": "pos"}, {}, "be what is to be learnt of them: text, label", "data.format: text"),
+        ({"body": "Once"}, {"format": "text"}, "no column 'text' (data.format text)", "write rows"),
+        ({"body": "Once"}, {"columns": {"text": "boby"}}, "no column 'boby' for the text", "did you mean body?"),
         ({"chosen": "a", "rejected": "b", "x": "c"}, {}, "preference data", "better answer"),
         ({"Scenario": "a", "Response": "b"}, {}, "no known form of rows, with columns Scenario", "data.columns"),
         ({"question": "a", "query": "b", "response": "c"}, {}, "no known form", "data.columns"),
@@ -212,7 +214,7 @@ def test_a_file_that_breaks_off_still_names_the_bad_rows_before(tmp_path: Path) 
     path = tmp_path / "a.json"
     path.write_text('[{"question": "a", "answer": null},\n{"question": "b", "answer": "c"},\n{"question"')
     with pytest.raises(DataError) as caught:
-        read_conversations(path, Data(train="a.json"))
+        read_examples(path, Data(train="a.json"))
     assert [problem.where for problem in caught.value.problems] == ["a.json:1", "a.json:3"]
 
 
@@ -221,7 +223,7 @@ def test_a_first_line_that_is_a_row_is_told_with_what_to_write_above_it(tmp_path
     file = tmp_path / "shop.csv"
     file.write_text('Open today?,"Yes, until six."\nAnd on Sunday?,No.\n', encoding="utf-8")
     with pytest.raises(DataError) as error:
-        read_conversations(file, Data(train="shop.csv", columns=columns))
+        read_examples(file, Data(train="shop.csv", columns=columns))
     (problem,) = error.value.problems
     assert problem.where == "shop.csv"
     assert "the first line seems to be a row, where the names of the columns are due: 'Open today?'" in problem.what
@@ -233,4 +235,4 @@ def test_names_of_columns_are_not_taken_for_a_row(tmp_path: Path) -> None:
         file = tmp_path / "shop.csv"
         file.write_text(f"{names}\n{','.join('ab' for _ in names.split(','))}\n", encoding="utf-8")
         with pytest.raises(DataError, match=f"no known form of rows, with columns {names.split(',')[0]}"):
-            read_conversations(file, Data(train="shop.csv"))
+            read_examples(file, Data(train="shop.csv"))

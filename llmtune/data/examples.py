@@ -1,4 +1,4 @@
-"""A data file becomes conversations, whatever its form; every row that does not is named with the reason."""
+"""A data file becomes conversations or documents, whatever its form; every row that does not is named with why."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmtune.data.calls import tools_of
-from llmtune.data.conversation import Conversation, Message
+from llmtune.data.conversation import Conversation, Document, Example, Message
 from llmtune.data.form import Reader, RowFault, Values
-from llmtune.data.formats import FORMS, columns
+from llmtune.data.formats import FORMS, columns, text
 from llmtune.data.sources import Row, kind, read_rows
 from llmtune.data.table_rows import row_for_names
 from llmtune.errors import DataError, Problem
@@ -24,7 +24,7 @@ SAY_WHICH = "say which to read (data.columns: {question: COLUMN, answer: COLUMN}
 class Read:
     """What a data file was found to hold."""
 
-    conversations: list[Conversation]
+    examples: Sequence[Example]
     problems: list[Problem]
     """The rows that cannot be used."""
     form: str
@@ -32,8 +32,13 @@ class Read:
     notes: list[str]
     """What is left out of it without being wrong."""
 
+    @property
+    def conversations(self) -> list[Conversation]:
+        """Those of the examples that are."""
+        return [one for one in self.examples if isinstance(one, Conversation)]
 
-def read_conversations(path: Path, data: Data, label: str | None = None, *, any_form: bool = False) -> Read:
+
+def read_examples(path: Path, data: Data, label: str | None = None, *, any_form: bool = False) -> Read:
     """Read a file.
 
     A conversation ends with an answer: what comes after the last one is left out, as are rows with nothing in them.
@@ -59,11 +64,14 @@ def read_conversations(path: Path, data: Data, label: str | None = None, *, any_
     if not rows:
         raise DataError([*problems, *fatal])
     reader, said = _reader(rows[0].values, data, label, any_form)
-    found: list[Conversation] = []
+    found: list[Example] = []
     ids: dict[str, tuple[str, tuple[Message, ...]]] = {}
     for row in rows:
         try:
             turns = reader(row.values)
+            if isinstance(turns, str):
+                found.append(Document(turns, row.where))
+                continue
             messages = _whole(turns, data.system)
             _check_id(row, messages, ids)
             found.append(Conversation(messages, row.where, tools_of(row.values)))
@@ -105,37 +113,40 @@ def _check_id(row: Row, messages: tuple[Message, ...], seen: dict[str, tuple[str
 def recognised(first: Values) -> tuple[Reader, str] | None:
     """How rows like this one are read, by the names of their columns; None where those do not tell."""
     bound = (form.bind(first) for form in FORMS)
-    return next((one for one in bound if one is not None), None) or columns.found(first)
+    return next((one for one in bound if one is not None), None) or columns.found(first) or text.found(first)
 
 
 def _reader(first: Values, data: Data, label: str, any_form: bool) -> tuple[Reader, str]:
     asked = data.columns
-    if asked is not None and not (any_form and asked.question not in first):
+    if asked is not None and not (any_form and (asked.text or asked.question) not in first):
         return _named(first, asked, label)
     if data.format == "columns" and not any_form:
-        return _named(first, None, label)
+        what = "data.format: columns needs the names of the columns"
+        raise DataError.one("data.columns", what, _name_them(first))
     if data.format in ("auto", "columns") or any_form:
         if (bound := recognised(first)) is not None:
             return bound
         raise DataError([_unknown(first, label)])
-    form = next(form for form in FORMS if form.name == data.format)
+    form = next(form for form in (*FORMS, text.FORM) if form.name == data.format)
     if (bound := form.bind(first)) is not None:
         return bound
     missing = [name for name in form.columns if name not in first] or list(form.columns)
     raise DataError([_missing(missing, first, label, f"data.format {form.name}")])
 
 
-def _named(first: Values, asked: Columns | None, label: str) -> tuple[Reader, str]:
-    if asked is None:
-        raise DataError.one("data.columns", "data.format: columns needs the names of the columns", _name_them(first))
-    wanted = {"question": asked.question, "answer": asked.answer, "system": asked.system}
+def _named(first: Values, asked: Columns, label: str) -> tuple[Reader, str]:
+    wanted = {"text": asked.text, "question": asked.question, "answer": asked.answer, "system": asked.system}
     missing = [
         _no_column(key, name, first, label) for key, name in wanted.items() if name is not None and name not in first
     ]
     if missing:
         fault = row_for_names(first, label)
         raise DataError(missing if fault is None else [Problem(label, *fault)])
-    return columns.named(asked)
+    if asked.text is not None:
+        return text.named(asked.text)
+    if asked.question is None or asked.answer is None:
+        raise DataError([])  # the recipe's own rule tells
+    return columns.named(asked.question, asked.answer, asked.system)
 
 
 def _no_column(key: str, name: str, first: Values, label: str) -> Problem:
@@ -154,9 +165,11 @@ def _missing(missing: Sequence[str], first: Values, label: str, by: str) -> Prob
 def _unknown(first: Values, label: str) -> Problem:
     if {"chosen", "rejected"} <= set(first) or {"chosen_messages", "rejected_messages"} <= set(first):
         what, do = f"preference data, with columns {_listed(first)}", "keep the better answer of each row as its answer"
-    elif set(first) == {"text"} or "text" in first:
-        what = f"plain text without question and answer, with columns {_listed(first)}"
-        do = "write rows with question and answer, or messages"
+    elif text.TEXT in first:
+        what = f"texts, and columns beside them that may be what is to be learnt of them: {_listed(first)}"
+        answer = next(name for name in first if name.lower() not in (text.TEXT, *text.ABOUT))
+        asked = f"{{question: {text.TEXT}, answer: {answer}}}"
+        do = f"to learn the texts as they are, data.format: text; to learn what is beside them, data.columns: {asked}"
     elif (fault := row_for_names(first, label)) is not None:
         what, do = fault
         do = f"{do}; or, if these are names, {SAY_WHICH}"
