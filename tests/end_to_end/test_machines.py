@@ -16,6 +16,10 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from llmtune.check import check
+from llmtune.console import Console
+from llmtune.held import held
+from llmtune.pipeline import Run
 from llmtune.train.launch import free_port
 from tests.tiny_models import write_rows
 
@@ -67,11 +71,15 @@ def test_two_machines_train_what_two_processes_of_one_train(folder: Path) -> Non
     assert (one.returncode, two.returncode) == (0, 0), said
     assert "took part in the training" in said[1]
     assert "2 processes" in said[0]
-    with llmtune(folder, "--out", "together", "--set", "launch.processes=2") as alone:
-        words = alone.communicate(timeout=400)[0]
-    assert alone.returncode == 0, words
+    checked = check(folder / "shop.yaml", folder / "together", ["launch.processes=2"])
+    checked.run.create()
+    with held(checked.run):
+        alone = Run(checked, Console(as_json=True))
+        alone.write_plan()
+        alone.train(alone.data())
     assert losses(folder / "apart") == losses(folder / "together")
-    adapters = [load_file(folder / name / "adapter" / "adapter_model.safetensors") for name in ("apart", "together")]
+    trained = [folder / name / "trained" / "adapter" for name in ("apart", "together")]
+    adapters = [load_file(adapter / "adapter_model.safetensors") for adapter in trained]
     assert adapters[0].keys() == adapters[1].keys()
     assert all((adapters[0][name] == adapters[1][name]).all() for name in adapters[0])
     sealed = json.loads((folder / "apart" / "manifest.json").read_text())["files"]

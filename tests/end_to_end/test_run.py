@@ -267,23 +267,6 @@ def goes_on(folder: Path, finished: Path) -> None:
     assert list(run.rglob("*.tmp")) == []
 
 
-def test_another_method_goes_the_whole_way_and_is_told_to_be_for_no_server(tmp_path: Path) -> None:
-    folder = make(tmp_path)
-    done = llmtune(folder, "run", "shop.yaml", "--set", "adapter={method: miss, rank: 8}", "--set", "zero.stage=0")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "base + MiSS r8 on NF4" in done.stdout
-    assert "the adapter is for PEFT alone: no server loads it; serve the merged model" in " ".join(done.stdout.split())
-    found = summary(folder)
-    assert found["finished"] and found["verify"]["adapter"]["passed"] and found["verify"]["merged"]["passed"]
-    card = (folder / "runs" / "shop" / "adapter" / "README.md").read_text()
-    assert "A MiSS adapter of rank 8" in card and "vllm serve" not in card
-    answer = subprocess.run(
-        [sys.executable, "-m", "llmtune.cli", "chat", "runs/shop"], cwd=folder, input="Hello\n/base\nHello\n/quit\n",
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "the untuned base answers from now on" in answer.stdout
-
-
 @pytest.mark.parametrize("stage", ["data", "export"])
 def test_killed_while_a_light_stage_writes_goes_on(stage: str, copy: Path, finished: Path) -> None:
     run = undo(copy, stage)
@@ -395,23 +378,47 @@ def test_a_learning_rate_that_explodes_is_named_with_its_step_and_as_what_change
     assert "Traceback" not in failed.stderr
 
 
-def test_a_second_adapter_is_trained_on_what_the_first_was_merged_into(copy: Path) -> None:
+@pytest.fixture(scope="module")
+def second(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run of another method on what the first one was merged into, and what it printed."""
+    folder = shutil.copytree(finished, tmp_path_factory.mktemp("second") / "copy")
+    recipe = RECIPE.format(rows=2).replace("base: base", "base: runs/shop/merged").replace("epochs: 2", "epochs: 1")
+    recipe = recipe.replace("{rank: 4}", "{method: miss, rank: 8}")
+    (folder / "again.yaml").write_text(f"{recipe}quantization: {{type: none}}\nmerge: {{dtype: float32}}\n")
+    done = llmtune(folder, "run", "again.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def test_another_method_goes_the_whole_way_and_is_told_to_be_for_no_server(second: tuple[Path, str]) -> None:
+    folder, said = second
+    assert "merged + MiSS r8, " in said
+    assert "the adapter is for PEFT alone: no server loads it; serve the merged model" in " ".join(said.split())
+    found = json.loads(llmtune(folder, "show", "runs/again", "--json").stdout)
+    assert found["finished"] and found["verify"]["adapter"]["passed"] and found["verify"]["merged"]["passed"]
+    card = (folder / "runs" / "again" / "adapter" / "README.md").read_text()
+    assert "A MiSS adapter of rank 8" in card and "vllm serve" not in card
+    answer = subprocess.run(
+        [sys.executable, "-m", "llmtune.cli", "chat", "runs/again"], cwd=folder, input="Hello\n/base\nHello\n/quit\n",
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "the untuned base answers from now on" in answer.stdout
+
+
+def test_a_second_adapter_is_trained_on_what_the_first_was_merged_into(second: tuple[Path, str]) -> None:
     """The lock knows this base by its bytes; base and second adapter, merged by PEFT itself, are the second model."""
     import torch
     from peft import PeftModel
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    recipe = RECIPE.format(rows=2).replace("base: base", "base: runs/shop/merged").replace("epochs: 2", "epochs: 1")
-    (copy / "again.yaml").write_text(f"{recipe}quantization: {{type: none}}\nmerge: {{dtype: float32}}\n")
-    done = llmtune(copy, "run", "again.yaml")
-    assert done.returncode == 0, done.stdout + done.stderr
-    first, second = copy / "runs" / "shop" / "merged", copy / "runs" / "again"
-    lock = json.loads((second / "recipe.lock").read_text())
+    runs = second[0] / "runs"
+    first, again = runs / "shop" / "merged", runs / "again"
+    lock = json.loads((again / "recipe.lock").read_text())
     assert lock["base"]["model.safetensors"]["sha256"] == hashes(first)["model.safetensors"]
     model = AutoModelForCausalLM.from_pretrained(first, dtype=torch.float32)
-    model = PeftModel.from_pretrained(model, str(second / "adapter")).merge_and_unload()
-    expected, found = dict(model.named_parameters()), load_file(second / "merged" / "model.safetensors")
+    model = PeftModel.from_pretrained(model, str(again / "adapter")).merge_and_unload()
+    expected, found = dict(model.named_parameters()), load_file(again / "merged" / "model.safetensors")
     assert all((tensor - expected[name]).abs().max() < 1e-5 for name, tensor in found.items())
     before = load_file(first / "model.safetensors")
     assert any((tensor - before[name].float()).abs().max() > 1e-4 for name, tensor in found.items())
