@@ -173,7 +173,7 @@ def test_what_follows_from_a_mistake_alone_is_not_told(
     assert sorted(problem["what"].partition(":")[0] for problem in json.loads(said)["problems"]) == sorted(told)
 
 
-@pytest.mark.parametrize("gone", ["folder", "config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("gone", ["folder", "config.json", "tokenizer.json"])
 def test_a_base_that_cannot_be_used_hides_nothing_of_the_data_and_the_other_way_round(
     gone: str, recipe: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
