@@ -46,9 +46,6 @@ def refusal(source: Source) -> None:
     for key in ("reward_model", "process_reward_model"):
         if source.flag(key):
             raise source.refuse(key, "trains a model that gives marks, and a recipe tunes on answers", PREFERENCES)
-    if source.value("pretraining_dataset"):
-        do = "write rows with a question and an answer, and name them under `datasets`"
-        raise source.refuse("pretraining_dataset", "is training on plain text, and a recipe tunes on answers", do)
     for key, words in (("processor_type", ("",)), ("model_type", ("ImageTextToText", "Vision", "Multimodal"))):
         value = source.text(key)
         if value is not None and any(word in value for word in words):
@@ -60,8 +57,11 @@ def convert(draft: Draft, source: Source) -> None:
     """Every key of axolotl's that llmtune knows."""
     refusal(source)
     methods.simple(draft, source, (("base_model", "base.name", "path"),))
-    axolotl_rows.convert(draft, source)
-    _length_of_rows(draft, source)
+    texts = axolotl_rows.convert(draft, source)
+    if texts:
+        source.defaulted("excess_length_strategy", rows.CUT)
+        source.carried("train_on_inputs", rows.WHOLE)
+    _length_of_rows(draft, source, rows.CUT if texts else "")
     _adapter(draft, source)
     _batch(draft, source)
     methods.length(draft, source, "max_steps", "num_epochs", 1.0)
@@ -85,14 +85,17 @@ def convert(draft: Draft, source: Source) -> None:
     trainer.tell(source, DEFAULTED, UNSUPPORTED, FAMILIES)
 
 
-def _length_of_rows(draft: Draft, source: Source) -> None:
+def _length_of_rows(draft: Draft, source: Source, cut: str) -> None:
+    """`cut`: what is said of longer ones, where they are documents."""
     length = source.whole("sequence_len")
     if length is None:
         draft.imply("data.max_tokens", 512, "axolotl's default")
     else:
-        draft.carry("sequence_len", "data.max_tokens", length)
+        draft.carry("sequence_len", "data.max_tokens", length, cut)
     strategy = source.text("excess_length_strategy")
-    if strategy is None:
+    if cut:
+        pass
+    elif strategy is None:
         draft.imply("data.too_long", "skip", "axolotl drops longer rows")
     elif strategy == "truncate":
         source.unsupported("excess_length_strategy", "rows are not cut: a longer one stops the check with its line")

@@ -58,18 +58,39 @@ UNSUPPORTED = {
 }
 
 
-def convert(draft: Draft, source: Source) -> None:
-    """The rows to train on and those to measure on."""
-    rows.train(draft, source, [_rows(draft, source, at) for at in source.mappings("datasets")])
+PRETRAINING = "pretraining_dataset"
+
+
+def convert(draft: Draft, source: Source) -> bool:
+    """The rows to train on and those to measure on. Whether all of the former are documents."""
+    found = _texts(draft, source) or [_rows(draft, source, at) for at in source.mappings("datasets")]
+    rows.train(draft, source, found)
     for number, at in enumerate(source.mappings("test_datasets")):
-        found = _rows(draft, source, at)
+        measured = _rows(draft, source, at)
         if number == 0:
-            rows.heldout(draft, source, found)
+            rows.heldout(draft, source, measured)
         else:
             source.unsupported(at, "one file is measured on beside training; see `data.unseen` for a second")
+    return bool(found) and all(one.of_texts for one in found)
 
 
-def _rows(draft: Draft, source: Source, at: KeyPath) -> Rows:
+def _texts(draft: Draft, source: Source) -> list[Rows]:
+    """Of `pretraining_dataset`, which axolotl reads in the place of `datasets`: a name, or a list of mappings."""
+    name = source.value(PRETRAINING)
+    if not name:
+        return []
+    source.unsupported("datasets", f"{PRETRAINING} is read in their place, by axolotl too")
+    for key, value in source.values.items():
+        if key.startswith("pretrain") and key != PRETRAINING and value is not None:
+            source.defaulted(key, "rows are laid end to end, and none sees another")
+    source.defaulted("streaming", "rows are read as a whole")
+    if isinstance(name, str):
+        return [Rows(PRETRAINING, name, "text")]
+    return [_rows(draft, source, at, "pretrain") for at in source.mappings(PRETRAINING)]
+
+
+def _rows(draft: Draft, source: Source, at: KeyPath, usual: str | None = None) -> Rows:
+    """`usual`: the type where none is named."""
     name = source.text((*at, "path")) or ""
     asked: dict[str, Any] = {key: source.value((*at, key)) for key in rows.ASKED}
     of_row = (*at, "path")
@@ -85,7 +106,7 @@ def _rows(draft: Draft, source: Source, at: KeyPath) -> Rows:
                 (*at, key), "said to load_dataset, in the command that saves the rows" if of_hub else "the file"
             )
         source.unsupported((*at, key), "a file is read as a whole: leave out what is not to be trained")
-    form, columns = _form(draft, source, at)
+    form, columns = _form(draft, source, at, usual)
     _mask(source, at)
     for key, names in READ.items():
         if source.text((*at, key)) in names:
@@ -97,15 +118,17 @@ def _rows(draft: Draft, source: Source, at: KeyPath) -> Rows:
     return Rows(of_row, name, form, columns, asked)
 
 
-def _form(draft: Draft, source: Source, at: KeyPath) -> tuple[str | None, dict[str, str] | None]:
-    kind = source.value((*at, "type"))
+def _form(draft: Draft, source: Source, at: KeyPath, usual: str | None) -> tuple[str | None, dict[str, str] | None]:
+    kind = source.value((*at, "type")) or usual
     if isinstance(kind, dict):
         return _own(draft, source, (*at, "type"))
     if kind is None:
         return None, None
     name = str(kind)
     first, _, _ = name.partition(":")
-    if first in ("completion", "pretrain", "input_output", "user_defined.default"):
+    if first in ("completion", "pretrain"):
+        return _documents(source, at)
+    if first in ("input_output", "user_defined.default"):
         do = "write rows with a question and an answer, or with `messages`"
         said = "is text without a question" if first != "input_output" else "is text cut into parts by hand"
         raise source.refuse((*at, "type"), f"{said}, and a recipe tunes on answers", do)
@@ -120,6 +143,15 @@ def _form(draft: Draft, source: Source, at: KeyPath) -> tuple[str | None, dict[s
     said = form or ", ".join(f"{ours} = {theirs}" for ours, theirs in (columns or {}).items())
     source.carried((*at, "type"), TEMPLATE.format(form=said))
     return form, columns
+
+
+def _documents(source: Source, at: KeyPath) -> tuple[str | None, dict[str, str] | None]:
+    """Texts, in the column `field` of `type: completion`, or `text_column` of `pretraining_dataset`."""
+    source.carried((*at, "type"), f"data.format: text: {rows.WHOLE}")
+    column = source.text((*at, "field")) or source.text((*at, "text_column")) or "text"
+    for key in ("field", "text_column"):
+        source.carried((*at, key), f"data.columns.text: {column}" if column != "text" else "data.format: text reads it")
+    return ("text", None) if column == "text" else (None, {"text": column})
 
 
 def _turns(source: Source, at: KeyPath) -> tuple[str | None, None]:

@@ -14,7 +14,6 @@ TELLTALE = frozenset({
     "image_max_pixels",
 })  # fmt: skip
 STAGES = {
-    "pt": "is training on plain text",
     "rm": "trains a model that gives marks",
     "ppo": "is tuning on rewards",
     "dpo": "is tuning on preferences",
@@ -80,7 +79,7 @@ UNSUPPORTED = {
 }  # fmt: skip
 FAMILIES = {
     **dict.fromkeys(("pref_", "dpo_", "kto_", "ppo_", "simpo_", "ref_model", "reward_model", "ld_alpha"),
-                    "is read for another stage, and `stage` is sft"),
+                    "is read for another stage"),
     **dict.fromkeys(
         ("do_sample", "temperature", "top_", "num_beams", "max_new_tokens", "max_length", "repetition_penalty",
          "length_penalty", "skip_special_tokens", "predict_with_generate", "eval_num_beams"),
@@ -137,14 +136,20 @@ def convert(draft: Draft, source: Source) -> None:
     refusal(source)
     methods.simple(draft, source, (("model_name_or_path", "base.name", "path"),))
     trainer.revision(draft, source)
-    llamafactory_rows.convert(draft, source)
+    texts = source.text("stage") == "pt"
+    llamafactory_rows.convert(draft, source, texts=texts)
+    if texts:
+        source.defaulted("template", "a document has no turns: nothing is written around it")
+        source.carried("train_on_prompt", rows.WHOLE)
+        source.unsupported("default_system", "a document is learnt as it is, without a system prompt")
     _method(draft, source)
     methods.weights(draft, source, "pure_bf16", pure=bool(source.flag("pure_bf16")))
     trainer.convert(draft, source, 5e-5)
-    if source.flag("packing") or source.flag("neat_packing"):
+    packing = source.flag("packing")
+    if packing or source.flag("neat_packing") or (texts and packing is None):  # which is its default there
         rows.packed(draft)
     _number_type(source)
-    source.carried("stage", "tuning on answers, which a recipe always is")
+    source.carried("stage", f"data.format: text: {rows.WHOLE}" if texts else "tuning on answers, where rows have them")
     if source.value("flash_attn") is not None:
         kernel = source.text("flash_attn") or "auto"
         methods.attention(draft, source, "flash_attn", {"disabled": "eager"}.get(kernel, kernel))

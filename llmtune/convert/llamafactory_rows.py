@@ -16,12 +16,12 @@ from llmtune.convert.source import Source
 REGISTRY = "dataset_info.json"
 
 
-def convert(draft: Draft, source: Source) -> None:
-    """Data sets go by names, and a registry beside them says which files these are."""
+def convert(draft: Draft, source: Source, *, texts: bool) -> None:
+    """Data sets go by names, and a registry beside them says which files these are. `texts`: of documents."""
     names = source.names("dataset")
     registry, where = _registry(source)
     if names is not None:
-        found = [_entry(source, "dataset", name, registry) for name in names]
+        found = [_entry(source, "dataset", name, registry, texts) for name in names]
         unknown = [name for name in names if name not in registry and source.text("dataset_dir") != "ONLINE"]
         if unknown:
             files = ", ".join(f"{name}.json" for name in unknown)
@@ -37,7 +37,7 @@ def convert(draft: Draft, source: Source) -> None:
         source.carried("dataset_dir", said)
     evaluated = source.names("eval_dataset")
     if evaluated and len(evaluated) == 1:
-        rows.heldout(draft, source, _entry(source, "eval_dataset", evaluated[0], registry))
+        rows.heldout(draft, source, _entry(source, "eval_dataset", evaluated[0], registry, texts))
     source.unsupported("eval_dataset", "one file is measured on: join them, and name it under data.heldout")
     size = source.number("val_size")
     if size is not None and 0 < size < 1 and "data.heldout" not in draft:
@@ -51,8 +51,9 @@ def convert(draft: Draft, source: Source) -> None:
         draft.imply("data.max_tokens", 2048, "LLaMA-Factory's default")
     else:
         note = "a longer row stops the check instead of being cut (`data.too_long: skip` leaves it out)"
+        note = rows.CUT if texts else note
         draft.carry("cutoff_len", "data.max_tokens", length, note)
-    if source.text("default_system"):
+    if source.text("default_system") and not texts:
         draft.carry("default_system", "data.system", source.text("default_system"))
 
 
@@ -72,13 +73,14 @@ def _registry(source: Source) -> tuple[dict[str, Any], str]:
     return {}, f"{folder}/{REGISTRY}"
 
 
-def _entry(source: Source, at: str, name: str, registry: dict[str, Any]) -> Rows:
+def _entry(source: Source, at: str, name: str, registry: dict[str, Any], texts: bool) -> Rows:
     """A data set as the registry describes it; else a file of its name is to be made."""
+    usual = "text" if texts else None
     if source.text("dataset_dir") == "ONLINE":
-        return Rows(at, name)
+        return Rows(at, name, usual)
     entry = registry.get(name)
     if not isinstance(entry, dict):
-        return Rows(at, f"{name}.json")
+        return Rows(at, f"{name}.json", usual)
     columns = _mapping(entry, "columns")
     if entry.get("ranking"):
         raise source.refuse(at, f"is of preferences, as {REGISTRY} says of {name}", "name one with plain answers")
@@ -89,8 +91,14 @@ def _entry(source: Source, at: str, name: str, registry: dict[str, Any]) -> Rows
     file = f"{source.text('dataset_dir') or 'data'}/{entry.get('file_name', f'{name}.json')}"
     if hub is None and source.beside(file) is None and source.beside(str(entry.get("file_name"))) is not None:
         file = str(entry["file_name"])
-    form, own = _form(entry, columns)
+    form, own = _of_texts(columns) if texts else _form(entry, columns)
     return Rows(at, str(hub or file), form, own, asked if hub else {})
+
+
+def _of_texts(columns: dict[str, Any]) -> tuple[str | None, dict[str, str] | None]:
+    """LLaMA-Factory reads documents where Alpaca's rows have the question."""
+    column = str(columns.get("prompt", "instruction"))
+    return ("text", None) if column == "text" else (None, {"text": column})
 
 
 def _form(entry: dict[str, Any], columns: dict[str, Any]) -> tuple[str | None, dict[str, str] | None]:

@@ -10,11 +10,15 @@ from pathlib import Path
 
 from llmtune.convert.draft import Draft
 from llmtune.convert.source import At, Source
+from llmtune.data import text_files
+from llmtune.data.sources import SUFFIXES
 
-FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-"""Endings of what `data.train` may be."""
+LOADERS = {"csv": "csv", "tsv": "csv", "parquet": "parquet", "txt": "text", "md": "text"}
+"""Of `load_dataset`, by the ending of a file; for every other it is json."""
 ASKED = ("name", "split", "data_files", "data_dir", "revision")
 """What `load_dataset` is told besides the data set."""
+CUT = "a longer document is cut into several rows, without a word left out"
+WHOLE = "every token of a document is trained"
 PACKED = "rows are laid end to end in any case; a step counts rows here, and packed sequences there"
 
 
@@ -29,13 +33,13 @@ class Rows:
     form: str | None = None
     """As `data.format` calls it; None where the names of the columns tell."""
     columns: Mapping[str, str] | None = None
-    """For `data.columns`."""
+    """For `data.columns`; of documents alone what is not named `text`."""
     asked: Mapping[str, object] = field(default_factory=dict)
     """Of ASKED, what was given."""
 
     @property
     def has_file_name(self) -> bool:
-        return Path(self.name).suffix.lower() in FILES
+        return Path(self.name).suffix.lower() in SUFFIXES
 
     @property
     def is_file(self) -> bool:
@@ -43,12 +47,17 @@ class Rows:
         return self.has_file_name and "://" not in self.name
 
     @property
+    def of_texts(self) -> bool:
+        """Documents, of which nothing is asked."""
+        return self.form == "text" or "text" in (self.columns or ())
+
+    @property
     def loaded(self) -> str:
         """Python that loads them."""
         name, asked = self.name, {key: self.asked[key] for key in ASKED if self.asked.get(key) is not None}
         if self.has_file_name:
             suffix = Path(name).suffix.lower()[1:]
-            name, asked = {"csv": "csv", "tsv": "csv", "parquet": "parquet"}.get(suffix, "json"), {"data_files": name}
+            name, asked = LOADERS.get(suffix, "json"), {"data_files": name}
             asked |= {"sep": "\t"} if suffix == "tsv" else {}
         words = [
             json.dumps(name),
@@ -70,6 +79,8 @@ def train(draft: Draft, source: Source, found: Sequence[Rows]) -> None:
     elif first.is_file:
         file = source.seen(first.name)
         draft.carry(first.at, "data.train", file)
+        if Path(file).suffix.lower() in text_files.SUFFIXES:
+            draft.remark(f"{file} is one document here, where {source.tool} makes one of each line.")
     else:
         file = f"{_stem(first.name)}.jsonl"
         draft.carry(first.at, "data.train", file, "its rows are to be saved there", f"the rows of {first.name}")
@@ -128,7 +139,7 @@ def _saved(source: Source, found: Sequence[Rows], file: str) -> str:
 
 def _stem(name: str) -> str:
     path = Path(name)
-    return (path.stem if path.suffix.lower() in FILES else path.name) or "rows"
+    return (path.stem if path.suffix.lower() in SUFFIXES else path.name) or "rows"
 
 
 def _form(draft: Draft, found: Sequence[Rows]) -> tuple[str | None, Mapping[str, str] | None]:

@@ -49,7 +49,6 @@ UNSUPPORTED = {
     "dataset_kwargs": "rows are taken as they are",
     "model_init_kwargs": "the base is loaded as its config.json has it",
     "router_aux_loss_coef": "the routers are not trained",
-    "dataset_text_field": "text without a question is not read: write rows with an answer, or with `messages`",
 }
 LORA = (
     ("use_rslora", "adapter.rslora", "flag"),
@@ -147,6 +146,7 @@ def _rows(draft: Draft, source: Source) -> None:
         asked = {"name": source.text("dataset_config"), "split": source.text("dataset_train_split")}
         found.append(Rows("dataset_name", source.text("dataset_name") or "", asked=asked))
         _test(draft, source)
+    _text_field(draft, source)
     for key in ("dataset_config", "dataset_train_split"):
         source.carried(key, "said to load_dataset, in the command that saves the rows")
     rows.train(draft, source, found)
@@ -157,6 +157,17 @@ def _rows(draft: Draft, source: Source) -> None:
     else:
         note = "a longer row stops the check instead of being cut (`data.too_long: skip` leaves it out)"
         draft.carry(length, "data.max_tokens", tokens, note)
+
+
+def _text_field(draft: Draft, source: Source) -> None:
+    """Of documents. TRL reads it where rows have such a column, and finds other forms by their names."""
+    column = source.text("dataset_text_field")
+    if column in (None, "text"):
+        source.carried("dataset_text_field", f"rows with it and no answer are documents, as here: {rows.WHOLE}")
+    elif "data.columns" in draft:
+        source.unsupported("dataset_text_field", "other columns are read")
+    else:
+        draft.carry("dataset_text_field", "data.columns", {"text": column}, rows.WHOLE)
 
 
 def _test(draft: Draft, source: Source) -> None:

@@ -20,6 +20,7 @@ def _config(
 
 BASES: Mapping[str, Config] = {
     "Qwen/Qwen3-1.7B": _config("qwen3", 2048, 28, 16, 8, 6144, 151936, 40960, tied=True, head_dim=128),
+    "Qwen/Qwen3-1.7B-Base": _config("qwen3", 2048, 28, 16, 8, 6144, 151936, 32768, tied=True, head_dim=128),
     "Qwen/Qwen3-4B": _config("qwen3", 2560, 36, 32, 8, 9728, 151936, 40960, tied=True, head_dim=128),
     "Qwen/Qwen3-8B": _config("qwen3", 4096, 36, 32, 8, 12288, 151936, 40960, tied=False, head_dim=128),
     "Qwen/Qwen3-14B": _config("qwen3", 5120, 40, 40, 8, 17408, 151936, 40960, tied=False, head_dim=128),
@@ -55,6 +56,7 @@ BASES: Mapping[str, Config] = {
 """By their names on the hub. What a family has besides is in `models.families`."""
 PARAMETERS: Mapping[str, int] = {
     "Qwen/Qwen3-1.7B": 1_720_574_976,
+    "Qwen/Qwen3-1.7B-Base": 1_720_574_976,
     "Qwen/Qwen3-4B": 4_022_468_096,
     "Qwen/Qwen3-8B": 8_190_735_360,
     "Qwen/Qwen3-14B": 14_768_307_200,

@@ -57,14 +57,15 @@ def resolved(use: str, *more: str) -> Recipe:
 
 
 @cache
-def rows(longest: int) -> Mapping[str, list[Sample]]:
-    """Evenly from `SHORTEST` to `longest` tokens, of which the second half is trained."""
+def rows(longest: int, *, texts: bool) -> Mapping[str, list[Sample]]:
+    """Evenly from `SHORTEST` to `longest` tokens, of which the second half is trained; of `texts` all but the first."""
     count = ROWS + HELDOUT
     lengths = [SHORTEST + (longest - SHORTEST) * number // (count - 1) for number in range(count)]
     every = count // HELDOUT
+    given = {n: 1 if texts else n // 2 for n in lengths}
     made = [
-        Sample((1,) * n, (False,) * (n // 2) + (True,) * (n - n // 2), (1,) * (n // 2), "", "", "rows.jsonl:1")
-        for n in lengths
+        Sample((1,) * n, (False,) * m + (True,) * (n - m), (1,) * m, "", "", "rows.jsonl:1", document=texts)
+        for n, m in ((n, given[n]) for n in lengths)
     ]
     heldout = made[every - 1 :: every]
     return {"train": [row for number, row in enumerate(made) if (number + 1) % every], "heldout": heldout}
@@ -82,7 +83,7 @@ def longest(recipe: Recipe) -> int:
 
 def planned(recipe: Recipe, here: Device) -> Plan:
     """Of `rows`, with all of the card free. Raises MachineError where it does not fit."""
-    return plan(decided(recipe, here), family(recipe), rows(longest(recipe)), here)
+    return plan(decided(recipe, here), family(recipe), rows(longest(recipe), texts=recipe.data.format == "text"), here)
 
 
 def reckoned(header: Header) -> Header:

@@ -300,7 +300,6 @@ def test_what_computes_the_same_otherwise_is_left_to_llmtune(tmp_path: Path) -> 
     [
         ("rl: kto", "rl: kto is tuning on preferences or rewards"),
         ("reward_model: true", "reward_model: True trains a model that gives marks"),
-        ("pretraining_dataset: someone/text", "pretraining_dataset: someone/text is training on plain text"),
         ("processor_type: AutoProcessor", "processor_type: AutoProcessor is of a model that sees pictures"),
         ("model_type: AutoModelForImageTextToText", "is of a model that sees pictures"),
     ],
@@ -313,12 +312,46 @@ def test_what_is_no_tuning_on_answers_is_refused_at_its_key(tmp_path: Path, keys
     assert Path(problem.where).name == "theirs.yml:15:1"
 
 
-def test_rows_of_plain_text_are_refused_at_their_type(tmp_path: Path) -> None:
+def test_rows_of_plain_text_are_documents(tmp_path: Path) -> None:
+    text = AXOLOTL.replace("type: alpaca", "type: completion") + "train_on_inputs: false\nsample_packing: true\n"
+    done = converted(tmp_path, text)
+    made = recipe_of(done, tmp_path)
+    assert (made.data.format, made.data.columns, made.data.too_long) == ("text", None, "stop")
+    assert notes(done)["train_on_inputs"] == "every token of a document is trained"
+    assert "without a word left out" in notes(done)["sequence_len"]
+    assert "Rows were packed" in done.recipe and set(statuses(done).values()) == {"carried", "defaulted"}
+    made = recipe(tmp_path, text.replace("type: completion", "type: completion\n    field: body"))
+    assert made.data.columns == Columns(text="body")
+
+
+@pytest.mark.parametrize("more", ["", "datasets:\n  - path: someone/rows\n    type: alpaca\n"])
+def test_a_data_set_to_pretrain_with_is_read_in_place_of_others(tmp_path: Path, more: str) -> None:
+    head, _, rest = AXOLOTL.partition("datasets:")
+    rest = rest.partition("type: alpaca\n")[2].replace("num_epochs: 2", "max_steps: 100")
+    listed = """\
+pretraining_dataset:
+  - path: someone/corpus
+    name: en
+    text_column: content
+    type: pretrain
+pretraining_sample_concatenation: true
+"""
+    done = converted(tmp_path, head + listed + more + rest)
+    made = recipe_of(done, tmp_path)
+    assert (made.data.train, made.data.columns) == ("corpus.jsonl", Columns(text="content"))
+    assert 'load_dataset("someone/corpus", split="train", name="en")' in done.recipe
+    assert statuses(done)["pretraining_sample_concatenation"] == "defaulted"
+    assert not more or statuses(done)["datasets[0].path"] == "unsupported"
+    made = recipe(tmp_path, head + "pretraining_dataset: corpus.txt\n" + rest)
+    assert (made.data.train, made.data.format) == ("corpus.txt", "text")
+
+
+def test_text_cut_into_parts_by_hand_is_refused_at_its_type(tmp_path: Path) -> None:
     with pytest.raises(ConvertError) as caught:
-        converted(tmp_path, AXOLOTL.replace("type: alpaca", "type: completion"))
+        converted(tmp_path, AXOLOTL.replace("type: alpaca", "type: input_output"))
     (problem,) = caught.value.problems
     assert Path(problem.where).name == "theirs.yml:4:5"
-    assert problem.what.startswith("datasets[0].type: completion is text without a question")
+    assert problem.what.startswith("datasets[0].type: input_output is text cut into parts by hand")
 
 
 @pytest.mark.parametrize(

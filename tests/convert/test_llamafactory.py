@@ -160,12 +160,25 @@ def test_so_many_rows_are_of_each_data_set(tmp_path: Path) -> None:
     assert line.note.startswith("of each data set: all rows are trained")
 
 
+def test_stage_pt_is_of_documents(tmp_path: Path) -> None:
+    text = FACTORY.replace("stage: sft", "stage: pt") + "default_system: Be kind.\n"
+    done = converted(tmp_path, text)
+    made = recipe_of(done, tmp_path)
+    assert (made.data.train, made.data.format, made.data.system) == ("mine.json", "text", None)
+    assert statuses(done)["template"] == "defaulted" and statuses(done)["default_system"] == "unsupported"
+    assert "without a word left out" in notes(done)["cutoff_len"] and "Rows were packed" in done.recipe
+    assert "Rows were packed" not in converted(tmp_path, text + "packing: false\n").recipe
+    entry = {"hf_hub_url": "someone/web", "columns": {"prompt": "content"}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"mine": entry}))
+    made = recipe(tmp_path, text)
+    assert (made.data.train, made.data.columns) == ("web.jsonl", Columns(text="content"))
+
+
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [
         ("stage: sft", "stage: dpo", "stage: dpo is tuning on preferences"),
         ("stage: sft", "stage: rm", "stage: rm trains a model that gives marks"),
-        ("stage: sft", "stage: pt", "stage: pt is training on plain text"),
         ("template: llama3", "image_max_pixels: 262144", "image_max_pixels: 262144 is of a model that sees pictures"),
         ("dataset: mine", "export_dir: out", "export_dir: out merges or exports a model, and trains nothing"),
         ("dataset: mine", "infer_backend: vllm", "infer_backend: vllm answers with a model, and trains nothing"),

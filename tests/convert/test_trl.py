@@ -18,7 +18,7 @@ from llmtune.convert.source import Source
 from llmtune.errors import ConvertError
 from llmtune.recipe.document import Document
 from llmtune.recipe.low_rank import Lora
-from llmtune.recipe.schema import Recipe
+from llmtune.recipe.schema import Columns, Recipe
 from tests.convert.configs import TRL, converted, recipe, recipe_of, statuses
 
 FIELDS = {
@@ -131,3 +131,11 @@ dataset_mixture:
 def test_keys_of_other_trainers_are_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(ConvertError, match="and a recipe tunes on answers"):
         converted(tmp_path, TRL + key + "\n")
+
+
+def test_a_field_of_text_is_a_column_of_documents(tmp_path: Path) -> None:
+    done = converted(tmp_path, f"{TRL}dataset_text_field: content\n")
+    assert recipe_of(done, tmp_path).data.columns == Columns(text="content")
+    done = converted(tmp_path, f"{TRL}dataset_text_field: text\n")
+    assert recipe_of(done, tmp_path).data.columns is None, "TRL's default, which files of conversations have as well"
+    assert statuses(done)["dataset_text_field"] == "carried"

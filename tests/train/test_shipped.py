@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from llmtune.data.store import write as write_samples
 from llmtune.recipe.schema import Recipe
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.train import train
-from tests.tiny_models import write_rows
+from tests.tiny_models import SENTENCES, write_rows
 from tests.train.test_families import CASES, write_family
 from tests.train.test_methods import held, merge_and_compare
 from tests.trained_models import Told
@@ -26,6 +27,8 @@ FAMILIES = {
     "smollm3": "SmolLM3", "mistral": "Mistral", "gemma3_text": "Gemma 3", "phi3": "Phi-4", "granite": "Granite",
     "olmo2": "OLMo 2",
 }  # fmt: skip
+RAW = ("jobs/instruct", "jobs/pretraining")
+"""Begin with a base that has no chat template."""
 SHORT = (
     "data.max_tokens=null", "training.epochs=1", "training.batch_size=8", "training.threads=1",
     "training.learning_rate=1e-2", "quantization.compute_dtype=bfloat16", "launch.processes=1",
@@ -43,7 +46,7 @@ def distinct() -> list[str]:
     for name in planned.names():
         recipe = planned.resolved(planned.header(name).said["Use"])
         way = (recipe.adapter, recipe.quantization.type, recipe.optimizer, recipe.zero, recipe.training.neftune)
-        found.setdefault((kind(recipe), recipe.data.system is None, repr(way)), name)
+        found.setdefault((kind(recipe), recipe.data.system is None, recipe.data.format, repr(way)), name)
     return list(found.values())
 
 
@@ -52,8 +55,12 @@ def test_a_shipped_recipe_trains_and_merges(name: str, tmp_path: Path) -> None:
     use = planned.header(name).said["Use"]
     architecture = kind(planned.resolved(use))
     case = CASES[FAMILIES[architecture]]
-    base = write_family(replace(case, template=None) if name == "jobs/instruct" else case, tmp_path / "base")
-    write_rows(tmp_path / "rows.jsonl", 12)
+    base = write_family(replace(case, template=None) if name in RAW else case, tmp_path / "base")
+    if planned.resolved(use).data.format == "text":
+        texts = [{"text": f"{number}. {SENTENCES[number % len(SENTENCES)]}"} for number in range(18)]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    else:
+        write_rows(tmp_path / "rows.jsonl", 12)
     (tmp_path / "shop.yaml").write_text(f"{use}\nbase: ./base\ndata: {{train: rows.jsonl, heldout: 0.2}}\n")
     found = check(tmp_path / "shop.yaml", tmp_path / "run", SHORT)
     assert (found.family.model_type, found.family.known) == (architecture, True)
