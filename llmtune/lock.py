@@ -89,8 +89,11 @@ def threads_of(lock: Mapping[str, Any] | None, recipe: Recipe) -> int | None:
     return int(lock["loaded"]["threads"]) if same else None
 
 
-def lock_of(run: RunDir, loaded: Loaded, base: BaseSpec, base_is_local: bool, data: Sequence[str]) -> dict[str, Any]:
-    """The lock of a run as it is now. `base` is a local folder, `data` the files as the recipe names them."""
+def lock_of(
+    run: RunDir, loaded: Loaded, base: BaseSpec, base_is_local: bool, data: Sequence[str], *, pictures: bool = False
+) -> dict[str, Any]:
+    """The lock of a run as it is now. `base` is a local folder, `data` the files as the recipe names them; `pictures`:
+    the base reads these too."""
     known = read_lock(run) or {}
     return {
         "name": loaded.name,
@@ -99,6 +102,7 @@ def lock_of(run: RunDir, loaded: Loaded, base: BaseSpec, base_is_local: bool, da
         "recipe_file": seen_from(run, loaded),
         "versions": versions(),
         "base_is_local": base_is_local,
+        "pictures": pictures,
         "commit": None if base_is_local else Path(base.path).name,
         "data": {name: digest(loaded.beside / name) for name in data},
         "base": digests(Path(base.path), known.get("base", {})),

@@ -233,6 +233,7 @@ class Run:
             data=self.lock["data"],
             evaluation=evaluate.result,
             merge=None if merge is None else merge.result,
+            pictures=checked.family.pictures,
         )
         asked = self.asked.export(card, data.hashes, train.hashes, None if merge is None else merge.hashes)
         request = ExportInputs(

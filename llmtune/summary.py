@@ -243,9 +243,10 @@ def print_summary(run: RunDir, found: Found, console: Console, looked: bool = Fa
         console.print(f"  not finished (stages done: {done}); the same `llmtune run` goes on from there")
         return
     console.print(places([Path(place) for place in found["artifacts"].values()] + [run.evaluation / "report.md"]))
-    method = block(_lock(run)["recipe"]["adapter"])
-    if "adapter" in found["artifacts"] and any(refusals(method).values()):
-        console.print(f"  {escape(told(method))}")
+    lock = _lock(run)
+    method, pictures = block(lock["recipe"]["adapter"]), lock["pictures"]
+    if "adapter" in found["artifacts"] and any(refusals(method, pictures=pictures).values()):
+        console.print(f"  {escape(told(method, pictures=pictures))}")
     console.blank()
     for purpose, command in next_commands(run, found)[: -1 if looked else None]:
         console.to_copy(purpose, command)
@@ -309,7 +310,7 @@ def next_commands(run: RunDir, found: dict[str, Any]) -> list[tuple[str, str]]:
     if "merged" in found["artifacts"]:
         # of a 4-bit base the merged model is what was measured; the adapter on the full base answers a little otherwise
         commands.append(("serve it", ["vllm", "serve", merged]))
-    elif adapted is not None and refusals(adapted)["vLLM"] is None:
+    elif adapted is not None and refusals(adapted, pictures=lock["pictures"])["vLLM"] is None:
         base = shown(Path(base_of(run, lock).path)) if lock["base_is_local"] else found["base"]
         served = ["vllm", "serve", base, "--enable-lora", "--lora-modules", f"{found['name']}={adapter}"]
         served += ["--max-lora-rank", str(max_lora_rank(handed_rank(adapted)))]

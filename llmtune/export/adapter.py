@@ -32,7 +32,7 @@ def export_adapter(inputs: ExportInputs, out: Path) -> dict[str, Any]:
     """
     source = Path(inputs.trained)
     adapter = read_adapter(source)
-    base = tensors(Path(inputs.base))
+    base = _by_own_names(adapter, tensors(Path(inputs.base)), inputs)
     problems = [Problem(str(source / WEIGHTS), what, "do not hand it on") for what in faults(adapter, base)]
     if problems:
         raise ProofError(problems)
@@ -53,6 +53,16 @@ def export_adapter(inputs: ExportInputs, out: Path) -> dict[str, Any]:
     }
 
 
+def _by_own_names(adapter: Adapter, base: Mapping[str, Stored], inputs: ExportInputs) -> Mapping[str, Stored]:
+    """The base's tensors by transformers' names, where its files call the layers of the adapter otherwise."""
+    if all(stored(base, layer) for layer in adapter.layers):
+        return base
+    from llmtune.models.pieces import by_own_names
+
+    trusted = inputs.card.recipe["base"]["trust_remote_code"]
+    return by_own_names(Path(inputs.base), base, trust_remote_code=trusted)
+
+
 def portable(adapter: Adapter, base: Mapping[str, Stored], inputs: ExportInputs) -> dict[str, Any]:
     """adapter_config.json as every server reads it: the base as the user named it, layers by their bare names.
 
@@ -67,7 +77,9 @@ def portable(adapter: Adapter, base: Mapping[str, Stored], inputs: ExportInputs)
     }
     found = {name.removesuffix(".weight") for name in (stored(base, layer) for layer in adapter.layers) if name}
     revision = inputs.card.recipe["base"]["revision"]
-    layers = {"target_modules": suffixes if meant == found else sorted(adapter.layers)}
+    # a pattern was needed where another part of the base has modules of these names, which may be no layers
+    bare = meant == found and not isinstance(adapter.config.get("target_modules"), str)
+    layers = {"target_modules": suffixes if bare else sorted(adapter.layers)}
     return {
         **adapter.config,
         **(layers if adapter.layers else {}),  # virtual tokens are of none

@@ -55,9 +55,9 @@ def merged_card(facts: CardFacts, *, template: bool = True) -> str:
         _distance(facts.merge),
         f"## Serve it\n\nIn this folder:\n\n```sh\nvllm serve . --served-model-name {shlex.quote(facts.name)}\n```\n",
         "## Use it\n\n```python\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"from transformers import {_class(facts)}, AutoTokenizer\n\n"
         'tokenizer = AutoTokenizer.from_pretrained(".")\n'
-        'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto")\n' + _ask(None, template),
+        f'model = {_class(facts)}.from_pretrained(".", dtype="auto")\n' + _ask(None, template),
         _origin(facts),
     ]
     return "\n".join(part for part in parts if part)
@@ -76,6 +76,10 @@ def _kind(facts: CardFacts) -> str:
     title = METHODS[adapter["method"]].title
     article = "An" if title[0] in "AIO" else "A"
     return f"{article} {title} adapter" + (f" of rank {adapter['rank']}" if "rank" in adapter else "")
+
+
+def _class(facts: CardFacts) -> str:
+    return "AutoModelForImageTextToText" if facts.pictures else "AutoModelForCausalLM"
 
 
 def _ask(stop: tuple[str, int] | None, template: bool) -> str:
@@ -185,8 +189,8 @@ def _distance(merge: dict[str, Any] | None) -> str:
 
 def _serve_adapter(facts: CardFacts, adapter: Adapter, template: bool, stop: tuple[str, int] | None) -> str:
     method = block(facts.recipe["adapter"])
-    said = told(method)
-    why = refusals(method)["vLLM"]
+    said = told(method, pictures=facts.pictures)
+    why = refusals(method, pictures=facts.pictures)["vLLM"]
     if why is not None:
         return f"## Serve it\n\n{said[0].upper()}{said[1:]}. With PEFT: see below.\n"
     limit = max_lora_rank(adapter.config["r"])
@@ -210,11 +214,11 @@ def _use_adapter(facts: CardFacts, stop: tuple[str, int] | None, template: bool)
     compute = quantization["compute_dtype"]
     lines = ["import torch", "from peft import PeftModel"]
     if quantization["type"] == "none":
-        lines.append("from transformers import AutoModelForCausalLM, AutoTokenizer\n")
+        lines.append(f"from transformers import {_class(facts)}, AutoTokenizer\n")
         arguments = f"dtype=torch.{compute}"
     else:
         lines += [
-            "from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig\n",
+            f"from transformers import {_class(facts)}, AutoTokenizer, BitsAndBytesConfig\n",
             "# The adapter was trained on this rounding of the base.",
             *_quantization(quantization),
         ]
@@ -223,7 +227,7 @@ def _use_adapter(facts: CardFacts, stop: tuple[str, int] | None, template: bool)
     lines += [
         f"BASE = {base}  # the base model's folder or name, as seen from where you run this",
         'tokenizer = AutoTokenizer.from_pretrained(".")',
-        f"model = AutoModelForCausalLM.from_pretrained(BASE, {arguments})",
+        f"model = {_class(facts)}.from_pretrained(BASE, {arguments})",
         'model = PeftModel.from_pretrained(model, ".")',
     ]
     return "## Use it\n\nIn this folder:\n\n```python\n" + "\n".join(lines) + "\n" + _ask(stop, template)

@@ -24,6 +24,8 @@ class CardFacts:
     """What the evaluation returned; empty where nothing was measured."""
     merge: dict[str, Any] | None
     """What the merge returned."""
+    pictures: bool = False
+    """The base reads pictures too."""
 
     @property
     def base_name(self) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 def load(folder: str, spec: dict[str, Any], quantization: dict[str, Any] | None, dtype: str) -> Any:
     """A causal language model in eval mode."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
+    from transformers.models.auto import modeling_auto
 
     revision = spec["revision"] if folder == spec["path"] else None
     config = AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=spec["trust_remote_code"])
@@ -24,7 +25,9 @@ def load(folder: str, spec: dict[str, Any], quantization: dict[str, Any] | None,
     if own is not None:  # stored quantized: loaded as it is
         config.quantization_config = {**own, "bnb_4bit_compute_dtype": dtype}
     asked = None if quantization is None or own is not None else BitsAndBytesConfig(**quantization)
-    model = AutoModelForCausalLM.from_pretrained(
+    alone = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) in (config.architectures or ())
+    seeing = not alone and config.model_type in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    model = (AutoModelForImageTextToText if seeing else AutoModelForCausalLM).from_pretrained(
         folder,
         config=config,
         revision=revision,

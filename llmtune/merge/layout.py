@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol, TypeVar
 
+from llmtune.models.classes import bare, text_of
 from llmtune.models.pieces import Piece, Pieces
 from llmtune.models.spec import BaseSpec
 
@@ -45,21 +46,21 @@ class Layout:
     one_with: dict[str, str]
     """Of a weight that is another's, such as a head's: `{"lm_head.weight": "model.embed_tokens.weight"}`."""
     parameters: frozenset[str]
-    prefix: str
-    """Of all but the head, `model` or `transformer`; some files leave it out."""
+    text: frozenset[str]
+    """Those of them that text alone meets: all, unless the base reads pictures too."""
     pieces: Pieces
 
     def name_of(self, key: str) -> str:
         """The model's own name for a tensor of the file; the key itself when the model has none."""
-        renamed = self.pieces.renamed(key)
-        for name in (key, renamed, f"{self.prefix}.{renamed}", renamed.removeprefix(f"{self.prefix}.")):
-            if name in self.parameters:
-                return name
-        return key
+        return self.pieces.name_of(key)
 
     def piece(self, key: str) -> Piece:
         """Of which parameter of the model a tensor of the file is a part, or which one it is."""
         return self.pieces.of(key) or Piece(self.name_of(key), None)
+
+    def is_left_alone(self, key: str) -> bool:
+        """Whether a tensor of the file is of what the base sees pictures with, which nothing may change."""
+        return self.text != self.parameters and self.piece(key).parameter not in self.text
 
     def numbers(self, tensors: Mapping[str, Shaped]) -> Counter[str]:
         """How many numbers of each parameter the tensors of a file have together, by the model's own names."""
@@ -74,22 +75,12 @@ class Layout:
         return {other: found[name] for name, other in self.one_with.items() if name in found} | found
 
 
-def bare(base: BaseSpec) -> Any:
-    """The base's own classes on the meta device, as they are before anything is quantized."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=base.trust_remote_code)
-
-
 def layout(base: BaseSpec) -> Layout:
     """Where the file is quantized itself, none of its layers is quantized by loading it."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    model = bare(base)
+    model = bare(base.path, trust_remote_code=base.trust_remote_code)
     # Asked before quantizing: the quantizer puts a quantized layer in the place of a Conv1D.
     linear = {
         name: isinstance(module, Conv1D)
@@ -98,10 +89,12 @@ def layout(base: BaseSpec) -> Layout:
     }
     parameters = frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
     pieces = Pieces(model, parameters)
+    inner = {id(one) for part in text_of(model) for one in part.parameters()}
+    text = frozenset(name for name, one in model.named_parameters(remove_duplicate=False) if id(one) in inner)
     tied = frozenset(model.all_tied_weights_keys) | frozenset(model.all_tied_weights_keys.values())
     quantized = _quantized(model, base)
     layers = {name: Layer(name in quantized, transposed) for name, transposed in linear.items()}
-    return Layout(layers, tied, dict(model.all_tied_weights_keys), parameters, model.base_model_prefix, pieces)
+    return Layout(layers, tied, dict(model.all_tied_weights_keys), parameters, text, pieces)
 
 
 def _quantized(model: Any, base: BaseSpec) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "tokenizer.model",
 )  # fmt: skip
+
+
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+"""Of a base that reads pictures too: what becomes of them before it does."""
 
 
 def merge(inputs: MergeInputs, events: Events) -> dict[str, Any]:
@@ -77,6 +82,9 @@ def _write_beside(inputs: MergeInputs, folder: Path, untied: bool) -> None:
     for name in TOKENIZER_FILES:
         if (Path(inputs.tokenizer) / name).is_file():
             shutil.copyfile(Path(inputs.tokenizer) / name, folder / name)
+    for name in PROCESSOR_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, folder / name)
     if trusted:
         for code in base.glob("*.py"):
             shutil.copyfile(code, folder / code.name)
@@ -88,6 +96,11 @@ def _config(base: Path, dtype: str) -> dict[str, Any]:
     Its other keys stay as they are: transformers 5 saves them under names that older servers do not read.
     """
     config: dict[str, Any] = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    named = [key for key in ("dtype", "torch_dtype") if key in config]
     config.pop("quantization_config", None)  # merged, it is not quantized
-    return {**config, **dict.fromkeys(named or ["dtype"], dtype)}
+    nested = config.get("text_config")
+    inner = {} if not isinstance(nested, dict) else {"text_config": {**nested, **dict.fromkeys(_named(nested), dtype)}}
+    return {**config, **inner, **dict.fromkeys(_named(config) or ["dtype"], dtype)}
+
+
+def _named(config: Mapping[str, Any]) -> list[str]:
+    return [key for key in ("dtype", "torch_dtype") if key in config]

@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from llmtune.errors import BaseModelError, Problem
-from llmtune.merge.layout import Layout, bare
+from llmtune.merge.layout import Layout
 from llmtune.models.adapter import BESIDE, EXPERTS, Adapter
+from llmtune.models.classes import bare
 from llmtune.models.pieces import Piece
 from llmtune.models.spec import BaseSpec
 
@@ -40,7 +41,7 @@ class Skeleton:
         problems = [*_config(adapter), *_layers(adapter, layout)]
         if problems:
             raise BaseModelError(problems)
-        model = bare(base)
+        model = bare(base.path, trust_remote_code=base.trust_remote_code)
         for name in layout.layers:
             _hollow(model.get_submodule(name))
         for module in model.modules():

@@ -133,8 +133,9 @@ class Merged:
             raise BaseModelError.one(self.held.base.path, what, "merge into the base that it was trained on")
 
     def saved(self, key: str) -> str:
-        """Type in which a tensor is written: `dtype`, but what is no plain float stays as it is."""
-        return SAVED[self.dtype] if self.tensors[key].dtype in FLOATS else self.tensors[key].dtype
+        """Type in which a tensor is written: `dtype`, but what is no plain float, or left alone, stays as it is."""
+        stored = self.tensors[key].dtype
+        return SAVED[self.dtype] if stored in FLOATS and not self.layout.is_left_alone(key) else stored
 
     @torch.inference_mode()
     def tensor(self, key: str) -> torch.Tensor:
@@ -154,6 +155,8 @@ class Merged:
     def _held(self, key: str, layer: str | None) -> torch.Tensor:
         of_weight = layer is not None and key.endswith(".weight")
         stored = self.tensors[key]
+        if isinstance(stored, Span) and self.layout.is_left_alone(key):
+            return load(stored)
         if isinstance(stored, Packed):
             return unpacked(stored, self.held.base)
         return self.held(load(stored), self.layout.layers[layer] if layer and of_weight else None)

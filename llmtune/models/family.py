@@ -67,6 +67,10 @@ class Family:
     """Its attention can be computed by torch's fused kernel."""
     at: str | None
     """Of a base that was looked at, what the names of its blocks begin with: `model.layers`."""
+    stored_at: str | None
+    """The same as files have it."""
+    pictures: bool
+    """It reads pictures too; what it has for that is neither trained nor changed."""
     inside: str | None
     """Of a base that is more than a language model, what the names of the blocks of that begin with; names of layers
     could be those of another part too."""
@@ -173,6 +177,8 @@ def from_config(whole: Mapping[str, Any], where: str) -> Family:
         apart=kind is None or kind.apart,
         sdpa=kind is None or kind.sdpa,
         at=None,
+        stored_at=None,
+        pictures=False,
         inside=None,
         known=kind is not None,
         quantized=prequantized.read(quantization) if isinstance(quantization, dict) else None,

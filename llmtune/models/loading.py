@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llmtune.errors import BaseModelError
 from llmtune.models import own
+from llmtune.models.classes import auto_class
 from llmtune.models.quantized import Kept
 from llmtune.models.spec import BaseSpec
 
@@ -67,7 +68,7 @@ def _load(spec: BaseSpec, path: str, **arguments: Any) -> PreTrainedModel:
         arguments["quantization_config"] = BitsAndBytesConfig(**spec.quantization)
     if not is_deepspeed_zero3_enabled():  # ZeRO-3 places the weights itself and refuses a device map
         arguments["device_map"] = {"": _device(spec)}
-    return AutoModelForCausalLM.from_pretrained(
+    return auto_class(config).from_pretrained(
         path,
         config=config,
         trust_remote_code=spec.trust_remote_code,

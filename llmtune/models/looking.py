@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import BaseModelError
+from llmtune.models.classes import bare, reads_pictures, text_of
+from llmtune.models.families import ALONE
 from llmtune.models.family import Family, Linear, parts_of_an_expert
 from llmtune.models.pieces import Pieces
 from llmtune.recipe.to_peft import EXPERTS
@@ -67,24 +69,31 @@ def look(read: Family, folder: Path, *, trust_remote_code: bool) -> Family:
         expert=next((of_one for of_one in parts if of_one), ()),
         sparse=tuple(number for number, of_one in enumerate(parts) if of_one),
         parameters=model.num_parameters(),
+        apart=read.model_type not in ALONE,
         sdpa=model._supports_sdpa,
         at=name,
+        stored_at=_stored_at(model, name),
+        pictures=reads_pictures(model),
         tied=head is not None and head.weight is model.get_input_embeddings().weight,
     )
-    names = {path.rpartition(".")[2] for path, one in _named(model) if one in outer}
+    names = {path.rpartition(".")[2] for path, _ in model.named_modules() if not path.startswith(f"{name}.")}
     return replace(found, inside=name if names & set(found.linear_suffixes) else None)
 
 
 def _is_native(folder: Path) -> bool:
     """Whether transformers has a class of its own for the base, and needs no code that came with it."""
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
 
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() | MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.keys()
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except _FAILS:
         return False
-    return config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return config.model_type in known
 
 
 def _sees_ahead(config: Any) -> bool:
@@ -96,23 +105,20 @@ def _sees_ahead(config: Any) -> bool:
 
 def _built(folder: Path, *, trust_remote_code: bool) -> Any:
     """The base's own classes on the meta device, which holds no numbers."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        return bare(folder, trust_remote_code=trust_remote_code)
     except _FAILS as error:
         first = str(error).partition("\n")[0][:160]
         raise BaseModelError.one("base.name", f"{_VERSION} cannot build a model of it: {first}", _DO) from error
 
 
 def _blocks(model: Any) -> tuple[str, Any]:
-    """The list of modules with most parameters, and its name: lists inside of it have fewer."""
+    """Of what text passes through the list of modules with most parameters, and its name: lists inside have fewer."""
     from torch import nn
 
-    lists = {name: one for name, one in model.named_modules() if isinstance(one, nn.ModuleList)}
+    inner = {id(one) for part in text_of(model) if part is not None for one in part.modules()}
+    found = ((name, one) for name, one in model.named_modules() if isinstance(one, nn.ModuleList))
+    lists = {name: one for name, one in found if id(one) in inner}
     if not lists:
         what = "it has no list of blocks, so no layers were found to put an adapter on"
         raise BaseModelError.one("base.name", what, "choose another base")
@@ -148,6 +154,15 @@ def _of_an_expert(block: Any, hidden: int) -> tuple[Linear, ...]:
         return ()
     down = held[EXPERTS[1]]
     return parts_of_an_expert(hidden, down.numel() // (len(down) * hidden))
+
+
+def _stored_at(model: Any, blocks: str) -> str:
+    """What the names of the blocks begin with in files as transformers writes them."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    first = next(name for name, _ in model.named_parameters() if name.startswith(f"{blocks}.0."))
+    (stored,) = revert_weight_conversion(model, {first: model.get_parameter(first)})
+    return str(stored).partition(".0.")[0]
 
 
 def _are_put_back(model: Any, block: str) -> bool:

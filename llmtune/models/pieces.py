@@ -1,4 +1,4 @@
-"""Which tensor of a file is which part of an expert parameter.
+"""Which tensor of a file is which parameter of the model, or which part of one that holds experts.
 
 transformers 5 holds the experts of a layer as one parameter of three dimensions, and files of most families hold them
 one by one. How the one is made of the others is asked of transformers' own conversion, so it is written nowhere here.
@@ -7,9 +7,12 @@ one by one. How the one is made of the others is asked of transformers' own conv
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,17 @@ class Piece:
     """An expert's rows are so many tensors of the file, one above the other; this is the `part`th of them, from 0."""
 
 
+def by_own_names(folder: Path, tensors: Mapping[str, T], *, trust_remote_code: bool) -> dict[str, T]:
+    """What is given by the names of tensors in a base's files, by the names that transformers has for the same ones."""
+    from llmtune.models.classes import bare
+
+    model = bare(folder, trust_remote_code=trust_remote_code)
+    pieces = Pieces(model, frozenset(name for name, _ in model.named_parameters(remove_duplicate=False)))
+    return {pieces.name_of(key): one for key, one in tensors.items()}
+
+
 class Pieces:
-    """How a model's expert parameters are stored."""
+    """How a model's parameters are named in files, and its expert parameters stored."""
 
     def __init__(self, model: Any, parameters: Collection[str]) -> None:
         from transformers.conversion_mapping import get_model_conversion_mapping
@@ -34,6 +46,7 @@ class Pieces:
 
         found = get_model_conversion_mapping(model)
         self._parameters = parameters
+        self._prefix = model.base_model_prefix  # of all but the head, `model` or `transformer`; some files leave it out
         self._renamings = [one for one in found if isinstance(one, WeightRenaming)]
         self._converters = [one for one in found if isinstance(one, WeightConverter)]
 
@@ -43,6 +56,14 @@ class Pieces:
 
         name, _ = rename_source_key(key, self._renamings, [])
         return str(name)
+
+    def name_of(self, key: str) -> str:
+        """The model's own name for a tensor of the file; the key itself when the model has none."""
+        renamed = self.renamed(key)
+        for name in (key, renamed, f"{self._prefix}.{renamed}", renamed.removeprefix(f"{self._prefix}.")):
+            if name in self._parameters:
+                return name
+        return key
 
     def of(self, key: str) -> Piece | None:
         """The piece that a tensor of the file is; None for what is no expert's own, or is put together otherwise."""

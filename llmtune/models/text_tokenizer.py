@@ -29,6 +29,8 @@ class TextTokenizer:
     tokenizer: Tokenizer
     names: Mapping[str, str]
     """Special tokens by the names that templates and tokenizer_config.json use (`eos_token`, ...)."""
+    others: Mapping[str, str]
+    """The same of those that only this family has: what stands for a picture, and around it."""
     end_of_text: str | None
     """The tokenizer's own end of sequence, where it names one."""
     begins: bool
@@ -103,6 +105,8 @@ class TextTokenizer:
             "clean_up_tokenization_spaces": False,
             **self.names,
         }
+        if self.others:
+            config |= {**self.others, "extra_special_tokens": dict(self.others)}
         if self.context is not None:
             config["model_max_length"] = self.context
         text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
@@ -137,6 +141,7 @@ def read(folder: Path, added: Sequence[str] = ()) -> TextTokenizer:
     return TextTokenizer(
         tokenizer=tokenizer,
         names=names,
+        others=_others(config, tokenizer),
         end_of_text=names.get("eos_token"),
         begins=bos is not None and tokenizer.encode("a").ids[:1] == [tokenizer.token_to_id(bos)],
         template_source=template_of(folder)[0],
@@ -234,6 +239,18 @@ def _names(folder: Path, config: Mapping[str, Any], tokenizer: Tokenizer) -> dic
         if name not in found and isinstance(first, int) and (token := tokenizer.id_to_token(first)) is not None:
             found[name] = token
     return found
+
+
+def _others(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
+    """What processors of pictures ask a tokenizer for by name (`image_token`)."""
+    extra = config.get("extra_special_tokens")
+    named = {**config, **(extra if isinstance(extra, dict) else {})}
+    wanted = {name: token for name, token in named.items() if name.endswith("_token") and name not in _NAMED}
+    return {
+        name: token
+        for name, token in wanted.items()
+        if isinstance(token, str) and tokenizer.token_to_id(token) is not None
+    }
 
 
 def template_of(folder: Path) -> tuple[str | None, Path]:

@@ -91,6 +91,7 @@ def load(folder: Path, added: Sequence[str] = ()) -> ChatTokenizer:
     return ChatTokenizer(
         tokenizer=tokenizer,
         names=names,
+        others=found.others,
         end_of_text=found.end_of_text,
         begins=found.begins,
         template_source=source,

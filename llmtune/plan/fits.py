@@ -9,7 +9,7 @@ from llmtune.models.family import Family
 from llmtune.plan.adapters import AROUND_EXPERTS, block_in, misfits
 from llmtune.plan.estimate import adapted
 from llmtune.plan.parts import untouched
-from llmtune.recipe.low_rank import EMBEDDINGS, Lora
+from llmtune.recipe.low_rank import EMBEDDINGS, VOCABULARY, Lora
 from llmtune.recipe.method import Method, OnLayers, OnSomeLayers
 from llmtune.recipe.own_weights import Full, OwnWeights, Partial
 from llmtune.recipe.schema import Recipe
@@ -35,6 +35,9 @@ def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
     yield from untouched(recipe, family)
     if isinstance(adapter, OwnWeights | Lora):
         yield from _of_the_base(adapter, family)
+    if family.pictures and isinstance(adapter, OwnWeights | Virtual):
+        what = f"the base reads pictures too, and {adapter.title} is not told from what it sees with"
+        yield Problem("adapter.method", what, "choose a method that changes layers, as lora")
     if isinstance(adapter, OnLayers):
         yield from _on_layers(recipe, adapter, family)
     if isinstance(adapter, Lora) and adapter.experts:
@@ -42,14 +45,14 @@ def adapter_problems(recipe: Recipe, family: Family) -> Iterator[Problem]:
 
 
 def misnamed(family: Family, names: Collection[str]) -> Iterator[Problem]:
-    """Blocks that transformers renames while it loads them, so that nothing could be put back into the files.
+    """Blocks that are named in a way that transformers does not know, so that nothing could be put back into the files.
 
     `names`: of the tensors in the files, as far as they are known.
     """
     if family.at is None or not names:
         return
     short = family.at.partition(".")[2]  # some files leave the first part out
-    if not any(name.startswith((f"{family.at}.", f"{short}.")) for name in names):
+    if not any(name.startswith((f"{family.at}.", f"{short}.", f"{family.stored_at}.")) for name in names):
         first = next((name for name in sorted(names) if ".layers." in name), min(names))
         what = f"its files have {first} where transformers has {family.at}: what is trained could not be put back there"
         yield Problem("base.name", what, "take the text-only model of the same family, or another base")
@@ -74,6 +77,9 @@ def _of_the_base(adapter: OwnWeights | Lora, family: Family) -> Iterator[Problem
     if isinstance(adapter, Lora) and adapter.init == "loftq" and family.quantized is not None:
         what = "the base is stored quantized, so nothing tells what that took from it, which LoftQ makes up for"
         yield Problem("adapter.init", what, "name the same model in full precision, or set adapter.init: default")
+    if family.pictures and isinstance(adapter, Lora) and (other := set(adapter.modules_to_save) - set(VOCABULARY)):
+        what = f"the base reads pictures too, and may have {min(other)} in what it sees with as well"
+        yield Problem("adapter.modules_to_save", what, f"of such a base name {' or '.join(VOCABULARY)} alone")
     tables = set(adapter.tables) if isinstance(adapter, Lora) else set()
     if family.tied and tables and not tables & set(EMBEDDINGS):
         what = "the head of this base is one with its embeddings, which would no longer be so"
@@ -158,6 +164,8 @@ def remarks(recipe: Recipe, family: Family) -> list[str]:
         found.append(f"training.micro_batch: 1, as rows laid end to end would see each other in {family.model_type}")
     if not isinstance(recipe.adapter, OnLayers):
         return found
+    if family.pictures:
+        found.append("the base reads pictures too: it is trained on text alone, and what it sees with stays as it is")
     if not family.known and recipe.adapter.target_modules == "all-linear":
         names = ", ".join(family.linear_suffixes)
         found.append(f"unknown family {family.model_type}: target modules found by looking: {names}")

@@ -79,6 +79,12 @@ SERVERS: Mapping[str, Callable[[Lora], Reason]] = {
 """By name, what keeps each from loading a LoRA adapter."""
 
 
+READ_ALL_NAMES = ("vLLM",)
+"""Servers that look for the layers of a language model inside of a base that reads pictures too, where transformers has
+them. llama.cpp's converter refuses such names (llama.cpp#27995), and of the others it is not known."""
+OF_PICTURES = "it is not known to find the layers of a base that reads pictures"
+
+
 def handed_on(adapter: Method) -> Lora | None:
     """What others get of a method that ends as LoRA; of AdaLoRA no layer keeps more ranks than it began with."""
     if isinstance(adapter, Adalora):
@@ -86,16 +92,17 @@ def handed_on(adapter: Method) -> Lora | None:
     return adapter if isinstance(adapter, Lora) else None
 
 
-def refusals(adapter: Method) -> dict[str, Reason]:
-    """Of each server why it does not load this adapter; None: it does."""
+def refusals(adapter: Method, *, pictures: bool = False) -> dict[str, Reason]:
+    """Of each server why it does not load this adapter; None: it does. `pictures`: its base reads these too."""
     if (lora := handed_on(adapter)) is not None:
-        return {name: _any(lora) or why(lora) for name, why in SERVERS.items()}
+        seeing = {name: OF_PICTURES if pictures and name not in READ_ALL_NAMES else None for name in SERVERS}
+        return {name: _any(lora) or why(lora) or seeing[name] for name, why in SERVERS.items()}
     return dict.fromkeys(SERVERS, "it loads LoRA alone")
 
 
-def told(adapter: Method) -> str:
+def told(adapter: Method, *, pictures: bool = False) -> str:
     """Which servers load the adapter, in a line."""
-    why = refusals(adapter)
+    why = refusals(adapter, pictures=pictures)
     taking = [name for name, reason in why.items() if reason is None]
     reasons = dict.fromkeys(reason for reason in why.values() if reason is not None)
     if not taking:

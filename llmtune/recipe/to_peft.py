@@ -37,7 +37,7 @@ def peft_config(
         return virtual_config(adapter)
     targets = _targets(adapter, linear_suffixes, inside)
     config, own = _own(adapter, targets, steps)
-    if isinstance(adapter, OnSomeLayers) and adapter.layers is not None:
+    if isinstance(adapter, OnSomeLayers) and adapter.layers is not None and inside is None:
         own["layers_to_transform"] = list(adapter.layers)
     if isinstance(adapter, Lora) and adapter.experts:
         blocks = [f".{block}" for block in adapter.layers or ()] or [""]
@@ -142,11 +142,15 @@ def _alpha(adapter: Loha | Lokr | Gralora) -> float:
 
 
 def _targets(adapter: OnLayers, linear_suffixes: tuple[str, ...], inside: str | None) -> str | list[str]:
-    """Names of layers one by one; of a base that is more than a language model a pattern of them, inside of that.
+    """Names of layers one by one; of a base that is more than a language model a pattern of them, inside of that, which
+    tells the blocks too: with a pattern PEFT takes no list of those.
 
     PEFT saves "all-linear" as full paths, which LMDeploy takes for layers without an adapter.
     """
     names = linear_suffixes if adapter.target_modules == "all-linear" else adapter.target_modules
     if inside is None:
         return list(names)
-    return rf"{re.escape(inside)}\.\d+\.(.+\.)?({'|'.join(re.escape(name) for name in names)})"
+    blocks = adapter.layers if isinstance(adapter, OnSomeLayers) else None
+    block = r"\d+" if blocks is None else f"({'|'.join(map(str, blocks))})"
+    # a name may be the end of a path that begins before the block
+    return rf"(?={re.escape(inside)}\.{block}\.)(.+\.)?({'|'.join(re.escape(name) for name in names)})"

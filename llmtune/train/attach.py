@@ -71,7 +71,7 @@ def attach(base: PreTrainedModel, inputs: TrainInputs) -> PeftModel | PreTrained
     if isinstance(config, AdaLoraConfig):
         freeze_divisors(model)
     if makes_up:
-        make_up_for_rounding(model, Path(inputs.base.path))
+        make_up_for_rounding(model, Path(inputs.base.path), trust_remote_code=inputs.base.trust_remote_code)
     begin_as_means(model, inputs.adapter.get("added", {}))
     hold(model)
     if looks:

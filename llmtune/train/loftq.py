@@ -8,7 +8,6 @@ at our scale of 2 that update is as far from W as none. So it is done here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llmtune.errors import BaseModelError
 from llmtune.models.checkpoint import Span, checkpoint
+from llmtune.models.pieces import by_own_names
 
 SPARE, TURNS = 16, 8
 """Directions beyond twice the rank, and turns of the power iteration. What is left is 3e-4 more than the least that can
@@ -29,18 +29,19 @@ be, measured on a matrix of 2,048 by 2,048 without any structure."""
 
 
 @torch.no_grad()
-def make_up_for_rounding(model: PeftModel, folder: Path) -> None:
+def make_up_for_rounding(model: PeftModel, folder: Path, *, trust_remote_code: bool) -> None:
     """Give a fresh LoRA on a 4-bit base the values of LoftQ. `folder`: of the base in full precision.
 
     Where the base's rounding has fewer directions than the rank, the rest stays as it was made: random A and B = 0.
     Raises BaseModelError where the folder has not the weight of a layer.
     """
     spans = checkpoint(folder)
+    keys = by_own_names(folder, {key: key for key in spans}, trust_remote_code=trust_remote_code)
     for name, layer in model.get_base_model().named_modules():
         if not isinstance(layer, LoraLayer) or not isinstance(layer.get_base_layer(), Linear4bit):
             continue
         quantized = layer.get_base_layer()
-        key = _key(f"{name}.weight", model.get_base_model().base_model_prefix, spans)
+        key = keys.get(f"{name}.weight")
         if key is None:
             what = f"has no {name}.weight, of whose rounding LoftQ is made"
             raise BaseModelError.one(str(folder), what, "set `adapter.init: default`")
@@ -65,11 +66,6 @@ def _largest(rounding: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     left, sizes, right = torch.svd_lowrank(rounding, few, niter=TURNS)
     kept = min(rank, few)
     return left[:, :kept], sizes[:kept], right.T[:kept]
-
-
-def _key(name: str, prefix: str, spans: Mapping[str, Span]) -> str | None:
-    """The file's own name for a weight; some files leave the first part out (`transformer.`)."""
-    return next((key for key in (name, name.removeprefix(f"{prefix}.")) if key in spans), None)
 
 
 def _read(key: str, span: Span) -> Tensor:

@@ -85,6 +85,7 @@ class RowTrainer(SavingTrainer):
         """Whether a step that is not finite is left out; else it is the last one anyway."""
         numbers = datasets.Dataset.from_dict({"row": range(len(rows))})
         super().__init__(checkpoints, train_dataset=numbers, data_collator=only, **given)
+        self.model_accepts_loss_kwargs = True  # compute_loss does, whatever the base says of its own loss (Qwen-VL)
         ranks, args = self.args.world_size, self.args
         batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * ranks
         self._order = Order(len(rows), batch_size, args.data_seed)

@@ -12,6 +12,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from llmtune.errors import BaseModelError
+from llmtune.models.classes import auto_class
 from llmtune.models.family import Family, read
 from llmtune.plan.estimate import shape_of
 from llmtune.plan.fits import remarks
@@ -28,6 +29,12 @@ UNKNOWN: dict[str, dict[str, Any]] = {
     "qwen3_moe": {**SIZES, "num_experts": 4, "moe_intermediate_size": 24, "mlp_only_layers": [1]},
     "llama4_text": {"num_local_experts": 4, "intermediate_size_mlp": 40, "interleave_moe_layer_step": 2},
     "gemma3": {"text_config": {**SIZES, "model_type": "gemma3_text"}, "vision_config": VISION},
+    "mistral3": {
+        "text_config": {**SIZES, "model_type": "mistral"},
+        "vision_config": {**VISION, "model_type": "pixtral"},
+    },
+    "qwen3_vl": {"text_config": SIZES, "vision_config": {"hidden_size": 16, "depth": 5, "num_heads": 2}},
+    "qwen3_5": {"text_config": SIZES, "vision_config": {"hidden_size": 16, "depth": 5, "num_heads": 2}},
 }
 
 
@@ -36,7 +43,7 @@ def looked_at(folder: Path, kind: str) -> tuple[Family, Any]:
     config = transformers.AutoConfig.for_model(kind, **sizes)
     config.save_pretrained(folder)
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config)
+        model = auto_class(config).from_config(config)
     return read(folder), model
 
 
@@ -48,8 +55,10 @@ def test_numbers_and_layers_are_those_of_the_model(kind: str, tmp_path: Path) ->
     head = model.get_output_embeddings()
     linear = [one for one in model.modules() if isinstance(one, torch.nn.Linear) and one is not head]
     assert shape_of(RECIPE, sizes).quantizable == sum(one.weight.numel() for one in linear)
-    (said, *_) = remarks(RECIPE, sizes)
-    assert said.startswith(f"unknown family {sizes.model_type}: target modules found by looking: ")
+    said = remarks(RECIPE, sizes)
+    assert any(one.startswith(f"unknown family {sizes.model_type}: target modules found by looking: ") for one in said)
+    assert sizes.pictures == any("reads pictures too: it is trained on text alone" in one for one in said)
+    assert sizes.pictures == ("text_config" in UNKNOWN[kind])
 
 
 @pytest.mark.parametrize("kind", sorted(UNKNOWN))
@@ -65,9 +74,29 @@ def test_an_adapter_goes_on_the_blocks_and_on_no_router_no_head_and_no_tower_for
     assert trained and not any(
         word in name
         for name in trained
-        for word in ("router", "gate.", "lm_head", "vision", "projector", "mamba.out_proj")
+        for word in ("router", "gate.", "lm_head", "vis", "projector", "mamba.out_proj")
     )
-    assert bool(sizes.inside) == (kind == "gemma3")
+    assert bool(sizes.inside) == (kind in ("gemma3", "mistral3"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "layers"),
+    [
+        ({"layers": [0, 2], "target_modules": ["q_proj"]}, 2),
+        ({"target_modules": ["mlp.up_proj"]}, 3),
+        ({"target_modules": ["layers.1.self_attn.v_proj", "k_proj"]}, 4),
+    ],
+)
+def test_blocks_and_paths_are_found_inside_of_a_base_that_reads_pictures(
+    asked: dict[str, Any], layers: int, tmp_path: Path
+) -> None:
+    sizes, model = looked_at(tmp_path, "gemma3")
+    recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": {"rank": 4, **asked}})
+    arguments = peft_config(recipe.adapter, sizes.linear_suffixes, 1, inside=sizes.inside)["arguments"]
+    adapted = get_peft_model(model, LoraConfig(**arguments))
+    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert len(trained) == 2 * layers == 2 * len(shape_of(recipe, sizes).adapted)
+    assert all(".language_model.layers." in name for name in trained)
 
 
 def test_an_encoder_is_no_base(tmp_path: Path) -> None:

@@ -183,6 +183,22 @@ def test_a_broken_tokenizer_is_named(tmp_path: Path, name: str, content: str | N
         load(tmp_path)
 
 
+def test_the_tokens_for_pictures_keep_the_names_that_a_processor_asks_for(tmp_path: Path) -> None:
+    """As Gemma 3 has them, under both keys; what is no token of the base is none here."""
+    from transformers import AutoTokenizer
+
+    write_tokenizer(tmp_path / "base")
+    path = tmp_path / "base" / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    named = {"extra_special_tokens": {"boi_token": "<|im_start|>"}, "image_token": "<|pad|>", "add_bos_token": True}
+    path.write_text(json.dumps({**config, **named, "eoi_token": "<nowhere>"}))
+    load(tmp_path / "base").write(tmp_path / "written")
+    found = AutoTokenizer.from_pretrained(tmp_path / "written")
+    assert (found.boi_token, found.image_token, found.image_token_id) == ("<|im_start|>", "<|pad|>", 3)
+    written = json.loads((tmp_path / "written" / "tokenizer_config.json").read_text())
+    assert "eoi_token" not in written and "add_bos_token" not in written
+
+
 def test_pain_01_a_special_token_that_is_found_only_after_a_space_is_mended(tmp_path: Path) -> None:
     bare(tmp_path)
     data = json.loads((tmp_path / "tokenizer.json").read_text())

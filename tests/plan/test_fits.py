@@ -76,13 +76,15 @@ def test_what_transformers_says_of_attention_is_said_here() -> None:
 
 
 def test_files_with_other_names_than_the_models_are_refused(tmp_path: Path) -> None:
-    """As those of Gemma 3 with pictures: transformers renames them while it loads."""
+    """Nobody knows where in them what is trained belongs. What transformers itself renames, it names back."""
     sizes, model = looked_at(tmp_path, "gemma3")
     assert list(misnamed(sizes, names(tmp_path))) == []  # not fetched yet
-    index = {"weight_map": {"language_model.model.layers.0.mlp.up_proj.weight": "model-1.safetensors"}}
+    as_published = ["vision_tower.layers.0.x.weight", "language_model.model.layers.0.mlp.up_proj.weight"]
+    assert list(misnamed(sizes, as_published)) == []
+    index = {"weight_map": {"text.model.layers.0.mlp.up_proj.weight": "model-1.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     (problem,) = misnamed(sizes, names(tmp_path))
-    assert problem.what.startswith("its files have language_model.model.layers.0.mlp.up_proj.weight where")
+    assert problem.what.startswith("its files have text.model.layers.0.mlp.up_proj.weight where")
     assert list(misnamed(sizes, [name for name, _ in model.named_parameters()])) == []
 
 
@@ -162,3 +164,20 @@ def test_biases_and_norms_that_a_base_does_not_have_are_told(tiny_base: Path) ->
     asked = Partial(last_layers=1, norms=True, biases=True)
     (problem,) = unknown_modules(asked, family.read(tiny_base), tiny_base)
     assert (problem.where, problem.what) == ("adapter.biases", "the base has no biases")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "key"),
+    [
+        ("full", "adapter.method"),
+        ("prompt", "adapter.method"),
+        ({"modules_to_save": ["norm"]}, "adapter.modules_to_save"),
+    ],
+)
+def test_of_a_base_that_reads_pictures_nothing_is_trained_that_it_may_see_with(
+    adapter: object, key: str, tmp_path: Path
+) -> None:
+    sizes, _ = looked_at(tmp_path, "gemma3")
+    recipe = Recipe.model_validate({"base": "x", "data": "y", "adapter": adapter, "quantization": "none"})
+    (problem,) = [one for one in adapter_problems(recipe, sizes) if "reads pictures too" in one.what]
+    assert problem.where == key

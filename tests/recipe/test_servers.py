@@ -36,6 +36,11 @@ def test_pain_26_what_a_server_refuses_is_known_before() -> None:
     assert said == "the adapter is for PEFT, SGLang, llama.cpp, Ollama, LMDeploy; not vLLM: its highest rank is 512"
 
 
+def test_the_adapter_of_a_base_that_reads_pictures_is_for_vllm_and_the_merged_model_for_all() -> None:
+    said = told(Lora(), pictures=True)
+    assert said.startswith("the adapter is for PEFT, vLLM; not SGLang, llama.cpp, Ollama, LMDeploy: it is not known to")
+
+
 def test_adalora_is_handed_on_as_lora_of_at_most_its_first_rank() -> None:
     assert told(block({"method": "adalora"})) == told(Lora())
     assert "not vLLM" in told(block({"method": "adalora", "rank": 512}))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,14 @@ from safetensors.torch import load_file
 from llmtune.check import check
 from llmtune.checked import Checked
 from llmtune.data.store import write as write_samples
+from llmtune.export import reload
+from llmtune.export.adapter import export_adapter
+from llmtune.export.inputs import CardFacts, ExportInputs
+from llmtune.models.checkpoint import checkpoint
 from llmtune.models.loading import load_base, load_with_adapter
 from llmtune.models.tokenizer import ChatTokenizer
 from llmtune.train.head import Head
+from llmtune.train.inputs import TrainInputs
 from llmtune.train.train import train
 from tests.chat_templates import write_chat_tokenizer
 from tests.tiny_models import write_rows
@@ -38,6 +43,15 @@ PLAIN: dict[str, Any] = {
 SIZES = PLAIN | {"head_dim": 32}
 SLIDING = SIZES | {"sliding_window": 16}
 MIXTURE = SIZES | {"num_experts_per_tok": 2}
+TOWER = {
+    "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 28,
+    "patch_size": 14,
+}  # fmt: skip
+QWEN_TOWER = {"hidden_size": 64, "depth": 3, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": 64}
+RECURRENT = {
+    "layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 2, "linear_num_key_heads": 1,
+    "linear_key_head_dim": 32, "linear_value_head_dim": 32,
+}  # fmt: skip
 ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
 
 
@@ -50,6 +64,8 @@ class Case:
     template: str | None
     layers: int = 14
     known: bool = True
+    pictures: dict[str, Any] | None = None
+    """Sizes of the tower of a base that reads these too."""
 
 
 CASES = {
@@ -74,9 +90,31 @@ CASES = {
     "Falcon": Case("falcon", {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}, None, 8),
     "GPT-OSS": Case("gpt_oss", MIXTURE | ROPE | {"num_local_experts": 4}, "gptoss", 8),
     "Cohere": Case("cohere", PLAIN, "cohere"),
+    "Gemma 3 (pictures)": Case(
+        "gemma3",
+        SLIDING | {"model_type": "gemma3_text"},
+        "gemma3",
+        known=False,
+        pictures=TOWER | {"model_type": "siglip_vision_model"},
+    ),
+    "Mistral 3 (pictures)": Case(
+        "mistral3",
+        SIZES | {"model_type": "mistral"},
+        "inst",
+        known=False,
+        pictures=TOWER | {"model_type": "pixtral", "head_dim": 32},
+    ),
+    "Qwen3.5": Case(
+        "qwen3_5",
+        SIZES | RECURRENT | {"model_type": "qwen3_5_text"},
+        "qwen3",
+        15,
+        known=False,
+        pictures=QWEN_TOWER,
+    ),
     "unknown (Helium)": Case("helium", SIZES, "chatml", known=False),
 }
-ALONE = {"Falcon", "GPT-OSS"}
+ALONE = {"Falcon", "GPT-OSS", "Qwen3.5"}
 """Families in which rows that are laid end to end would see each other."""
 
 
@@ -106,11 +144,14 @@ def write_family(case: Case, folder: Path) -> Path:
 
     vocabulary = (write_chat_tokenizer(folder, case.template) + 63) // 64 * 64
     sizes = {key: value for key, value in case.sizes.items() if value is not None}
-    config = transformers.AutoConfig.for_model(
-        case.kind, vocab_size=vocabulary, pad_token_id=0, bos_token_id=None, eos_token_id=None, **sizes
-    )
+    tokens = {"vocab_size": vocabulary, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+    if case.pictures is not None:
+        sizes, tokens = {"text_config": sizes | tokens, "vision_config": case.pictures}, {}
+        (folder / "preprocessor_config.json").write_text('{"size": {"height": 28, "width": 28}}')
+    config = transformers.AutoConfig.for_model(case.kind, **sizes, **tokens)
     torch.manual_seed(0)
-    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    kind = transformers.AutoModelForCausalLM if case.pictures is None else transformers.AutoModelForImageTextToText
+    kind.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     return folder
 
 
@@ -119,6 +160,40 @@ def checked(folder: Path) -> Checked:
     write_rows(folder / "rows.jsonl", 12)
     (folder / "shop.yaml").write_text("base: ./base\ndata: {train: rows.jsonl, heldout: 0.2}\nadapter: {rank: 4}\n")
     return check(folder / "shop.yaml", folder / "run", ["quantization.compute_dtype=bfloat16"])
+
+
+def sees_as_before(base: Path, merged: Path) -> None:
+    """A merged model is the whole of its base, in which no byte of what sees pictures was changed."""
+    import transformers
+
+    assert (merged / "preprocessor_config.json").read_text() == (base / "preprocessor_config.json").read_text()
+    config = json.loads((merged / "config.json").read_text())
+    assert (config["dtype"], config["text_config"]["dtype"]) == ("float32", "float32")
+    before, after = checkpoint(base), checkpoint(merged)
+    assert {name: span.shape for name, span in after.items()} == {name: span.shape for name, span in before.items()}
+    seeing = [name for name in before if "vis" in name or "projector" in name]
+    assert len(seeing) > 20
+    for name in seeing:
+        assert (after[name].dtype, after[name].read()) == ("BF16", before[name].read())
+    kind = transformers.AutoModelForImageTextToText
+    _, lost = kind.from_pretrained(merged, output_loading_info=True)
+    assert not lost["missing_keys"] and not lost["unexpected_keys"]
+
+
+def loads_elsewhere(found: Checked, given: TrainInputs, folder: Path) -> None:
+    """The adapter that is handed on answers as the trained one, loaded as a stranger would, by names that vLLM has."""
+    recipe = found.loaded.recipe.model_dump(mode="json")
+    card = CardFacts("shop", True, recipe, {}, {}, None, pictures=found.family.pictures)
+    asked = ExportInputs(card, given.base.path, str(Path(given.out) / "adapter"), given.tokenizer, None, None)
+    made = export_adapter(asked, folder)
+    assert made["layers"] == sum(map(len, found.family.blocks))
+    names = load_file(folder / "adapter_model.safetensors")
+    assert all(name.startswith("base_model.model.model.language_model.layers.") for name in names)
+    assert "AutoModelForImageTextToText" in (folder / "README.md").read_text()
+    told = reload.check(
+        {"base": asdict(given.base), "adapter": {"folder": str(folder), "reference": given.out}, "merged": None}
+    )
+    assert told["adapter"]["max_abs_logit_diff"] == 0
 
 
 @pytest.mark.parametrize("title", CASES)
@@ -151,7 +226,11 @@ def test_a_family_goes_the_whole_way(title: str, table: Table, tmp_path: Path) -
         case.layers, found.plan.trained_parameters,
     )  # fmt: skip
     trained = Path(given.out) / "adapter"
-    assert not any("router" in name or "lm_head" in name for name in load_file(trained / "adapter_model.safetensors"))
+    assert not any(
+        word in name
+        for name in load_file(trained / "adapter_model.safetensors")
+        for word in ("router", "lm_head", "vis", "projector")
+    )
     alone = any("each is computed alone" in event.get("text", "") for event in told.told)
     assert alone == (title in ALONE)
 
@@ -167,6 +246,9 @@ def test_a_family_goes_the_whole_way(title: str, table: Table, tmp_path: Path) -
     assert head is not None and head.agrees(frozen, torch.tensor(rows[0].ids))
     exact = replace(given.base, dtype="float32", quantization=held(base, "nf4", "float32").quantization)
     parity = merge_and_compare(exact, trained, base, tmp_path)
+    if case.pictures is not None:
+        sees_as_before(base, tmp_path / "merged")
+        loads_elsewhere(found, given, tmp_path / "handed")
     mask = "generation blocks, proven" if chat.template.has_generation_blocks else "rendered and aligned, proven"
     names = " ".join(found.family.linear_suffixes)
     way = "a row at a time" if alone else "by rows"

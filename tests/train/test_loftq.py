@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import numpy
@@ -104,6 +105,7 @@ def test_a_weight_that_the_base_has_not_is_named(tiny_base: Path, tmp_path: Path
     tensors = load_file(tiny_base / "model.safetensors")
     del tensors["model.layers.1.self_attn.v_proj.weight"]
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    copyfile(tiny_base / "config.json", tmp_path / "config.json")
     base = load_base(given.base)
     with pytest.raises(BaseModelError, match=r"has no model\.layers\.1\.self_attn\.v_proj\.weight"):
         attach(base, replace(given, base=replace(given.base, path=str(tmp_path))))
