@@ -14,6 +14,9 @@ from llmtune.recipe.load import load, read
 from llmtune.resolved import resolved, table
 from llmtune.stages import NOTHING_STARTED, stoppable
 
+WIDTH = 160
+"""Columns of the whole recipe, where no terminal has fewer."""
+
 
 def check_only(
     file: Path, out: Path | None, overrides: Sequence[str], console: Console, *, whole: bool = False
@@ -28,10 +31,10 @@ def check_only(
             checked = check(file, out, overrides)
     except LlmtuneError:
         if whole:
-            console.plain(table(resolved(read(file, overrides)[0])))
+            console.plain(table(resolved(read(file, overrides)[0]), console.columns(WIDTH)))
         raise
     values = resolved(load(file, overrides), checked) if whole else []
-    console.plain(table(values)) if whole else _say_checked(checked, console)
+    console.plain(table(values, console.columns(WIDTH))) if whole else _say_checked(checked, console)
     told = {"resolved": [vars(value) for value in values]} if whole else {}
     facts = {"plan": checked.planned(), "train_seconds": checked.train_seconds, "data": checked.data_facts()}
     console.json({"problems": [], **facts, **told})

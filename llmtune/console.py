@@ -42,6 +42,10 @@ class Console:
     def is_terminal(self) -> bool:
         return self.rich.is_terminal
 
+    def columns(self, most: int) -> int:
+        """For text that is to be read: so many, or as many as the terminal has."""
+        return min(most, self.rich.width) if self.is_terminal else most
+
     def title(self, name: str, text: str) -> None:
         self.rich.print(f"[bold]{escape(name)}[/]  {escape(text)}\n", soft_wrap=not self.is_terminal)
 

@@ -12,8 +12,9 @@ from textwrap import fill
 from llmtune.console import Console
 from llmtune.errors import RecipeError
 from llmtune.option import Meaning, Option, option
+from llmtune.recipe.elsewhere import known_here
 from llmtune.recipe.keys import Block, below, blocks_at, leaves
-from llmtune.recipe.methods import METHODS
+from llmtune.recipe.methods import DEFAULT, METHODS
 from llmtune.recipe.schema import Recipe
 
 PAGE = Path(__file__).parent / "recipe" / "reference.md"
@@ -38,14 +39,15 @@ def explain(key: str | None, console: Console, *, markdown: bool = False) -> Non
         console.plain(page())
         console.json([asdict(option(leaf)) for leaf in leaves()])
         return
+    width = console.columns(WIDTH)
     key = _only_one_named(key)
     path = tuple(key.split(".")) if key else ()
     if key is not None and key in set(leaves()):
         found = option(key)
-        console.plain(_told(found))
+        console.plain(_told(found, width))
         console.json(asdict(found))
     elif blocks := blocks_at(path):
-        console.plain(_listed(path, blocks))
+        console.plain(_listed(path, blocks, width))
         console.json({"key": key, "keys": [leaf for leaf in leaves() if tuple(leaf.split("."))[: len(path)] == path]})
     else:
         raise RecipeError.one(str(key), "no such key", _nearest(str(key)))
@@ -65,6 +67,8 @@ def _nearest(key: str) -> str:
     for each in dict.fromkeys([*Recipe.model_fields, *leaves()]):
         named.setdefault(each.rpartition(".")[2], []).append(each)
     last = key.rpartition(".")[2]
+    if last not in named and (here := known_here(last)) is not None:
+        return f"did you mean {here}?"
     whole = difflib.get_close_matches(key, [each for keys in named.values() for each in keys], n=1)
     alike = difflib.get_close_matches(last, list(named), n=1)
     near = named.get(last) or whole or [each for name in alike for each in named[name]]
@@ -95,19 +99,34 @@ def _methods(names: Sequence[str]) -> str:
     return f"every method but {', '.join(others)}" if len(others) < len(names) else ", ".join(names)
 
 
-def _told(found: Option) -> str:
-    """For a terminal."""
+def _told(found: Option, width: int) -> str:
+    """For a terminal: what the default method means by it, and shorter what others mean; else all that there is."""
+
+    def line(word: str, text: str) -> str:
+        return fill(text, width, initial_indent=f"  {word:<{INDENT - 2}}", subsequent_indent=" " * INDENT)
+
     said = [found.key, ""]
-    for meaning in found.meanings:
-        said += [fill(meaning.meaning, WIDTH, initial_indent="  ", subsequent_indent="  "), ""]
+    usual = [meaning for meaning in found.meanings if DEFAULT in meaning.methods]
+    for meaning in usual or found.meanings:
+        said += [fill(meaning.meaning, width, initial_indent="  ", subsequent_indent="  "), ""]
         for word, text in _lines(meaning):
-            said.append(_line(word, text))
+            said.append(line(word, text))
             if word == "becomes" and _tells(found.key, meaning):
-                said.append(_line("", _example(meaning)))
+                said.append(line("", _example(meaning)))
         said.append("")
-    said += [_line("change it", found.when), ""]
-    said += [_line("refused", text) for text in _refused(found)]
+    others = [meaning for meaning in found.meanings if usual and meaning not in usual]
+    said += [
+        line(word, text) for word, text in zip(["others", *[""] * len(others)], map(_shortly, others), strict=False)
+    ]
+    said += [""] if others else []
+    said += [line("change it", found.when), ""]
+    said += [line("refused", text) for text in _refused(found)]
     return "\n".join(said).rstrip() + "\n"
+
+
+def _shortly(meaning: Meaning) -> str:
+    """What another method means by a key."""
+    return f"{', '.join(meaning.methods)}: {meaning.meaning} (default {meaning.default}; {_becomes(meaning)})"
 
 
 def _refused(found: Option) -> Iterator[str]:
@@ -135,26 +154,22 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _line(word: str, text: str) -> str:
-    return fill(text, WIDTH, initial_indent=f"  {word:<{INDENT - 2}}", subsequent_indent=" " * INDENT)
-
-
-def _listed(path: tuple[str, ...], blocks: Sequence[Block]) -> str:
+def _listed(path: tuple[str, ...], blocks: Sequence[Block], width: int) -> str:
     """The keys of a block, each with the first sentence of its meaning."""
     said = [".".join(path) or "a recipe", ""]
     if len(blocks) == 1:
-        said += [fill(str(blocks[0].__doc__).split("\n")[0], WIDTH, initial_indent="  "), ""]
+        said += [fill(str(blocks[0].__doc__).split("\n")[0], width, initial_indent="  "), ""]
     keys: dict[str, tuple[str, list[str]]] = {}
     for block in blocks:
         for key, field in block.model_fields.items():
             more = " (has keys of its own)" if below(block, key) else ""
             method = block.model_fields["method"].default if "method" in block.model_fields else ""
             keys.setdefault(key, (f"{_first_sentence(str(field.description))}{more}", []))[1].append(method)
-    width = max(map(len, keys))
+    widest = max(map(len, keys))
     for key, (meaning, methods) in keys.items():
         whose = f" [{_methods(methods)}]" if methods[0] else ""
-        indent = " " * (width + 4)
-        said.append(fill(meaning + whose, WIDTH, initial_indent=f"  {key:<{width}}  ", subsequent_indent=indent))
+        indent = " " * (widest + 4)
+        said.append(fill(meaning + whose, width, initial_indent=f"  {key:<{widest}}  ", subsequent_indent=indent))
     return "\n".join(said) + "\n"
 
 

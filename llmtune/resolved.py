@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from textwrap import wrap
 from typing import Any, Literal
 
@@ -23,7 +24,8 @@ Source = Literal["default", "file", "parent", "command line", "model", "machine"
 WORDS = {"model": "chosen for this model", "machine": "chosen for this machine"}
 BY_MACHINE = {"quantization.compute_dtype", "launch.processes", "zero.stage", "kernels.layers"}
 """Keys that the check decides by the machine, where nobody has said; what else it decides, it reads in the base."""
-WIDEST = 44
+WIDEST, NARROWEST = 44, 14
+"""Columns of a value, at most and at least."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +133,21 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def table(values: list[Value]) -> str:
-    """For people: key, value and source, one below the other."""
-    rows = [(each.key, wrap(_text(each.value), WIDEST) or [""], each.words) for each in values]
-    keys = max(len(key) for key, _, _ in rows)
-    width = max(len(line) for _, lines, _ in rows for line in lines)
+def table(values: list[Value], width: int) -> str:
+    """For people: key, value and source, side by side in so many columns."""
+    keys = max(len(each.key) for each in values)
+    texts = [(_text(each.value), each.words) for each in values]
+    widest, source = (max(map(len, column)) for column in zip(*texts, strict=True))
+    room = max(2 * NARROWEST, width - keys - 4)
+    source = min(source, room - NARROWEST)
+    widest = min(widest, WIDEST, room - source)
     said = []
-    for key, (first, *more), words in rows:
-        said += [f"{key:<{keys}}  {first:<{width}}  {words}", *(f"{'':<{keys}}  {line}" for line in more)]
+    for each, (value, words) in zip(values, texts, strict=True):
+        cells = zip_longest([each.key], _lines(value, widest), _lines(words, source), fillvalue="")
+        said += [f"{key:<{keys}}  {first:<{widest}}  {second}".rstrip() for key, first, second in cells]
     return "".join(f"{line}\n" for line in said)
+
+
+def _lines(text: str, width: int) -> list[str]:
+    """Broken between words, so that the name of a file stays whole where it can."""
+    return wrap(text, width, break_on_hyphens=False) or [""]

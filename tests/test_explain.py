@@ -172,6 +172,18 @@ def test_a_last_name_that_one_key_has_alone_is_that_key(capsys: pytest.CaptureFi
     assert json.loads(told("rank", capsys, as_json=True))["key"] == "adapter.rank"
 
 
+def test_what_the_usual_method_means_comes_first_and_what_others_mean_is_shorter(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = " ".join(told("adapter.rank", capsys).split())
+    assert said.count(" becomes ") == 1
+    assert (
+        "vera: Rank of the random matrices. Adds one trained number a layer. (default 256; peft.VeraConfig: r)" in said
+    )
+    assert told("adapter.blocks", capsys).count("  becomes ") == 1  # of one that is not the usual method
+    assert len(json.loads(told("adapter.rank", capsys, as_json=True))["meanings"]) == 9
+
+
 def test_an_example_says_more_than_that_a_value_is_handed_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert "->" not in told("data.heldout", capsys)
     assert "(16 -> 32: r 16 -> 32, lora_alpha 32 -> 64)" in told("adapter.rank", capsys)
@@ -185,6 +197,7 @@ def test_an_example_says_more_than_that_a_value_is_handed_on(capsys: pytest.Capt
         ("attention", "did you mean training.attention or kernels.attention?"),
         ("trainign", "did you mean training?"),
         ("adapter.rank.x", "did you mean adapter.rank?"),
+        ("training.lr", "did you mean training.learning_rate?"),
         ("zzzz", "`llmtune explain` lists them"),
     ],
 )

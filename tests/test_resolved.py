@@ -16,7 +16,7 @@ from llmtune.recipe.keys import leaves
 from llmtune.recipe.load import load
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.schema import Quantization
-from llmtune.resolved import Value, resolved
+from llmtune.resolved import Value, resolved, table
 
 
 @pytest.fixture
@@ -77,6 +77,19 @@ def test_it_is_a_table_for_people_and_json_for_machines(
     told = {each["key"]: each for each in json.loads(capsys.readouterr().out)["resolved"]}
     assert told["adapter.rank"] == vars(Value("adapter.rank", 4, "command line", "--set adapter.rank=4"))
     assert told["training.attention"]["written"] == "auto"
+
+
+def test_on_a_narrow_terminal_no_line_is_too_long_and_no_place_is_broken() -> None:
+    modules = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    values = [
+        Value("training.early_stopping.min_change", 0.0, "default"),
+        Value("base.name", "Qwen/Qwen3-0.6B", "file", "gpt35-short-answers.yaml:7:1"),
+        Value("adapter.target_modules", modules, "model", written="all-linear"),
+    ]
+    lines = table(values, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].endswith("  gpt35-short-answers.yaml:7:1")
+    assert len(lines) > len(table(values, 160).splitlines()) == 4
 
 
 def test_of_a_recipe_with_problems_it_is_shown_what_was_understood(

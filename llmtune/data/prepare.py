@@ -166,7 +166,8 @@ class _Preparation:
     def _nothing_left(self, name: str, label: str) -> Problem:
         own = [one for one in self._reading.rejected if one.source.rpartition(":")[0] == label]
         first = f"; the first: {own[0].source} {own[0].reason}" if own else ""
-        return Problem(label, f"no row is left for {name}: {len(own):,} are rejected{first}", "mend the rows")
+        do = "mend the rows, or take a base with another tokenizer and template"
+        return Problem(label, f"no row is left for {name}: {len(own):,} are rejected{first}", do)
 
 
 def shown(samples: Sequence[Sample], tokenizer: TextTokenizer) -> tuple[Shown, ...]:

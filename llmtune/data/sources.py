@@ -30,7 +30,7 @@ def kind(path: Path) -> str:
     """What the file is, for people: CSV, JSON lines, ..."""
     if path.is_dir():
         return counted(len(text_files.files(path)), "file") + " of text"
-    names = {".jsonl": "JSON lines", ".ndjson": "JSON lines", ".txt": "text", ".md": "Markdown"}
+    names = {".jsonl": "JSON lines", ".ndjson": "JSON lines", ".txt": "text", ".md": "Markdown", ".parquet": "Parquet"}
     return names.get(path.suffix.lower(), path.suffix[1:].upper())
 
 

@@ -187,7 +187,7 @@ def _head(rows: Rows, way: Way, device: Device, made: Measured) -> Iterator[str]
     if made.sampled is not None:
         yield f"Tokens are {_reckoned(made.sampled, len(rows.conversations))}."
     if rows.repeated:
-        yield f"Word for word there already, and learnt once more: {counted(rows.repeated, 'row')}."
+        yield f"{counted(rows.repeated, 'row')} repeating another word for word: learnt once more each time."
     replay = "`replay: FILE` under `data` mixes in a file of questions of all kinds, answered as they should still be"
     yield f"To keep what the base can do already: {replay}."
 

@@ -72,10 +72,11 @@ def look(name: str) -> Base:
             problems += prequantized.problems(Quantization(), name, sizes.quantized, transposed=sizes.transposed)
     except LlmtuneError as error:
         problems += error.problems
-    try:
-        chat = tokenizer.load(found.folder)
-    except LlmtuneError as error:
-        problems += error.problems
+    if (found.folder / "config.json").is_file():  # else it is no folder of a model
+        try:
+            chat = tokenizer.load(found.folder)
+        except LlmtuneError as error:
+            problems += error.problems
     if sizes is None or chat is None or problems:
         raise BaseModelError(problems)
     return Base(found, sizes, chat, _of_its_weights(found, sizes))

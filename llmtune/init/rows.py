@@ -46,7 +46,7 @@ class Rows:
     """Of the longest row."""
     with_system_prompt: int
     repeated: int
-    """Rows that are there already, word for word."""
+    """Rows that are another one again, word for word."""
     answers: int
     """How many different ones there are."""
     language: str | None
@@ -86,7 +86,7 @@ class Rows:
         if self.bad:
             yield f"{counted(len(self.bad), 'row')} cannot be used; the first: {self.bad[0].where}: {self.bad[0].what}"
         if self.repeated:
-            yield f"{counted(self.repeated, 'row')} there already, word for word"
+            yield f"{counted(self.repeated, 'row')} repeating another word for word"
         if self.answers < FEW * len(self.conversations):
             few = f"{counted(self.answers, 'answer')} in all: {'it' if self.answers == 1 else 'they'}"
             yield f"{few} can be learnt by heart, and a good score is no feat"

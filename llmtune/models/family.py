@@ -105,6 +105,10 @@ def read(folder: Path, *, trust_remote_code: bool = False) -> Family:
     path = folder / "config.json"
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        inside = sorted(found.parent for found in folder.glob("*/config.json"))
+        do = f"did you mean {inside[0]}?" if inside else "name the folder that holds the whole model"
+        raise BaseModelError.one(str(path), "is not there, and tells what model it is", do) from error
     except OSError as error:
         raise BaseModelError.one(str(path), "cannot be read", "name the folder that holds the whole model") from error
     except ValueError as error:

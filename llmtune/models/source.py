@@ -54,11 +54,17 @@ def find(base: Base, beside: Path, commit: str | None = None) -> Source:
         absent = f"; and there is no folder {path}"
         folder = _from_hub(base.name, commit or base.revision, _SMALL, absent)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        of = adapter.get("base_model_name_or_path") or "its base"
-        what = f"{base.name} is an adapter, not a model"
-        raise BaseModelError.one("base.name", what, f"merge it first, or write base: {of}")
+        do = f"merge it first, or write base: {_base_of(folder)}"
+        raise BaseModelError.one("base.name", f"{base.name} is an adapter, not a model", do)
     return Source(base.name, folder, on_hub)
+
+
+def _base_of(adapter: Path) -> str:
+    """Of an adapter by PEFT, what it says that it was trained on."""
+    try:
+        return str(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return "its base"
 
 
 def weights(source: Source) -> Weights:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from llmtune.errors import Problem
 from llmtune.recipe.document import KeyPath, dotted
+from llmtune.recipe.elsewhere import known_here
 from llmtune.recipe.keys import Block, below, leaves, meaning
 from llmtune.recipe.method import Method
 from llmtune.recipe.methods import METHODS
@@ -170,8 +171,10 @@ def _no_such_key(where: str, path: KeyPath, block: Block | None) -> Problem:
 
 
 def _meant(path: KeyPath, block: Block | None) -> KeyPath | None:
-    """The nearest key beside, else the nearest anywhere."""
+    """The key that is called so elsewhere, else the nearest beside, else the nearest anywhere."""
     last = str(path[-1])
+    if (named := known_here(last)) is not None:
+        return tuple(named.split("."))
     near = difflib.get_close_matches(last, list(block.model_fields) if block else [], n=1)
     if near:
         return (*path[:-1], near[0])

@@ -222,7 +222,7 @@ def test_answers_that_are_few_and_rows_that_are_there_twice_are_told(tmp_path: P
     assert "1 answer in all: it can be learnt by heart" in "\n".join(look(same, None).lines())
     assert look(file, None).repeated == 0  # 35 is odd: each question has both answers
     file.write_text("\n".join(["question,answer", *lines, lines[0]]) + "\n")
-    assert "1 row there already, word for word" in "\n".join(look(file, None).lines())
+    assert "1 row repeating another word for word" in "\n".join(look(file, None).lines())
 
 
 def on_a_terminal(folder: Path, *arguments: str, answers: Sequence[str] = ()) -> tuple[int, str, int]:

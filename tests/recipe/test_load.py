@@ -9,11 +9,13 @@ import pytest
 
 from llmtune.errors import Problem, RecipeError
 from llmtune.recipe import sharding
+from llmtune.recipe.elsewhere import NAMES
 from llmtune.recipe.keys import leaves, meaning
 from llmtune.recipe.load import Loaded, load
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.methods import Ia3
 from llmtune.recipe.rules import RULES
+from llmtune.recipe.schema import Recipe
 
 
 def read(tmp_path: Path, text: str, *overrides: str) -> Loaded:
@@ -60,6 +62,19 @@ training:
     ]
     assert found[0].do == "did you mean data.heldout?"
     assert found[2].do.startswith("did you mean cosine?")
+
+
+def test_a_key_of_another_tool_is_shown_its_name_here(tmp_path: Path) -> None:
+    text = "model: a/b\ndata: {train: rows.csv, cutoff_len: 512}\nlora: {r: 8}\ntraining: {lr: 1e-4, num-epochs: 2}\n"
+    assert [(one.what, one.do) for one in problems(tmp_path, text)] == [
+        ("model: no such key", "did you mean base?"),
+        ("data.cutoff_len: no such key", "did you mean data.max_tokens?"),
+        ("lora: no such key", "did you mean adapter?"),
+        ("training.lr: no such key", "did you mean training.learning_rate?"),
+        ("training.num-epochs: no such key", "did you mean training.epochs?"),
+    ]
+    assert not set(NAMES) & {key.rpartition(".")[2] for key in leaves()}, "a name of another tool that is a key here"
+    assert set(NAMES.values()) <= {*leaves(), *Recipe.model_fields}
 
 
 def test_a_key_in_the_wrong_place_is_shown_its_own(tmp_path: Path) -> None:
