@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import GenerationConfig
 
 from llmtune.files import atomic_folder, write_json
@@ -33,15 +36,23 @@ def quantize(inputs: QuantizeInputs) -> dict[str, Any]:
             return {"kept": True, "why": ""}
         why = place.make_room(inputs.size, inputs.limit)
         if why is None:
-            fresh = load_base(inputs.base)
             try:
-                _write(fresh, inputs.base, place.folder)
+                written = _written(inputs.base, place.folder)
             except (OSError, SafetensorError) as error:
                 why = f"it could not be written: {error}"
-        if why is None and (other := difference(fresh, load_base(replace(inputs.base, stored=str(place.folder))))):
-            shutil.rmtree(place.folder)
-            why = f"{other} is not the same when it is loaded again"
+        if why is None:
+            again = digests(load_base(replace(inputs.base, stored=str(place.folder))))
+            if (other := difference(written, again)) is not None:
+                shutil.rmtree(place.folder)
+                why = f"{other} is not the same when it is loaded again"
         return {"kept": why is None, "why": why or ""}
+
+
+def _written(base: BaseSpec, folder: Path) -> Mapping[str, str]:
+    """Quantize and write down; the digests alone outlive it, as a card may not hold the base twice."""
+    fresh = load_base(base)
+    _write(fresh, base, folder)
+    return digests(fresh)
 
 
 def _write(model: Any, base: BaseSpec, folder: Path) -> None:
@@ -60,12 +71,17 @@ def _write(model: Any, base: BaseSpec, folder: Path) -> None:
         stamp(beside)
 
 
-def difference(one: Any, other: Any) -> str | None:
-    """The name of the first tensor that differs, quantization constants and buffers included; None if none does."""
-    first, second = ({**dict(model.named_buffers()), **model.state_dict()} for model in (one, other))
-    for name in sorted(first.keys() | second.keys()):
-        if name not in first or name not in second:
-            return str(name)
-        if first[name].dtype != second[name].dtype or not torch.equal(first[name], second[name]):
-            return str(name)
-    return None
+def digests(model: Any) -> Mapping[str, str]:
+    """Of each tensor by its name, quantization constants and buffers included: number type, shape and sha256."""
+    tensors = {**dict(model.named_buffers()), **model.state_dict()}
+    return {name: f"{one.dtype} {tuple(one.shape)} {_sha256(one)}" for name, one in tensors.items()}
+
+
+def _sha256(tensor: Tensor) -> str:
+    plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(plain.numpy().data).hexdigest()
+
+
+def difference(one: Mapping[str, str], other: Mapping[str, str]) -> str | None:
+    """The first name of two models' digests that is missing or differs; None if none does."""
+    return next((name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)), None)
