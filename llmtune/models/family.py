@@ -59,6 +59,8 @@ class Family:
     """What one expert has: its part of each of these parameters."""
     sparse: tuple[int, ...]
     """Numbers of the blocks that have experts."""
+    normed: int
+    """Features that go into the norms of a block; of a family that is not known, at most."""
     parameters: int
     """Exact."""
     apart: bool
@@ -177,6 +179,7 @@ def from_config(whole: Mapping[str, Any], where: str) -> Family:
         experts_per_token=size.optional("num_experts_per_tok") or 0,
         expert=parts_of_an_expert(hidden, width_of_an_expert) if width_of_an_expert else (),
         sparse=tuple(range(layers)) if width_of_an_expert else (),
+        normed=_normed(kind, widths),
         parameters=_parameters(kind, config, widths, layers, vocab * (1 if tied else 2)) if kind else 0,
         apart=kind is None or kind.apart,
         sdpa=kind is None or kind.sdpa,
@@ -219,6 +222,7 @@ def _widths(config: Mapping[str, Any], hidden: int, query: int, key: int, ffn: i
         of_falcon = 2
     return {
         "hidden": hidden,
+        "bias": hidden,
         "query": query,
         "key": key,
         "ffn": ffn,
@@ -245,6 +249,14 @@ def _of_experts(experts: int, hidden: int, width: int) -> dict[str, int]:
 def parts_of_an_expert(hidden: int, width: int) -> tuple[Linear, ...]:
     """Its part of each of the two parameters that hold all experts of a block."""
     return Linear("gate_up_proj", hidden, 2 * width), Linear("down_proj", width, hidden)
+
+
+def _normed(kind: Kind | None, widths: Mapping[str, int]) -> int:
+    """Norms of a head's width are two, and see each head of the queries and of the keys."""
+    names = ("hidden", "hidden", "head", "head") if kind is None else kind.others
+    normed = {name: widths[name] for name in ("hidden", "query", "key")}
+    normed["head"] = (widths["query"] + widths["key"]) // 2
+    return sum(normed[name] for name in names if name in normed)
 
 
 def _linears(kind: Kind, widths: Mapping[str, int]) -> tuple[Linear, ...]:

@@ -196,6 +196,7 @@ def shape_of(recipe: Recipe, family: Family) -> Shape:
         attention_dropout=family.attention_dropout,
         query=family.heads * family.head_width,
         key=family.kv_heads * family.head_width,
+        normed=family.normed,
         vocabulary=family.vocab,
         parameters=family.parameters,
         quantizable=sum(linear.inputs * linear.outputs for linear in linears),

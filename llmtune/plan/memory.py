@@ -43,6 +43,8 @@ class Shape:
     """Features of a query, over all heads."""
     key: int
     """Features of a key, or of a value, over all heads that have one of their own."""
+    normed: int
+    """Features that go into the norms of a block."""
     vocabulary: int
     parameters: int
     quantizable: int
@@ -286,19 +288,19 @@ def _is_fused(recipe: Recipe) -> bool:
 def _of_a_layer(recipe: Recipe, shape: Shape, rows: int, tokens: int, device: str, *, whole: bool) -> int:
     """What one layer keeps for the backward pass, of so many rows of so many tokens each.
 
-    Counted from the block of Llama: the inputs of its norms (two, and those that some have on query and key) and of its
-    adapters in float32 (each adapter a copy of its own, but for a base in float32, where this is a fifth too much);
-    what attention is made of, and gate, its activation and up, in the number type of the base. Eager attention over the
-    `whole` keeps the softmax of its scores, for all pairs of tokens, in float32 and in that type. Liger's layers keep
+    Counted from the block of Llama: the inputs of its norms, or of its rotation, and of its adapters in float32 (each
+    adapter a copy of its own, but for a base in float32, where this is a fifth too much); what attention is made of,
+    and gate, its activation and up, in the number type of the base. Eager attention over the `whole` keeps the softmax
+    of its scores, for all pairs of tokens, in float32 and in that type. Liger's layers keep
     the inputs of the norms and of the gate as they are, and make the rest again.
     """
     width = WIDTH[recipe.quantization.compute_dtype]
     adapters = kept_features(recipe.adapter, shape.adapted) // shape.layers
-    in_float32 = 2 * shape.hidden + shape.query + shape.key + adapters
+    in_float32 = max(shape.normed, 2 * shape.hidden + shape.query + shape.key) + adapters
     in_width = 2 * shape.query + 3 * shape.key + 3 * shape.feed_forward
     if recipe.kernels.layers == "liger" and shape.liger and device == "cuda":
         in_float32 = adapters
-        in_width = 2 * shape.hidden + shape.query + 2 * shape.key + 2 * shape.feed_forward
+        in_width = shape.normed + shape.query + 2 * shape.key + 2 * shape.feed_forward
     if recipe.quantization.type == "int8":
         in_width += 2 * shape.hidden + shape.query + shape.feed_forward  # bitsandbytes keeps what goes into each layer
     if _is_fused(recipe):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from shipped_recipes.bases import BASES
 
 from llmtune.models import family
 from llmtune.plan import estimate, memory
@@ -311,6 +312,32 @@ def test_on_a_gpu_it_is_what_was_measured(case: str) -> None:
     shape = estimate.shape_of(asked, family.from_config(config, "config.json"))
     found = memory.training(asked, shape, counted, device="cuda", checkpointing=checkpointing)
     assert found.total - found.parts["process"] == pytest.approx(measured, rel=0.06)
+
+
+ONE_ROW = {
+    ("Qwen/Qwen3-1.7B", 28, "liger", 0): 6.276e9,
+    ("Qwen/Qwen3-1.7B", 28, "liger", 4): 5.301e9,
+    ("Qwen/Qwen3-1.7B", 28, "transformers", 0): 7.801e9,
+    ("google/gemma-3-1b-it", 26, "liger", 0): 5.095e9,
+    ("ibm-granite/granite-3.3-2b-instruct", 20, "liger", 0): 5.687e9,
+    ("allenai/OLMo-2-0425-1B", 16, "liger", 0): 5.313e9,
+    ("HuggingFaceTB/SmolLM3-3B", 18, "liger", 0): 5.467e9,
+    ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", 10, "liger", 0): 7.413e9,
+}
+"""Bytes at most allocated on an H100 by two steps of rank 16 on NF4, a row of 2,048 tokens at a time, half of them
+trained. By base, how many of its blocks, the kernels of its layers, and every how many are recomputed."""
+
+
+@pytest.mark.parametrize("case", ONE_ROW)
+def test_of_one_long_row_it_is_what_was_measured(case: tuple[str, int, str, int]) -> None:
+    name, blocks, layers, checkpointing = case
+    config = {**BASES[name], "num_hidden_layers": blocks}
+    asked = recipe(kernels={"layers": layers}, zero={"stage": 0})
+    usual: dict[str, Any] = {"epochs": 1, "max_steps": None, "evaluations": 1, "warmup": 0.0, "processes": 1, "seed": 0}
+    counted = geometry([2048], [1024], batch_size=1, micro_batch=1, **usual)
+    sizes = estimate.shape_of(asked, family.from_config(config, "config.json"))
+    found = memory.training(asked, sizes, counted, device="cuda", checkpointing=checkpointing)
+    assert found.total - found.parts["process"] == pytest.approx(ONE_ROW[case], rel=0.1)
 
 
 def test_activations_are_those_of_transformers_where_liger_does_not_compute_them(bases: dict[str, Path]) -> None:
