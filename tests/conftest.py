@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from llmtune.models import looked
 from tests.tiny_models import write_base, write_rows
 
 
@@ -15,6 +17,15 @@ from tests.tiny_models import write_base, write_rows
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Llama in bfloat16, with tokenizer and template. Read-only."""
     return write_base(tmp_path_factory.mktemp("bases") / "llama")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_is_known_from_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What an earlier run of the tests has looked at, this one looks at again."""
+    folder = tmp_path_factory.mktemp("looked")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(looked, "root", lambda: folder)
+        yield
 
 
 @pytest.fixture

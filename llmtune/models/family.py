@@ -100,7 +100,8 @@ class Family:
 
 
 def read(folder: Path, *, trust_remote_code: bool = False) -> Family:
-    """Read `config.json` of a base model's folder; a family that is not known is built by transformers without numbers.
+    """Read `config.json` of a base model's folder; a family that is not known is built by transformers without numbers,
+    once: what was found of it is kept.
 
     `trust_remote_code`: that may run code that came with the base. Raises BaseModelError.
     """
@@ -120,9 +121,17 @@ def read(folder: Path, *, trust_remote_code: bool = False) -> Family:
     found = from_config(whole, str(path))
     if found.known:
         return found
+    from llmtune.models import looked
+
+    own_code = found.remote_code and trust_remote_code
+    if not own_code and (known := looked.recall(found, folder)) is not None:
+        return known
     from llmtune.models.looking import look
 
-    return look(found, folder, trust_remote_code=trust_remote_code)
+    seen = look(found, folder, trust_remote_code=trust_remote_code)
+    if not own_code:
+        looked.remember(seen, folder)
+    return seen
 
 
 def from_config(whole: Mapping[str, Any], where: str) -> Family:

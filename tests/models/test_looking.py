@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from llmtune.errors import BaseModelError
+from llmtune.models import looked, looking
 from llmtune.models.classes import auto_class
 from llmtune.models.family import Family, read
 from llmtune.plan.estimate import shape_of
@@ -97,6 +101,37 @@ def test_blocks_and_paths_are_found_inside_of_a_base_that_reads_pictures(
     trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
     assert len(trained) == 2 * layers == 2 * len(shape_of(recipe, sizes).adapted)
     assert all(".language_model.layers." in name for name in trained)
+
+
+@pytest.mark.parametrize("kind", sorted(UNKNOWN))
+def test_what_was_found_is_kept_and_the_same_again(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, _ = looked_at(tmp_path, kind)
+
+    def fails(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(looking, "look", fails)
+    assert read(tmp_path) == sizes
+    (kept,) = (path for path in looked.root().iterdir() if path == looked._place(tmp_path))
+    kept.write_text("{")  # of another hand: it is looked at again
+    with pytest.raises(AssertionError):
+        read(tmp_path)
+
+
+def test_a_base_that_is_kept_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
+    look = "from pathlib import Path; from llmtune.models.family import read; print(read(Path('.')).parameters)"
+    heavy = "import sys; print({'torch', 'transformers'} & set(sys.modules))"
+    transformers.AutoConfig.for_model("helium", **{**SIZES, "head_dim": 8}).save_pretrained(tmp_path)
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(Path.cwd())}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", f"{look}; {heavy}"], cwd=tmp_path, env=environment, capture_output=True, text=True,
+            check=True,
+        ).stdout.split("\n", 1)
+        for _ in range(2)
+    ]  # fmt: skip
+    assert said[0][0] == said[1][0]
+    assert "torch" in said[0][1] and said[1][1] == "set()\n"
 
 
 def test_an_encoder_is_no_base(tmp_path: Path) -> None:
