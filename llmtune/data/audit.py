@@ -11,7 +11,7 @@ from llmtune.data.conversation import Sample
 from llmtune.models.text_tokenizer import TextTokenizer
 
 SHOWN = 300
-"""Characters at each end of a document that are shown."""
+"""Characters at each end of a long piece that are shown."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,11 @@ def count_of(file: str, samples: Sequence[Sample]) -> int:
 
 
 def show(sample: Sample, tokenizer: TextTokenizer) -> Shown:
-    """The row as text, cut where training begins and ends; of a long document the middle is left out."""
+    """The row as text, cut where training begins and ends; of a long piece the middle is left out."""
     runs = [list(run) for _, run in groupby(range(len(sample.ids)), key=lambda place: sample.supervised[place])]
     # Decoded up to each cut and cut there: pieces decoded alone would lose the space at their start.
     ends = tokenizer.decode([sample.ids[: run[-1] + 1] for run in runs])
-    pieces = _pieces(runs, ends, sample)
-    if sample.document:
-        pieces = ((_short(text), trained) for text, trained in pieces)
-    return Shown(sample.source, tuple(pieces))
+    return Shown(sample.source, tuple((_short(text), trained) for text, trained in _pieces(runs, ends, sample)))
 
 
 def _short(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,12 @@ def test_all_files_become_splits_with_counts_and_samples_to_look_at(
     assert [trained for _, trained in shown.pieces] == [False, True, False]
     assert shown.pieces[1][0] == "Yes.<|im_end|>"
     assert len(done.audit.shown) == 3
+
+
+def test_of_a_long_answer_both_ends_are_shown(tmp_path: Path, chat: ChatTokenizer, family: Family) -> None:
+    write(tmp_path / "train.jsonl", *(row(f"{n}?", "ab" * 1000 + "c") for n in range(20)))
+    shown = made(tmp_path, chat, replace(family, context=8192), heldout=0.1, max_tokens=4096).audit.shown[0].pieces
+    assert shown[1] == ("ab" * 150 + " [... 1,411 characters ...] " + ("ab" * 1000 + "c<|im_end|>")[-300:], True)
 
 
 def test_pain_02_03_every_row_has_trained_tokens(tmp_path: Path, chat: ChatTokenizer, family: Family) -> None:
