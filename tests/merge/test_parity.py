@@ -58,7 +58,7 @@ def test_an_int8_base_is_merged_onto_its_weights_and_differs_by_what_it_rounds_b
     architecture: str, tmp_path: Path
 ) -> None:
     """LLM.int8 rounds the input of each layer to 8 bits, which the merged model does not."""
-    trained = write_trained(tmp_path, architecture, quantization=INT8, dtype="float32")
+    trained = write_trained(tmp_path, architecture, rows=6, quantization=INT8, dtype="float32")
     found = merge(asked(trained, tmp_path / "merged"), Events(None))
     assert found["mean_abs_logit_diff"] < 0.01 * found["logit_spread"]
     assert found["equal_greedy_tokens"] > 0.95

@@ -108,7 +108,7 @@ def stored(base: Path, folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_on_a_stored_base_is_merged_onto_its_dequantized_weights(kind: str, tmp_path: Path) -> None:
-    trained = write_trained(tmp_path, "llama", quantization=KINDS[kind])
+    trained = write_trained(tmp_path, "llama", rows=4, quantization=KINDS[kind])
     folder = stored(Path(trained.base.path), tmp_path / "stored", kind)
     base = replace(trained.base, path=str(folder))
     assert digests(load_base(base)) == digests(load_base(trained.base))

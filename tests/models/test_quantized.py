@@ -86,7 +86,7 @@ def test_a_difference_in_one_constant_is_seen(bases: dict[str, Path]) -> None:
 
 
 def test_merged_and_answered_from_a_kept_base_it_is_the_same(tmp_path: Path) -> None:
-    trained = write_trained(tmp_path, "llama")
+    trained = write_trained(tmp_path, "llama", rows=4)
     copy = Trained(made(trained.base, tmp_path / "kept"), trained.adapter, trained.heldout, trained.tokenizer)
     assert merge(asked(trained, tmp_path / "one"), Events(None)) == merge(asked(copy, tmp_path / "two"), Events(None))
     one, two = (manifest(tmp_path / name) or {} for name in ("one", "two"))
