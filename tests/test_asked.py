@@ -24,6 +24,7 @@ REST: dict[str, tuple[Any, Any]] = {
     "data.columns.question": ("q", "frage"),
     "data.columns.answer": ("a", "antwort"),
     "data.columns.system": (None, "s"),
+    "data.columns.text": ("a", "b"),
     "data.system": (None, "Be kind."),
     "data.heldout": (0.1, "held.jsonl"),
     "data.unseen": (None, "unseen.jsonl"),
