@@ -104,4 +104,6 @@ def test_arguments_reach_pytest_whole(checkout: Path, given: tuple[str, ...], to
     install(checkout / ".venv" / "bin" / "python", f'exec "{sys.executable}" -c "import sys; print(sys.argv[1:])" "$@"')
     done = call(checkout, "test", *given)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(["-m", "pytest", "--numprocesses", "2", "--dist", "loadfile", *told])
+    assert done.stdout.strip() == str(
+        ["-m", "pytest", "--numprocesses", "2", "--dist", "loadfile", "--no-loadscope-reorder", *told]
+    )
