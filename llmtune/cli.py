@@ -58,7 +58,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 @app.command(epilog="Example: llmtune init tickets.csv --base Qwen/Qwen3-4B --gpu 12GB")
 def init(
     data: Annotated[
-        str | None, typer.Argument(metavar="[DATA]", help="A file of rows: .jsonl, .json, .csv, ...")
+        str | None,
+        typer.Argument(metavar="[DATA]", help="A file of rows: .jsonl, .csv, ...; or texts: .txt, .md, a folder."),
     ] = None,
     base: Annotated[str | None, typer.Option(metavar="NAME", help="A model of the hub, or a folder.")] = None,
     gpu: Annotated[
@@ -66,6 +67,7 @@ def init(
     ] = None,
     question: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of a table: what the user says.")] = None,
     answer: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of a table: what is to be answered.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of a table: documents to pretrain with.")] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", help="The recipe. Default: named after the data.")
     ] = None,
@@ -78,7 +80,7 @@ def init(
 
     with _told(as_json, debug) as console:
         asks = sys.stdin.isatty() and console.is_terminal and not (yes or as_json)
-        command(Given(data, base, gpu, question, answer, out), console, asks=asks)
+        command(Given(data, base, gpu, question, answer, text, out), console, asks=asks)
 
 
 @app.command(epilog=f"Example: llmtune run {EXAMPLE}")

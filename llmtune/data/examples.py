@@ -181,8 +181,9 @@ def _unknown(first: Values, label: str) -> Problem:
 
 def _name_them(first: Values) -> str:
     rows = "; ".join(json.dumps(form.example) for form in FORMS if form.name in ("messages", "question"))
-    if len(first) < 2:
-        return f"write rows such as {rows}"
+    if len(first) == 1:
+        columns = f"{{text: {next(iter(first))}}}"
+        return f"to learn it as plain text, data.columns: {columns}; else write rows such as {rows}"
     return f"{SAY_WHICH}, or write rows such as {rows}"
 
 

@@ -54,17 +54,17 @@ def begin(rows: Rows, base: Base, device: Device, names: tuple[str, str]) -> Beg
         InitError: nothing fits the device.
     """
     values = {"base.name": names[0], "data.train": names[1], "training.learning_rate": _rate(base)[0]}
-    values |= by_count(len(rows.conversations), max(1, device.gpus))
+    values |= by_count(rows.count, max(1, device.gpus))
     if rows.columns is not None:
         values["data.columns"] = {"question": rows.columns.question, "answer": rows.columns.answer}
     made = _measured(values, base, rows)
     asked = Asked(values, base.family, made.splits, device, base.context)
-    way = _with_rank(asked, chosen(asked))
+    way = with_rank(asked, chosen(asked), RANKS)
     entries = in_order(
         {
             "base.name": Said(names[0], base.said),
             **dict(_of_rows(rows, asked, way, made)),
-            **dict(_of_base(base, way, device)),
+            **dict(of_base(base, way, device)),
             **dict(_of_training(base, asked, way, made)),
         }
     )
@@ -78,8 +78,8 @@ def _measured(values: Values, base: Base, rows: Rows) -> Measured:
     """All rows as tokens, however long; those that cannot be used are left out."""
     free = {"data.max_tokens": UNLIMITED, "data.on_bad_row": "skip", "data.too_long": "skip"}
     recipe = recipe_of({**values, **free, "data.train": str(rows.file)})
-    chat, family = replace(base.chat, context=None), replace(base.family, context=None)
-    return measured(recipe, values["data.heldout"], rows.read, chat, family)
+    tokenizer, family = replace(base.tokenizer, context=None), replace(base.family, context=None)
+    return measured(recipe, values["data.heldout"], rows.read, tokenizer, family)
 
 
 def _reckoned(sampled: int, rows: int) -> str:
@@ -108,9 +108,9 @@ def _rate(base: Base) -> tuple[float, str]:
     return default("training.learning_rate", "lora"), "usual for LoRA"
 
 
-def _with_rank(asked: Asked, way: Way) -> Way:
+def with_rank(asked: Asked, way: Way, ranks: Sequence[int]) -> Way:
     """The same with a rank as large as the rows need and the card allows."""
-    for rank in RANKS:
+    for rank in ranks:
         if way.plan.trained_parameters >= way.plan.geometry.supervised_tokens:
             break
         more = {**way.more, "adapter.rank": rank}
@@ -143,8 +143,13 @@ def _of_rows(rows: Rows, asked: Asked, way: Way, made: Measured) -> Iterator[tup
         yield "data.max_tokens", Said(way.limit, why)
     if longer:
         yield "data.too_long", Said("skip", f"{made.about(longer)} of {counted(asked.rows, 'row')} are longer")
+    yield from left_out(asked.rows, made)
+
+
+def left_out(rows: int, made: Measured) -> Iterator[tuple[str, Said]]:
+    """Those that cannot be used, beside so many that can."""
     if bad := made.rejected:
-        every = counted(asked.rows + len(bad), "row")
+        every = counted(rows + len(bad), "row")
         least = "" if made.sampled is None else "at least "
         first = f"{Path(bad[0].source).name}: {bad[0].reason}"
         yield "data.on_bad_row", Said("skip", f"{least}{len(bad):,} of {every} cannot be used; the first, {first}")
@@ -165,7 +170,7 @@ def _of_training(base: Base, asked: Asked, way: Way, made: Measured) -> Iterator
     yield "training.learning_rate", Said(*_rate(base))
 
 
-def _of_base(base: Base, way: Way, device: Device) -> Iterator[tuple[str, Said]]:
+def of_base(base: Base, way: Way, device: Device) -> Iterator[tuple[str, Said]]:
     """How it is held."""
     kind = way.more.get("quantization.type")
     width = WIDTH[device.number_type]
@@ -185,7 +190,7 @@ def _of_base(base: Base, way: Way, device: Device) -> Iterator[tuple[str, Said]]
 def _head(rows: Rows, way: Way, device: Device, made: Measured) -> Iterator[str]:
     yield f"Written by `llmtune init` for {device.name}: {memory(way.plan)}."
     if made.sampled is not None:
-        yield f"Tokens are {_reckoned(made.sampled, len(rows.conversations))}."
+        yield f"Tokens are {_reckoned(made.sampled, rows.count)}."
     if rows.repeated:
         yield f"{counted(rows.repeated, 'row')} repeating another word for word: learnt once more each time."
     replay = "`replay: FILE` under `data` mixes in a file of questions of all kinds, answered as they should still be"

@@ -150,6 +150,8 @@ def _limits(asked: Asked) -> Iterator[int]:
     longest = -(-asked.longest // ROUND) * ROUND
     most = longest if asked.context is None else min(longest, asked.context)
     yield most
+    if all(row.document for rows in asked.splits.values() for row in rows):
+        return  # none is left out: they are cut anew
     for limit in LIMITS:
         if limit < most and asked.longer(limit) <= (1 - KEPT) * asked.rows:
             yield limit

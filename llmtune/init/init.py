@@ -19,6 +19,7 @@ from llmtune.init import model
 from llmtune.init.card import card
 from llmtune.init.questions import Questions
 from llmtune.init.rows import Column, Rows, guessed, look, unclear
+from llmtune.init.texts import Texts
 from llmtune.plan.device import Device
 from llmtune.recipe.schema import Columns
 
@@ -39,6 +40,7 @@ class Given:
     gpu: str | None = None
     question: str | None = None
     answer: str | None = None
+    text: str | None = None
     out: Path | None = None
 
 
@@ -67,10 +69,10 @@ def _unwritten(console: Console) -> Iterator[None]:
         raise InitError(error.problems) from error
 
 
-def _answers(given: Given, console: Console, *, asks: bool) -> tuple[Rows, model.Base, Device, Path]:
+def _answers(given: Given, console: Console, *, asks: bool) -> tuple[Rows | Texts, model.Base, Device, Path]:
     """Data, base, card and the recipe's file. Of what is given, the quickest to see is looked at first."""
     questions = Questions(console, asks=asks)
-    named = {"--question": given.question, "--answer": given.answer}
+    named = {"--question": given.question, "--answer": given.answer, "--text": given.text}
 
     def card_of(said: str | None) -> Device | None:
         question = f"the card: its memory (12GB), none, or auto, which is {_here()}" if asks else ""
@@ -87,7 +89,8 @@ def _answers(given: Given, console: Console, *, asks: bool) -> tuple[Rows, model
     if rows is not None:
         tell("data", rows.lines(), console)
         out = recipe_at(_named_after(rows)) if given.out is None else out
-    base = questions.answer("--base", "the base: a name of the hub, or a folder", model.look, given.base)
+    look_at = partial(model.look, chat=not isinstance(rows, Texts))
+    base = questions.answer("--base", "the base: a name of the hub, or a folder", look_at, given.base)
     if base is not None:
         tell("base", base.lines(), console)
     if given.gpu is None:
@@ -97,8 +100,8 @@ def _answers(given: Given, console: Console, *, asks: bool) -> tuple[Rows, model
     return rows, base, device, out
 
 
-def _rows(said: str, flags: dict[str, str | None], questions: Questions, console: Console) -> Rows:
-    """Of a file; which of its columns is which is asked where their names do not tell.
+def _rows(said: str, flags: dict[str, str | None], questions: Questions, console: Console) -> Rows | Texts:
+    """Of a file, or of a folder of texts; which of its columns is which is asked where their names do not tell.
 
     `flags`: the columns that were named for the first file. What is asked for when that fails is another one.
     """
@@ -108,6 +111,11 @@ def _rows(said: str, flags: dict[str, str | None], questions: Questions, console
     if not file.exists():
         do = nearest_data(file, f"paths are as seen from {Path.cwd()}")
         raise InitError.one("DATA", f"there is no file {file}", do)
+    if (column := named.pop("--text")) is not None:
+        if any(named.values()):
+            do = "keep --text for documents, or the other two"
+            raise InitError.one("--text", "a document is learnt as it is: nothing of it is asked, or answered", do)
+        return look(file, Columns(text=column))
     missing = [flag for flag, name in named.items() if name is None]
     found = unclear(file) if missing else []
     if found and questions.asks:
@@ -116,6 +124,7 @@ def _rows(said: str, flags: dict[str, str | None], questions: Questions, console
         columns = ", ".join(column.name for column in found)
         what = f"its columns do not tell which is the question and which the answer: {columns}"
         do = f"say so with {' and '.join(f'{flag} COLUMN' for flag in missing)}"
+        do = f"{do}; of documents, which are learnt as they are, with --text COLUMN" if found else do
         raise InitError.one(str(file), what if found else "question and answer are named together, or neither is", do)
     question, answer = named.values()
     if question is not None and question == answer:
@@ -159,7 +168,7 @@ def _only_file() -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _named_after(rows: Rows) -> str:
+def _named_after(rows: Rows | Texts) -> str:
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", rows.file.stem).strip("-._")
     return f"{stem or 'recipe'}.yaml"
 
@@ -187,14 +196,16 @@ def _seen(path: str, folder: Path) -> str:
     return os.path.relpath(absolute.parent.resolve() / absolute.name, folder)
 
 
-def _planned(rows: Rows, base: model.Base, device: Device, out: Path, console: Console) -> Begun:
+def _planned(rows: Rows | Texts, base: model.Base, device: Device, out: Path, console: Console) -> Begun:
     """Choose and plan."""
-    from llmtune.init.choices import begin, memory
+    from llmtune.init.begin import begin
+    from llmtune.init.choices import memory
 
     folder, name = out.absolute().parent.resolve(), base.source.name
     if not base.source.on_hub and not Path(name).expanduser().is_absolute():
         name = _seen(name, folder)
-    tell("plan", [f"rows as tokens; then what fits {device.name}"], console)
+    what = "texts" if isinstance(rows, Texts) else "rows"
+    tell("plan", [f"{what} as tokens; then what fits {device.name}"], console)
     begun = begin(rows, base, device, (name, _seen(str(rows.file), folder)))
     longest = counted(begun.plan.geometry.longest_row, "token")
     for line in (memory(begun.plan), f"the longest row that is trained on has {longest}", *begun.remarks):
@@ -202,7 +213,7 @@ def _planned(rows: Rows, base: model.Base, device: Device, out: Path, console: C
     return begun
 
 
-def write(begun: Begun, rows: Rows, base: model.Base, device: Device, out: Path, console: Console) -> None:
+def write(begun: Begun, rows: Rows | Texts, base: model.Base, device: Device, out: Path, console: Console) -> None:
     """Write the recipe, and show it."""
     write_text(out, begun.text)
     console.stage("recipe", escape(str(out)))

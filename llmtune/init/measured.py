@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmtune.data import split
-from llmtune.data.conversation import Conversation, Sample
+from llmtune.data.conversation import Conversation, Document, Sample
 from llmtune.data.examples import Read
 from llmtune.data.prepare import prepare
 
 if TYPE_CHECKING:
     from llmtune.data.audit import Rejected
     from llmtune.models.family import Family
-    from llmtune.models.tokenizer import ChatTokenizer
+    from llmtune.models.text_tokenizer import TextTokenizer
     from llmtune.recipe.schema import Recipe
 
 ROWS, BYTES = 3000, 3_000_000
@@ -41,7 +41,7 @@ class Measured:
         return f"{number:,.0f}" if self.sampled is None else f"about {float(f'{number:.3g}'):,.0f}"
 
 
-def measured(recipe: Recipe, share: float, read: Read, chat: ChatTokenizer, family: Family) -> Measured:
+def measured(recipe: Recipe, share: float, read: Read, chat: TextTokenizer, family: Family) -> Measured:
     """Of the rows that `read` has, of which so large a `share` is held out, as the recipe says.
 
     Raises:
@@ -70,6 +70,23 @@ def measured(recipe: Recipe, share: float, read: Read, chat: ChatTokenizer, fami
 
     train, held = split.cut(every, share, recipe.training.seed, recipe.data.train)
     return Measured({"train": reckoned(train), "heldout": reckoned(held)}, prepared.rejected, len(some))
+
+
+def measured_texts(recipe: Recipe, read: Read, tokenizer: TextTokenizer, family: Family) -> Measured:
+    """The rows that documents become; of many, those that some evenly chosen ones become, so many times over.
+
+    Raises:
+        DataError: they do not go with the tokenizer, or cannot be split.
+    """
+    every = [one for one in read.examples if isinstance(one, Document)]
+    size = sum(len(one.text) for one in every)
+    some = every if size <= BYTES else [replace(one, text=one.text[:BYTES]) for one in every[:: -(-size // BYTES)]]
+    prepared = prepare(recipe, Path(), tokenizer, family, Read(some, read.problems, read.form, read.notes))
+    if some is every:
+        return Measured(prepared.splits, prepared.rejected, None)
+    times = size / sum(len(one.text) for one in some)
+    splits = {part: list(islice(cycle(rows), round(times * len(rows)))) for part, rows in prepared.splits.items()}
+    return Measured(splits, prepared.rejected, len(some))
 
 
 def sample(every: Sequence[Conversation]) -> list[Conversation]:

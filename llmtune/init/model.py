@@ -14,7 +14,7 @@ from llmtune.recipe.schema import Quantization
 if TYPE_CHECKING:
     from llmtune.models.family import Family
     from llmtune.models.source import Source
-    from llmtune.models.tokenizer import ChatTokenizer
+    from llmtune.models.text_tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,15 @@ class Base:
 
     source: Source
     family: Family
-    chat: ChatTokenizer
+    tokenizer: TextTokenizer
+    """With a chat template, unless it is for documents alone."""
     weights: list[str]
     """What is to be said of its weights, which a recipe can be written without."""
 
     @property
     def context(self) -> int | None:
         """Tokens that it can read, where it says so."""
-        return self.family.context or self.chat.context
+        return self.family.context or self.tokenizer.context
 
     @property
     def said(self) -> str:
@@ -43,7 +44,7 @@ class Base:
     def lines(self) -> Iterator[str]:
         """What was seen, in words."""
         yield f"{self.source.name}: {self.said}"
-        yield from self.chat.notes
+        yield from self.tokenizer.notes
         yield from self.weights
 
 
@@ -52,19 +53,19 @@ def numbers(count: float) -> str:
     return f"{count / 1e9:.1f} billion numbers" if count >= 1e9 else f"{count / 1e6:.1f} million numbers"
 
 
-def look(name: str) -> Base:
-    """Of a folder, or of the hub, from which its small files are fetched.
+def look(name: str, *, chat: bool = True) -> Base:
+    """Of a folder, or of the hub, from which its small files are fetched. `chat`: it is for rows with turns.
 
     Raises:
         BaseModelError: with all that keeps an adapter from being trained on it.
     """
-    from llmtune.models import family, prequantized, source, tokenizer
+    from llmtune.models import family, prequantized, source, text_tokenizer, tokenizer
     from llmtune.models.checkpoint import names
     from llmtune.plan.fits import misnamed
 
     found = source.find(Named(name=name), Path())
     problems: list[Problem] = []
-    sizes = chat = None
+    sizes = words = None
     try:
         sizes = family.read(found.folder)
         problems += misnamed(sizes, names(found.folder))
@@ -74,12 +75,12 @@ def look(name: str) -> Base:
         problems += error.problems
     if (found.folder / "config.json").is_file():  # else it is no folder of a model
         try:
-            chat = tokenizer.load(found.folder)
+            words = tokenizer.load(found.folder) if chat else text_tokenizer.load(found.folder)
         except LlmtuneError as error:
             problems += error.problems
-    if sizes is None or chat is None or problems:
+    if sizes is None or words is None or problems:
         raise BaseModelError(problems)
-    return Base(found, sizes, chat, _of_its_weights(found, sizes))
+    return Base(found, sizes, words, _of_its_weights(found, sizes))
 
 
 def _of_its_weights(found: Source, sizes: Family) -> list[str]:

@@ -65,6 +65,7 @@ EXAMPLES = {
     "--gpu": "--gpu 12GB",
     "--question": "--question COLUMN",
     "--answer": "--answer COLUMN",
+    "--text": "--text COLUMN",
 }
 """How each is given on the command line."""
 KEYS = {
@@ -72,5 +73,6 @@ KEYS = {
     "data.columns": "--question, --answer",
     "data.columns.question": "--question",
     "data.columns.answer": "--answer",
+    "data.columns.text": "--text",
 }
 """What a recipe's keys are called there."""

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from llmtune.console import counted
 from llmtune.data.conversation import Conversation
-from llmtune.data.examples import Read, read_examples, recognised
+from llmtune.data.examples import read_examples, recognised
 from llmtune.data.sources import Row, read_rows
 from llmtune.data.table_rows import row_for_names
-from llmtune.errors import DataError, Problem
+from llmtune.errors import DataError
+from llmtune.init import texts
 from llmtune.init.language import language
+from llmtune.init.looked import Looked
+from llmtune.init.texts import Texts
 from llmtune.recipe.schema import Columns, Data
 
 LOOKED_AT = 200
@@ -32,43 +35,19 @@ class Column:
     first: str
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A data file that was looked at."""
+@dataclass(frozen=True, kw_only=True)
+class Rows(Looked):
+    """Rows with questions and answers."""
 
-    file: Path
-    columns: Columns | None
-    """Those that were named, where their names do not tell."""
-    read: Read
     questions: tuple[int, int]
     """Fewest and most of a row."""
-    characters: int
-    """Of the longest row."""
     with_system_prompt: int
-    repeated: int
-    """Rows that are another one again, word for word."""
     answers: int
     """How many different ones there are."""
-    language: str | None
-
-    @property
-    def form(self) -> str:
-        return self.read.form
 
     @property
     def conversations(self) -> Sequence[Conversation]:
         return self.read.conversations
-
-    @property
-    def bad(self) -> Sequence[Problem]:
-        """Rows that cannot be used."""
-        return self.read.problems
-
-    def facts(self) -> dict[str, object]:
-        """As JSON."""
-        counts = {"form": self.form, "rows": len(self.conversations), "bad_rows": len(self.bad)}
-        told = vars(self) | {"file": str(self.file)} | counts
-        return {key: value for key, value in told.items() if key not in ("columns", "read")}
 
     def lines(self) -> Iterator[str]:
         """In words."""
@@ -76,18 +55,15 @@ class Rows:
         least, most = self.questions
         asked = counted(most, "question") if least == most else f"{least} to {most} questions"
         said = [
-            counted(len(self.conversations), "row"),
+            counted(self.count, "row"),
             f"{asked} in each",
             *([self.language] if self.language else []),
         ]
         yield f"{', '.join(said)}; the longest has {self.characters:,} characters"
         if self.with_system_prompt:
             yield f"{counted(self.with_system_prompt, 'row')} with a system prompt"
-        if self.bad:
-            yield f"{counted(len(self.bad), 'row')} cannot be used; the first: {self.bad[0].where}: {self.bad[0].what}"
-        if self.repeated:
-            yield f"{counted(self.repeated, 'row')} repeating another word for word"
-        if self.answers < FEW * len(self.conversations):
+        yield from self.faults()
+        if self.answers < FEW * self.count:
             few = f"{counted(self.answers, 'answer')} in all: {'it' if self.answers == 1 else 'they'}"
             yield f"{few} can be learnt by heart, and a good score is no feat"
         yield from self.read.notes
@@ -106,6 +82,9 @@ def unclear(file: Path) -> list[Column]:
         what, do = fault
         raise DataError.one(str(file), what, f"{do}; or, if these are names, say which: --question, --answer")
     found = [column for name in rows[0] if name and (column := _column(name, rows)) is not None]
+    if len(rows[0]) == 1 and found:
+        what = f"one column, {found[0].name}: nothing tells what is asked and what is to be answered"
+        raise DataError.one(str(file), what, f"to learn it as plain text, --text {found[0].name}")
     preferences = {"chosen", "rejected"} <= set(rows[0])
     return found if len(found) > 1 and not preferences else []
 
@@ -125,8 +104,8 @@ def guessed(columns: Sequence[Column]) -> tuple[str, str]:
     return first, second
 
 
-def look(file: Path, columns: Columns | None) -> Rows:
-    """Read the whole file.
+def look(file: Path, columns: Columns | None) -> Rows | Texts:
+    """Read the whole file, or all texts of a folder.
 
     Raises:
         DataError: it cannot be read, or nothing of it can be used.
@@ -134,7 +113,7 @@ def look(file: Path, columns: Columns | None) -> Rows:
     read = read_examples(file, Data(train=str(file), columns=columns), file.name)
     found = read.conversations
     if read.examples and not found:
-        raise DataError.one(str(file), "documents, of which nothing is asked", "write a recipe for them by hand")
+        return texts.of(file, columns, read)
     if not found:
         first = read.problems[0]
         what = f"none of {counted(len(read.problems), 'row')} can be used; {first.where}: {first.what}"

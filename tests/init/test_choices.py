@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from llmtune.init import model, patience, rows
+from llmtune.init.begin import begin
 from llmtune.init.card import of_size
-from llmtune.init.choices import begin, by_count
+from llmtune.init.choices import by_count
 from llmtune.plan.device import Device
 from tests.init.test_fitting import family
 

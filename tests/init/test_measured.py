@@ -10,7 +10,7 @@ import pytest
 from llmtune.check import check
 from llmtune.data.conversation import Conversation, Message
 from llmtune.init import model, rows
-from llmtune.init.choices import begin
+from llmtune.init.begin import begin
 from llmtune.init.measured import BYTES, ROWS, sample
 from llmtune.plan.device import processor
 
