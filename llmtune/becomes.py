@@ -162,8 +162,8 @@ def _translated(written: str) -> Flat | None:
         tokens={text: sum(text.encode()) for text in named},
     )
     arguments = translate(recipe, facts)
-    # what is decided beside the translation: where the base is, and where machines meet
-    arguments["base"] = {**(arguments["base"] or {}), "path": recipe.base.name}
+    # what is decided beside the translation: where the base is and how it is stored, and where machines meet
+    arguments["base"] = {**(arguments["base"] or {}), "path": recipe.base.name, "pickle": recipe.base.pickle}
     arguments["launch"] = {"rendezvous": recipe.launch.rendezvous, "first": recipe.launch.first}
     own = training_arguments(recipe, facts).keys()
     return {_placed(path, arguments, own): value for path, value in _flat(arguments)}

@@ -14,7 +14,7 @@ from llmtune import place, spread
 from llmtune.checked import Checked
 from llmtune.errors import LlmtuneError, Problem, RecipeError
 from llmtune.lock import commit_of, read_lock
-from llmtune.models import token_rows
+from llmtune.models import pickled, token_rows
 from llmtune.models.checkpoint import names
 from llmtune.plan import device as machine
 from llmtune.plan.adapters import unknown_modules
@@ -122,10 +122,12 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     if problems.found or not (met and source and weights and family and words and prepared and planned):
         raise RecipeError(problems.in_order())
     to_come = absent(source, weights, family.parameters)
+    if loaded.recipe.base.pickle:
+        to_come += pickled.told(source, pickled=weights.pickled)
     notes = (*to_come, *_notes(written, loaded.recipe, source, family, here), *prepared.notes)
     checked = Checked(loaded, run, source, family, words, prepared, here, planned, notes, met, 0.0)
     # without its weights a base cannot be compared; the training itself looks again
-    if not anew and not to_come:
+    if not anew and weights.ready:
         _unfinished(checked)
     return replace(checked, seconds=time.monotonic() - started)
 
@@ -150,7 +152,9 @@ def _base(loaded: Loaded, commit: str | None, here: Device, problems: Problems, 
     found = problems.of(lambda: source.find(recipe.base, loaded.beside, commit)) if loaded.knows("base") else None
     if found is None:
         return Base()
-    weights = problems.of(lambda: source.weights(found))
+    if recipe.base.pickle:
+        found = pickled.converted(found)
+    weights = problems.of(partial(source.weights, found, pickle=recipe.base.pickle))
     sizes = problems.of(lambda: family.read(found.folder, trust_remote_code=recipe.base.trust_remote_code))
     words = problems.of(lambda: token_rows.load(recipe.adapter, found.folder, sizes, chat=chat))
     if recipe.base.revision is not None and not found.on_hub:
@@ -209,7 +213,7 @@ def _adapter(loaded: Loaded, base: Base, problems: Problems) -> None:
     start = start_folder(adapter, loaded.beside)
     if start is not None and isinstance(adapter, Lora):
         problems.add(list(misfits_of_start(adapter, start, family)))
-    if base.weights is not None and base.weights.missing == 0:
+    if base.weights is not None and base.weights.ready:
         problems.add(list(unknown_modules(adapter, family, source.folder)))
         if family.experts:
             problems.add(list(prequantized.experts(loaded.recipe.base.name, source.folder)))

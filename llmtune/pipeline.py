@@ -59,7 +59,7 @@ def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console
     with stoppable("check", NOTHING_STARTED):
         checked = check(file, out, overrides, anew=anew)
     with stoppable("download", "the same command goes on with it"):
-        fetched = fetch(checked.source)
+        fetched = fetch(checked.source, pickle=checked.loaded.recipe.base.pickle)
     if fetched:  # what the weights alone tell
         with stoppable("check", NOTHING_STARTED):
             checked = check(file, out, overrides, anew=anew)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from llmtune.errors import BaseModelError, Problem
 from llmtune.files import nearest
+from llmtune.models import pickled
 from llmtune.models.checkpoint import INDEX, SINGLE, spans
 from llmtune.recipe.schema import Base
 
@@ -39,6 +40,13 @@ class Weights:
     files: tuple[str, ...]
     missing: int | None
     """Bytes that are still on the hub; None where none of the weights is here and nobody can say."""
+    pickled: bool = False
+    """They have to be converted first (`models.pickled`)."""
+
+    @property
+    def ready(self) -> bool:
+        """They are all here, in safetensors."""
+        return self.missing == 0 and not self.pickled
 
 
 def find(base: Base, beside: Path, commit: str | None = None) -> Source:
@@ -67,15 +75,15 @@ def _base_of(adapter: Path) -> str:
         return "its base"
 
 
-def weights(source: Source) -> Weights:
+def weights(source: Source, *, pickle: bool = False) -> Weights:
     """Look at the weights, here or on the hub, without fetching any. That there are none yet is no fault: the rest of
-    a recipe can be checked and planned without them.
+    a recipe can be checked and planned without them. `pickle`: it allows weights in pickle, where there are no others.
 
     Raises BaseModelError with every part that is missing or cut off, and for weights of another kind.
     """
     here = {path.name for path in source.folder.iterdir() if path.is_file()}
     remote: dict[str, int] = {}
-    files = _files(source.folder, here)
+    files = _files(source.folder, here, pickle=pickle)
     none_here = not any(name.endswith((".safetensors", *_PICKLES)) for name in here)
     if source.on_hub and (not files or not here.issuperset(files)):
         listed = _listed(source)
@@ -84,19 +92,22 @@ def weights(source: Source) -> Weights:
         if listed is None:
             raise _unreachable(f"the whole of {source.name}")
         remote = listed
-        files = _files(source.folder, here | remote.keys())
+        files = _files(source.folder, here | remote.keys(), pickle=pickle)
     elif none_here:
         return Weights((), None)
     problems = [] if files else [_no_weights(source, here | remote.keys())]
     for name in files:
-        if name in here:
+        if name in here and name.endswith(".safetensors"):
             problems += _damage(source.folder / name)
+        elif name in here:
+            continue  # only reading a pickle tells
         elif name not in remote:
             where, what = str(source.folder / name), "this part of the weights is missing"
             problems.append(Problem(where, what, "fetch the model again"))
     if problems:
         raise BaseModelError(problems)
-    return Weights(files, sum(remote[name] for name in files if name not in here))
+    pickled = any(not name.endswith(".safetensors") for name in files)
+    return Weights(files, sum(remote[name] for name in files if name not in here), pickled)
 
 
 def absent(source: Source, found: Weights, parameters: int) -> list[str]:
@@ -110,17 +121,23 @@ def absent(source: Source, found: Weights, parameters: int) -> list[str]:
     return [f"the weights are not here yet: a run fetches them first ({size})"]
 
 
-def fetch(source: Source) -> bool:
-    """Bring the weights that are still on the hub; whether there were any. Raises BaseModelError."""
-    found = weights(source)
-    if found.missing == 0:
+def fetch(source: Source, *, pickle: bool = False) -> bool:
+    """Bring weights that are still on the hub, and convert those that are a pickle; whether there was anything to do.
+
+    Raises BaseModelError.
+    """
+    found = weights(source, pickle=pickle)
+    if found.ready:
         return False
-    if not source.on_hub:
-        raise BaseModelError([_no_weights(source, set())])
     if found.missing is None:
-        raise _unreachable(f"the whole of {source.name}")
-    _from_hub(source.name, source.folder.name, found.files)
-    weights(source)
+        if source.on_hub:
+            raise _unreachable(f"the whole of {source.name}")
+        raise BaseModelError([_no_weights(source, set())])
+    if found.missing:
+        _from_hub(source.name, source.folder.name, found.files)
+        weights(source, pickle=pickle)
+    if found.pickled:
+        pickled.convert(source, _SMALL)
     return True
 
 
@@ -215,22 +232,21 @@ def _unreachable(what: str, absent: str = "") -> BaseModelError:
     return BaseModelError.one("base.name", said, do)
 
 
-def _files(folder: Path, names: set[str]) -> tuple[str, ...]:
+def _files(folder: Path, names: set[str], *, pickle: bool) -> tuple[str, ...]:
     """The files that hold the weights, in the order in which transformers looks for them."""
     if SINGLE in names:
         return (SINGLE,)
     if INDEX in names and (folder / INDEX).is_file():
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         return tuple(sorted(set(index["weight_map"].values())))
-    return ()
+    return pickled.files(folder, names) if pickle else ()
 
 
 def _no_weights(source: Source, names: set[str]) -> Problem:
-    pickled = sorted(name for name in names if name.endswith(_PICKLES))
-    if pickled:
-        what = f"{source.name} has its weights as {pickled[0]} only, a pickle, which can run any code when it is read"
-        do = "convert it to safetensors in a place you trust: model.save_pretrained(FOLDER) of transformers"
-        return Problem("base.name", what, do)
+    stored = sorted(name for name in names if name.endswith(_PICKLES))
+    if stored:
+        what = f"{source.name} has its weights as {stored[0]} only, a pickle, which can run any code when it is read"
+        return Problem("base.name", what, "set base.pickle: true, which reads it without, or take another base")
     return Problem("base.name", f"{source.name} has no {SINGLE}", "name the folder that holds the weights too")
 
 

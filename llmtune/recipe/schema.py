@@ -24,6 +24,11 @@ class Base(Closed):
     trust_remote_code: bool = Field(
         False, description="Run Python code that came with the base model. Only for a source you trust."
     )
+    pickle: bool = Field(
+        False,
+        description="Take weights in pickle (pytorch_model.bin) where there are none in safetensors. They are converted"
+        " once, and nothing that is in them is run: one that holds more than numbers is refused.",
+    )
 
 
 class Columns(Closed):

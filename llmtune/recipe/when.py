@@ -11,6 +11,7 @@ WHEN: Mapping[str, str] = {
     "base.name": "Always: take the smallest model that does the job when it is asked well.",
     "base.revision": "When the same model must be had in a year; the lock has the commit in any case.",
     "base.trust_remote_code": "When the check says that the base brings code, and you have read it.",
+    "base.pickle": "When the check says that an older base has its weights in pickle alone.",
     "data.train": "Always.",
     "data.format": "When the check says that the columns fit several forms, or takes the wrong one.",
     "data.columns.question": "When the columns have names of their own.",

@@ -97,10 +97,20 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "export": (["adapter"], ["adapter", "merged"]),
 }
 # Version and name decide nothing but themselves; the base and an adapter to go on from are known by their bytes, which
-# are found before anything is translated (tests/models/test_source.py, tests/models/test_start.py); and where a disk is
+# are found before anything is translated (tests/models: test_source, test_pickled, test_start); and where a disk is
 # mounted or machines meet decides no number (tests/test_check.py, tests/end_to_end/test_machines.py). What is extended
 # is the recipe itself (tests/recipe/test_extends.py).
-FIXED = {"recipe", "extends", "name", "base.name", "adapter.start", "zero.nvme", "launch.rendezvous", "launch.first"}
+FIXED = {
+    "recipe",
+    "extends",
+    "name",
+    "base.name",
+    "base.pickle",
+    "adapter.start",
+    "zero.nvme",
+    "launch.rendezvous",
+    "launch.first",
+}
 
 
 def method_with(key: str) -> str:
