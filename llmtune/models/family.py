@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,13 @@ _USUAL: Mapping[str, object] = {
     "mlp_only_layers": [], "decoder_sparse_step": 1, "qk_layernorm": False, "use_qk_norm": False,
 }  # fmt: skip
 """Keys of config.json that make a model another than its family's others, unless they are as here."""
+_NEEDED = (
+    ("hidden_size", "n_embd", "d_model"),
+    ("num_attention_heads", "n_head"),
+    ("num_hidden_layers", "n_layer", "num_layers", "layers_block_type"),
+    ("vocab_size",),
+)
+"""Names of width, heads, layers and vocabulary, without which there is no model."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Linear:
     outputs: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """Sizes of a decoder-only model. Widths are in features, `context` in tokens."""
 
@@ -48,7 +55,7 @@ class Family:
     """Weights of the attention are dropped while training."""
     blocks: tuple[tuple[Linear, ...], ...]
     """Of each block its linear layers, those that an adapter of all goes on: no router, and no head."""
-    elsewhere: tuple[Linear, ...]
+    elsewhere: tuple[Linear, ...] = ()
     """Other linear layers but for the head, which no such adapter goes on, and which are quantized with the rest."""
     experts: int
     """Of one block, where all are one parameter: bitsandbytes quantizes none of them, and an adapter of linear layers
@@ -67,13 +74,13 @@ class Family:
     """Rows laid end to end are kept apart by their positions; where this is not known, a training finds it out."""
     sdpa: bool
     """Its attention can be computed by torch's fused kernel."""
-    at: str | None
+    at: str | None = None
     """Of a base that was looked at, what the names of its blocks begin with: `model.layers`."""
     stored_at: str | None
     """The same as files have it."""
     pictures: bool
     """It reads pictures too; what it has for that is neither trained nor changed."""
-    inside: str | None
+    inside: str | None = None
     """Of a base that is more than a language model, what the names of the blocks of that begin with; names of layers
     could be those of another part too."""
     known: bool
@@ -144,32 +151,37 @@ def from_config(whole: Mapping[str, Any], where: str) -> Family:
     if whole.get("is_encoder_decoder"):
         raise BaseModelError.one(where, "an encoder-decoder model", "choose a decoder-only (causal) language model")
     size = _Sizes(config, where)
-    model_type = str(config.get("model_type", ""))
     usual = all(config.get(key, value) == value for key, value in _USUAL.items())
-    kind = KINDS.get(model_type) if usual and not isinstance(nested, dict) else None
-    hidden = size("hidden_size", "n_embd", "d_model")
-    heads = size("num_attention_heads", "n_head")
-    layers = size("num_hidden_layers", "n_layer", "num_layers", "layers_block_type")
-    vocab = size("vocab_size")
+    kind = KINDS.get(str(config.get("model_type", ""))) if usual and not isinstance(nested, dict) else None
+    for names in _NEEDED:
+        size(*names)
     width_of_an_expert = size(kind.experts) if kind and kind.experts else 0
     if size.problems:
         raise BaseModelError(size.problems)
-    head_width = size.optional("head_dim") or hidden // heads
-    kv_heads = size.optional("num_key_value_heads", "num_kv_heads", "n_head_kv") or heads
-    if model_type == "falcon" and not config.get("new_decoder_architecture"):
-        kv_heads = 1 if config.get("multi_query", True) else heads
-    ffn = size.optional("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim") or 4 * hidden
-    architectures = whole.get("architectures") or [""]
     quantization = whole.get("quantization_config") or config.get("quantization_config")
-    tied = bool(config.get("tie_word_embeddings", whole.get("tie_word_embeddings", kind is not None and kind.tied)))
+    return replace(
+        _sized(config, size, kind, width_of_an_expert),
+        architecture=str((whole.get("architectures") or [""])[0]),
+        quantized=prequantized.read(quantization) if isinstance(quantization, dict) else None,
+        remote_code=bool(whole.get("auto_map")),
+    )
+
+
+def _sized(config: Mapping[str, Any], size: _Sizes, kind: Kind | None, width_of_an_expert: int) -> Family:
+    """All that follows from the sizes, which are there, and from the kind."""
+    hidden, heads, layers, vocab = (size(*names) for names in _NEEDED)
+    head_width = size.optional("head_dim") or hidden // heads
+    kv_heads = _kv_heads(config, size, heads)
+    ffn = size.optional("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim") or 4 * hidden
+    tied = bool(config.get("tie_word_embeddings", kind is not None and kind.tied))
     context = size.optional("max_position_embeddings", "n_positions", "n_ctx", "seq_length")
     experts = size.optional("num_experts", "num_local_experts", "n_routed_experts") or 0
     widths = _widths(config, hidden, heads * head_width, kv_heads * head_width, ffn)
     widths |= {"head": head_width, "heads": heads} | _of_experts(experts, hidden, width_of_an_expert)
     block = _linears(kind, widths) if kind else ()
     return Family(
-        model_type=model_type,
-        architecture=str(architectures[0]),
+        model_type=str(config.get("model_type", "")),
+        architecture="",
         hidden=hidden,
         layers=layers,
         heads=heads,
@@ -179,11 +191,8 @@ def from_config(whole: Mapping[str, Any], where: str) -> Family:
         vocab=vocab,
         context=context,
         tied=tied,
-        attention_dropout=bool(
-            config.get("attention_dropout", config.get("attn_pdrop", 0.1 if model_type == "gpt2" else 0))
-        ),
+        attention_dropout=_drops_attention(config),
         blocks=(block,) * layers,
-        elsewhere=(),
         experts=experts if width_of_an_expert else 0,
         experts_per_token=size.optional("num_experts_per_tok") or 0,
         expert=parts_of_an_expert(hidden, width_of_an_expert) if width_of_an_expert else (),
@@ -192,13 +201,11 @@ def from_config(whole: Mapping[str, Any], where: str) -> Family:
         parameters=_parameters(kind, config, widths, layers, vocab * (1 if tied else 2)) if kind else 0,
         apart=kind is None or kind.apart,
         sdpa=kind is None or kind.sdpa,
-        at=None,
         stored_at=None,
         pictures=False,
-        inside=None,
         known=kind is not None,
-        quantized=prequantized.read(quantization) if isinstance(quantization, dict) else None,
-        remote_code=bool(whole.get("auto_map")),
+        quantized=None,
+        remote_code=False,
     )
 
 
@@ -222,6 +229,17 @@ class _Sizes:
             self.problems.append(Problem(self._where, what, "choose a decoder-only (causal) language model"))
             return 1
         return found
+
+
+def _kv_heads(config: Mapping[str, Any], size: _Sizes, heads: int) -> int:
+    if config.get("model_type") == "falcon" and not config.get("new_decoder_architecture"):
+        return 1 if config.get("multi_query", True) else heads
+    return size.optional("num_key_value_heads", "num_kv_heads", "n_head_kv") or heads
+
+
+def _drops_attention(config: Mapping[str, Any]) -> bool:
+    usual = 0.1 if config.get("model_type") == "gpt2" else 0
+    return bool(config.get("attention_dropout", config.get("attn_pdrop", usual)))
 
 
 def _widths(config: Mapping[str, Any], hidden: int, query: int, key: int, ffn: int) -> dict[str, int]:
