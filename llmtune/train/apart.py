@@ -42,14 +42,16 @@ def keep_apart(base: Any, model: Any, rows: Rows, kernels: Kernels, *, meet: boo
     first, second = (rows.row(number % len(rows)).to(device) for number in range(2))
     vocabulary = base.config.get_text_config().vocab_size
     plain, family = base.config._attn_implementation, base.config.model_type
-    if kernels.attention == "rows" and plain != "flash_attention_2":  # which looks at each row by itself
+    asked = kernels.attention == "rows" and plain != "flash_attention_2"  # which looks at each row by itself
+    if asked:
         base.set_attn_implementation(attention.NAME)
         is_set = base.config._attn_implementation == attention.NAME
         if is_set and rows_stay_apart(forward, first, second, vocabulary):
             return True
         base.set_attn_implementation(plain)
-        note(f"{family} cannot attend to each row by itself: it attends over the whole micro-batch, masked")
     if rows_stay_apart(forward, first, second, vocabulary):
+        if asked:
+            note(f"{family} cannot attend to each row by itself: it attends over the whole micro-batch, masked")
         return True
     if meet:
         what = f"rows that are laid end to end see each other in this base ({family})"

@@ -13,11 +13,13 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
+from transformers.core_model_loading import revert_weight_conversion
 
 from llmtune.errors import BaseModelError
 from llmtune.models import looked, looking
 from llmtune.models.classes import auto_class
 from llmtune.models.family import Family, read
+from llmtune.models.pieces import by_own_names
 from llmtune.plan.estimate import shape_of
 from llmtune.plan.fits import remarks
 from llmtune.recipe.schema import Recipe
@@ -43,7 +45,8 @@ UNKNOWN: dict[str, dict[str, Any]] = {
 
 
 def looked_at(folder: Path, kind: str) -> tuple[Family, Any]:
-    sizes = UNKNOWN[kind] if "text_config" in UNKNOWN[kind] else {**SIZES, **UNKNOWN[kind]}
+    own = UNKNOWN.get(kind, {})
+    sizes = own if "text_config" in own else {**SIZES, **own}
     config = transformers.AutoConfig.for_model(kind, **sizes)
     config.save_pretrained(folder)
     with torch.device("meta"):
@@ -101,6 +104,17 @@ def test_blocks_and_paths_are_found_inside_of_a_base_that_reads_pictures(
     trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
     assert len(trained) == 2 * layers == 2 * len(shape_of(recipe, sizes).adapted)
     assert all(".language_model.layers." in name for name in trained)
+
+
+@pytest.mark.parametrize("kind", [*sorted(UNKNOWN), "lfm2", "laguna", "hy_v3"])
+def test_each_layer_is_found_in_files_that_name_it_otherwise(kind: str, tmp_path: Path) -> None:
+    """What is handed on is compared with the base's files, after the training."""
+    sizes, model = looked_at(tmp_path, kind)
+    stored = revert_weight_conversion(model, dict(model.named_parameters()))
+    found = by_own_names(tmp_path, {name: name for name in stored}, trust_remote_code=False)
+    layers = [name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)]
+    inner = [name for name in layers if name.startswith(f"{sizes.at}.")]
+    assert inner and {f"{name}.weight" for name in inner} <= found.keys()
 
 
 @pytest.mark.parametrize("kind", sorted(UNKNOWN))
