@@ -161,9 +161,10 @@ def say_samples(file: Path, console: Console) -> None:
         return
     told = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
     for sample in [one for one in told if one["step"] == told[-1]["step"]][:SAMPLES]:
-        console.more(escape(f"{sample['question']} → {sample['answer']}"))
-        if sample["answer"].strip() != sample["reference"].strip():
-            console.more(f"[dim]{escape('  should be: ' + sample['reference'])}[/]")
+        question, answer, reference = (" ".join(sample[key].split()) for key in ("question", "answer", "reference"))
+        console.more(escape(f"{question} → {answer}"))
+        if answer != reference:
+            console.more(f"[dim]{escape('  should be: ' + reference)}[/]")
 
 
 def say_evaluate(record: Record, console: Console) -> None:

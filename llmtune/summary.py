@@ -242,7 +242,9 @@ def print_summary(run: RunDir, found: Found, console: Console, looked: bool = Fa
         done = ", ".join(found["stages"]) or "none"
         console.print(f"  not finished (stages done: {done}); the same `llmtune run` goes on from there")
         return
-    console.print(places([Path(place) for place in found["artifacts"].values()] + [run.evaluation / "report.md"]))
+    answered = any(map(answers, found["evaluation"].values()))
+    meant = PLACES if answered else PLACES | {"report.md": "the same figures"}
+    console.print(places([*map(Path, found["artifacts"].values()), run.evaluation / "report.md"], meant))
     lock = _lock(run)
     method, pictures = block(lock["recipe"]["adapter"]), lock["pictures"]
     if "adapter" in found["artifacts"] and any(refusals(method, pictures=pictures).values()):
@@ -252,7 +254,7 @@ def print_summary(run: RunDir, found: Found, console: Console, looked: bool = Fa
         console.to_copy(purpose, command)
 
 
-def places(paths: Sequence[Path]) -> RenderableType:
+def places(paths: Sequence[Path], meant: Mapping[str, str] = PLACES) -> RenderableType:
     """Where what was made lies, how large it is, and what it is for."""
     from rich.table import Table
 
@@ -263,7 +265,7 @@ def places(paths: Sequence[Path]) -> RenderableType:
     for path in paths:
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
         weight = sum(file.stat().st_size for file in files)
-        table.add_row(f"  {escape(shown(path))}", size(weight), PLACES[path.name])
+        table.add_row(f"  {escape(shown(path))}", size(weight), meant[path.name])
     return table
 
 

@@ -99,14 +99,15 @@ class _Row:
 
 
 def _cut(source: str, begin: list[int], ids: list[int], room: int) -> Iterator[_Row]:
-    """Rows of like length with at most `room` tokens that are new."""
-    parts = 1 if len(ids) <= room + 1 else -(-len(ids) // room)
+    """Rows of like length, each with at most `room` tokens to learn behind the one that they go on from."""
+    whole = [*begin, *ids]
+    learnt = len(whole) - 1  # the first has nothing before it that it could be predicted from
+    parts = 1 if learnt <= room + len(begin) else -(-learnt // room)
     for part in range(parts):
-        first, last = part * len(ids) // parts, (part + 1) * len(ids) // parts
-        before = ids[first - 1 : first] if part else []
+        first, last = part * learnt // parts, (part + 1) * learnt // parts
+        before = begin if part else []
         place = f"{source}, part {part + 1} of {parts}" if parts > 1 else source
-        # without anything before it, the first token of a text is there to go on from, too
-        yield _Row(place, (*begin, *before, *ids[first:last]), len(begin) + len(before) or 1)
+        yield _Row(place, (*before, *whole[first : last + 1]), len(before) + 1)
 
 
 def _samples(rows: Sequence[_Row], tokenizer: TextTokenizer, begin: int) -> Iterator[Sample]:

@@ -103,7 +103,7 @@ def cautions(numbers: dict[str, Any]) -> Iterator[str]:
             yield "the loss is not lower than before: a higher training.learning_rate or adapter.rank, or more text"
     elif before["exact"] < 1 and after["exact"] <= before["exact"] and after["token_f1"] <= before["token_f1"]:
         yield "the answers are not better than before: more epochs, or a higher training.learning_rate"
-    if numbers["rows"] < FEW:
+    if answers(numbers) and numbers["rows"] < FEW:
         yield f"only {counted(numbers['rows'], 'held-out row')}: these figures say little"
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtune.data.conversation import Conversation, Message
+from llmtune.data import documents
+from llmtune.data.conversation import Conversation, Document, Message
 from llmtune.data.layout import Said
 from llmtune.data.render import render
 from llmtune.data.sources import Row, read_rows
@@ -64,6 +65,19 @@ def test_trained_tokens_decode_to_exactly_the_answers(questions: list[tuple[str,
     trained = [number for number, counts in zip(sample.ids, sample.supervised, strict=True) if counts]
     assert chat().decode([trained]) == ["".join(f"{answer}<|im_end|>" for _, answer in questions)]
     assert sample.ids[: len(sample.prompt_ids)] == sample.prompt_ids
+
+
+@settings(max_examples=150)
+@given(text=st.lists(WORDS, min_size=1, max_size=8).map("".join), limit=st.integers(2, 40))
+def test_of_a_document_every_token_is_trained_once_however_it_is_cut(text: str, limit: int) -> None:
+    done = documents.render([Document(text, "a:1")], chat(), limit)
+    if any(token in text for token in chat().structure):
+        assert done.samples == []
+        return
+    trained = [n for row in done.samples for n, counts in zip(row.ids, row.supervised, strict=True) if counts]
+    whole = [done.samples[0].ids[0], *trained]
+    assert chat().decode([whole]) == [f"{text}<|im_end|>"]
+    assert all(1 < len(row.ids) <= limit and any(row.supervised) for row in done.samples)
 
 
 @settings(max_examples=150)
