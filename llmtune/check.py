@@ -14,7 +14,7 @@ from llmtune import place, spread
 from llmtune.checked import Checked
 from llmtune.errors import LlmtuneError, Problem, RecipeError
 from llmtune.lock import commit_of, read_lock
-from llmtune.models import pickled, token_rows
+from llmtune.models import grown, pickled, token_rows
 from llmtune.models.checkpoint import names
 from llmtune.plan import device as machine
 from llmtune.plan.adapters import unknown_modules
@@ -124,6 +124,8 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     to_come = absent(source, weights, family.parameters)
     if loaded.recipe.base.pickle:
         to_come += pickled.told(source, pickled=weights.pickled)
+    if weights.grows or grown.rows_of(source.folder, family) is not None:
+        to_come.append(grown.told(family.vocab))
     notes = (*to_come, *_notes(written, loaded.recipe, source, family, here), *prepared.notes)
     checked = Checked(loaded, run, source, family, words, prepared, here, planned, notes, met, 0.0)
     # without its weights a base cannot be compared; the training itself looks again
@@ -154,9 +156,12 @@ def _base(loaded: Loaded, commit: str | None, here: Device, problems: Problems, 
         return Base()
     if recipe.base.pickle:
         found = pickled.converted(found)
+    sizes = problems.of(partial(family.read, found.folder, trust_remote_code=recipe.base.trust_remote_code))
+    words = problems.of(partial(token_rows.load, recipe.adapter, found.folder, chat=chat))
+    if sizes is not None and words is not None and (rows := token_rows.needed(recipe.adapter, words)) > sizes.vocab:
+        problems.add(list(grown.problems(sizes, rows)))
+        found, sizes = grown.of(found, rows), sizes.with_rows(rows)
     weights = problems.of(partial(source.weights, found, pickle=recipe.base.pickle))
-    sizes = problems.of(lambda: family.read(found.folder, trust_remote_code=recipe.base.trust_remote_code))
-    words = problems.of(lambda: token_rows.load(recipe.adapter, found.folder, sizes, chat=chat))
     if recipe.base.revision is not None and not found.on_hub:
         what = f"{recipe.base.name} is a folder, which has no revisions"
         problems.add([Problem("base.revision", what, "remove it, or name a model of the hub")])

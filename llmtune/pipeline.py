@@ -20,7 +20,7 @@ from llmtune.held import held
 from llmtune.lock import changes, read_lock
 from llmtune.machines import take_part, together
 from llmtune.merge.inputs import MergeInputs
-from llmtune.models import quantized
+from llmtune.models import grown, quantized
 from llmtune.models.quantized import QuantizeInputs
 from llmtune.models.start import start_folder
 from llmtune.narration import (
@@ -54,13 +54,9 @@ def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console
 
     `anew`: an unfinished training that another recipe began in the run's folder is dropped.
     """
-    from llmtune.models.source import fetch
-
     with stoppable("check", NOTHING_STARTED):
         checked = check(file, out, overrides, anew=anew)
-    with stoppable("download", "the same command goes on with it"):
-        fetched = fetch(checked.source, pickle=checked.loaded.recipe.base.pickle)
-    if fetched:  # what the weights alone tell
+    while _fetched(checked):  # then it is looked at again, for what the weights alone tell
         with stoppable("check", NOTHING_STARTED):
             checked = check(file, out, overrides, anew=anew)
     with (
@@ -75,6 +71,14 @@ def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console
             say_title(checked, console)
             Run(checked, console, anew=anew).all_stages()
             print_summary(checked.run, summary(checked.run), console)
+
+
+def _fetched(checked: Checked) -> bool:
+    """Whether there was something to do before the weights are there as they are trained on."""
+    from llmtune.models.source import fetch
+
+    with stoppable("download", "the same command goes on with it"):
+        return fetch(checked.source, pickle=checked.loaded.recipe.base.pickle)
 
 
 def _take_part(checked: Checked, console: Console) -> None:
@@ -234,6 +238,7 @@ class Run:
             evaluation=evaluate.result,
             merge=None if merge is None else merge.result,
             pictures=checked.family.pictures,
+            rows=grown.rows_of(checked.base, checked.family),
         )
         asked = self.asked.export(card, data.hashes, train.hashes, None if merge is None else merge.hashes)
         request = ExportInputs(

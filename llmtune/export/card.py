@@ -223,11 +223,14 @@ def _use_adapter(facts: CardFacts, stop: tuple[str, int] | None, template: bool)
             *_quantization(quantization),
         ]
         arguments = f"quantization_config=quantization, dtype=torch.{compute}"
+    more = f"model.resize_token_embeddings({facts.rows})  # for the tokens that were added"
+    resized = [] if facts.rows is None else [more]
     base = json.dumps(public_base(facts), ensure_ascii=False)
     lines += [
         f"BASE = {base}  # the base model's folder or name, as seen from where you run this",
         'tokenizer = AutoTokenizer.from_pretrained(".")',
         f"model = {_class(facts)}.from_pretrained(BASE, {arguments})",
+        *resized,
         'model = PeftModel.from_pretrained(model, ".")',
     ]
     return "## Use it\n\nIn this folder:\n\n```python\n" + "\n".join(lines) + "\n" + _ask(stop, template)

@@ -26,6 +26,8 @@ class CardFacts:
     """What the merge returned."""
     pictures: bool = False
     """The base reads pictures too."""
+    rows: int | None = None
+    """That the embeddings were given, where the base's own are too few for the tokens that were added."""
 
     @property
     def base_name(self) -> str:

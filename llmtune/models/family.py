@@ -100,6 +100,11 @@ class Family:
         """Names for `target_modules: all-linear`."""
         return tuple(dict.fromkeys(linear.suffix for linear in self.linears))
 
+    def with_rows(self, rows: int) -> Family:
+        """The same with so many rows in its embeddings and head."""
+        more = (rows - self.vocab) * self.hidden * (1 if self.tied else 2)
+        return replace(self, vocab=rows, parameters=self.parameters + more)
+
     @property
     def transposed(self) -> bool:
         """Linear layers are transformers' Conv1D, whose weight is (in, out)."""

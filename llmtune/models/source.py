@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llmtune.errors import BaseModelError, Problem
 from llmtune.files import nearest
-from llmtune.models import pickled
+from llmtune.models import grown, pickled
 from llmtune.models.checkpoint import INDEX, SINGLE, spans
 from llmtune.recipe.schema import Base
 
@@ -31,6 +31,8 @@ class Source:
     folder: Path
     """Of a hub model its snapshot in the hub's cache, named after the commit."""
     on_hub: bool
+    rows: int | None = None
+    """That its embeddings are to have, where they have fewer yet (`models.grown`)."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,13 @@ class Weights:
     """Bytes that are still on the hub; None where none of the weights is here and nobody can say."""
     pickled: bool = False
     """They have to be converted first (`models.pickled`)."""
+    grows: bool = False
+    """They are to get more rows first."""
 
     @property
     def ready(self) -> bool:
-        """They are all here, in safetensors."""
-        return self.missing == 0 and not self.pickled
+        """They are all here, as they are trained on."""
+        return self.missing == 0 and not self.pickled and not self.grows
 
 
 def find(base: Base, beside: Path, commit: str | None = None) -> Source:
@@ -88,13 +92,13 @@ def weights(source: Source, *, pickle: bool = False) -> Weights:
     if source.on_hub and (not files or not here.issuperset(files)):
         listed = _listed(source)
         if listed is None and none_here:
-            return Weights(files, None)
+            return Weights(files, None, grows=source.rows is not None)
         if listed is None:
             raise _unreachable(f"the whole of {source.name}")
         remote = listed
         files = _files(source.folder, here | remote.keys(), pickle=pickle)
     elif none_here:
-        return Weights((), None)
+        return Weights((), None, grows=source.rows is not None)
     problems = [] if files else [_no_weights(source, here | remote.keys())]
     for name in files:
         if name in here and name.endswith(".safetensors"):
@@ -107,7 +111,7 @@ def weights(source: Source, *, pickle: bool = False) -> Weights:
     if problems:
         raise BaseModelError(problems)
     pickled = any(not name.endswith(".safetensors") for name in files)
-    return Weights(files, sum(remote[name] for name in files if name not in here), pickled)
+    return Weights(files, sum(remote[name] for name in files if name not in here), pickled, source.rows is not None)
 
 
 def absent(source: Source, found: Weights, parameters: int) -> list[str]:
@@ -122,7 +126,7 @@ def absent(source: Source, found: Weights, parameters: int) -> list[str]:
 
 
 def fetch(source: Source, *, pickle: bool = False) -> bool:
-    """Bring weights that are still on the hub, and convert those that are a pickle; whether there was anything to do.
+    """One step towards weights as they are trained on: fetch, convert, or grow them; whether there was one to do.
 
     Raises BaseModelError.
     """
@@ -136,8 +140,10 @@ def fetch(source: Source, *, pickle: bool = False) -> bool:
     if found.missing:
         _from_hub(source.name, source.folder.name, found.files)
         weights(source, pickle=pickle)
-    if found.pickled:
+    elif found.pickled:
         pickled.convert(source, _SMALL)
+    else:
+        grown.make(source)
     return True
 
 

@@ -6,34 +6,31 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmtune.console import counted
-from llmtune.errors import BaseModelError, Problem
+from llmtune.errors import Problem
 from llmtune.recipe.low_rank import Lora
 
 if TYPE_CHECKING:
     from llmtune.data.conversation import Sample
-    from llmtune.models.family import Family
     from llmtune.models.text_tokenizer import TextTokenizer
 
 KEY, ADDED = "adapter.token_rows", "adapter.added_tokens"
 
 
-def load(adapter: object, folder: Path, family: Family | None, *, chat: bool = True) -> TextTokenizer:
+def load(adapter: object, folder: Path, *, chat: bool = True) -> TextTokenizer:
     """The base's tokenizer with the tokens that the recipe adds, and with a chat template if there are conversations.
 
-    Raises BaseModelError, also where the base of this family has no rows for them.
+    Raises BaseModelError.
     """
     from llmtune.models import text_tokenizer, tokenizer
 
     added = adapter.added_tokens if isinstance(adapter, Lora) else ()
-    found: TextTokenizer = tokenizer.load(folder, added) if chat else text_tokenizer.load(folder, added)
-    last = max(ids(adapter, found)[text] for text in added) if added else 0
-    if family is not None and last >= family.vocab:
-        spare = max(0, family.vocab - (last + 1 - len(added)))
-        what = f"{counted(len(added), 'token')}, and the base has {counted(spare, 'spare row')} in its embeddings"
-        do = "name tokens that it has and never uses under adapter.token_rows, as <|reserved_special_token_0|>"
-        raise BaseModelError.one(ADDED, what, do)
-    return found
+    return tokenizer.load(folder, added) if chat else text_tokenizer.load(folder, added)
+
+
+def needed(adapter: object, tokenizer: TextTokenizer) -> int:
+    """Rows that the embeddings must have for the tokens that the recipe adds; 0 where it adds none."""
+    added = adapter.added_tokens if isinstance(adapter, Lora) else ()
+    return max((ids(adapter, tokenizer)[text] + 1 for text in added), default=0)
 
 
 def first_values(adapter: object, tokenizer: TextTokenizer) -> dict[str, list[int]]:

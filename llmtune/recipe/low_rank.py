@@ -71,8 +71,8 @@ class Lora(OnSomeLayers):
     added_tokens: Names = Field(
         (),
         description="Tokens that the tokenizer is given beside its own, each as its text: ['<order>']. Their rows are"
-        " trained as those of `token_rows` are, and begin as the mean of the pieces that the text was before. The base"
-        " has spare rows for them, and rows of the data hold them.",
+        " trained as those of `token_rows` are, and begin as the mean of the pieces that the text was before."
+        " Rows of the data hold them. A base without spare rows is copied once, with more.",
     )
 
     @property

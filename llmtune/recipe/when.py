@@ -42,7 +42,7 @@ WHEN: Mapping[str, str] = {
     "adapter.start": "When there are new rows for a model that is tuned already.",
     "adapter.modules_to_save": "When a new vocabulary or language is to be learnt; it costs memory, and servers.",
     "adapter.token_rows": "When tokens are used in a new sense, like the marks of a tool call.",
-    "adapter.added_tokens": "When the answers have marks of their own, and the base has spare rows (Qwen, Phi, Gemma).",
+    "adapter.added_tokens": "When the answers have marks of their own; at best the base has spare rows (Qwen, Phi).",
     "adapter.first_rank": "Higher when the layers should differ more in the end.",
     "adapter.warmup": "Longer when the first steps are unsteady.",
     "adapter.final": "Longer when the loss rises as ranks are taken away.",
