@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -248,6 +249,9 @@ class _told:  # noqa: N801 (used like a function)
         if isinstance(error, PermissionError) and error.filename is not None:
             do = "give yourself the right to it, or name another"
             error = MachineError.one(str(error.filename), "may not be read or written by you", do)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            where = f"{str(error.filename)[:40]}..."
+            error = MachineError.one(where, "is too long for the name of a file", "write a shorter one")
         if not isinstance(error, LlmtuneError) or self.debug:
             return
         self.console.error(error)

@@ -173,6 +173,14 @@ def remove_left(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def expanded(name: str) -> Path:
+    """A path as a person writes it, `~` being home; the home of somebody who is not here stays as it is written."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
 def nearest(name: str, names: Sequence[str]) -> str | None:
     """The file or folder that was probably meant. Its ending makes no name alike."""
     from difflib import SequenceMatcher

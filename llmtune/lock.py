@@ -12,7 +12,7 @@ from typing import Any
 
 from llmtune import __version__
 from llmtune.data.text_files import digest
-from llmtune.files import sha256
+from llmtune.files import expanded, sha256
 from llmtune.models.spec import BaseSpec
 from llmtune.recipe.load import Loaded
 from llmtune.recipe.schema import Recipe
@@ -61,7 +61,7 @@ def base_of(run: RunDir, lock: dict[str, Any]) -> BaseSpec:
     spec = BaseSpec(**lock["loaded"])
     if lock["base_is_local"] and not Path(spec.path).is_dir():
         recipe = run.root.resolve() / lock["recipe_file"]
-        moved = (recipe.parent / Path(lock["recipe"]["base"]["name"]).expanduser()).resolve()
+        moved = (recipe.parent / expanded(lock["recipe"]["base"]["name"])).resolve()
         if moved.is_dir():
             return replace(spec, path=str(moved))
     return spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmtune.errors import ConvertError, Problem
+from llmtune.files import expanded
 from llmtune.recipe.document import Document, KeyPath, dotted
 from llmtune.recipe.problems import place_of
 
@@ -67,7 +69,7 @@ class Source:
 
     def beside(self, path: str) -> Path | None:
         """A file or folder that the source names, as seen from where we are or from the source; None if it is not."""
-        places = (Path(path).expanduser(), self.file.parent / path)
+        places = (expanded(path), self.file.parent / path)
         return next((place for place in places if place.exists()), None)
 
     def seen(self, path: str) -> str:
@@ -82,7 +84,7 @@ class Source:
             return None
         if isinstance(value, str):
             value = _number(value)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             self.problem(at, "is not a number", f"write the number that {self.tool} is to read")
             return None
         return value

@@ -14,6 +14,7 @@ from llmtune.data.conversation import Conversation, Document, Example
 from llmtune.data.examples import Read, read_examples
 from llmtune.data.sources import nearest_data
 from llmtune.errors import DataError, Problem
+from llmtune.files import expanded
 from llmtune.recipe.schema import Data, Recipe
 
 FEW = 20
@@ -31,7 +32,7 @@ def look_at_train(recipe: Recipe, beside: Path) -> None:
 def absent(recipe: Recipe, beside: Path) -> Iterator[Problem]:
     """The data files that are not there, each at the key that names it."""
     for part, label in files(recipe.data).items():
-        path = beside / Path(label).expanduser()
+        path = beside / expanded(label)
         if not path.exists():
             key = "data.replay.path" if part == "replay" else f"data.{part}"
             yield Problem(key, f"{key}: there is no file {path}", nearest_data(path))
@@ -102,7 +103,7 @@ class Reading:
         ]
 
     def _read(self, part: str, label: str) -> list[Example]:
-        path = self._beside / Path(label).expanduser()
+        path = self._beside / expanded(label)
         if not path.exists():  # told already
             return []
         # the general skills are those of the base as it was: without the new system prompt

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from llmtune.console import Console, counted, escape, size
 from llmtune.data.sources import TABLES, nearest_data
 from llmtune.errors import InitError, LlmtuneError
-from llmtune.files import write_text
+from llmtune.files import expanded, write_text
 from llmtune.init import model
 from llmtune.init.card import card
 from llmtune.init.questions import Questions
@@ -105,7 +105,7 @@ def _rows(said: str, flags: dict[str, str | None], questions: Questions, console
 
     `flags`: the columns that were named for the first file. What is asked for when that fails is another one.
     """
-    file, named = Path(said).expanduser(), dict(flags)
+    file, named = expanded(said), dict(flags)
     if questions.asks:
         flags.update(dict.fromkeys(flags))
     if not file.exists():
@@ -181,7 +181,7 @@ def _here() -> str:
 
 def _free(name: str, *, asks: bool) -> Path:
     """A file that is not there yet."""
-    out = Path(name).expanduser()
+    out = expanded(name)
     if out.exists():
         do = "give another name" if asks else "give another name with -o, or remove it"
         raise InitError.one("-o", f"{out} is there already", do)
@@ -192,7 +192,7 @@ def _free(name: str, *, asks: bool) -> Path:
 
 def _seen(path: str, folder: Path) -> str:
     """A path as the recipe, in its folder, has to write it."""
-    absolute = Path(path).expanduser().absolute()
+    absolute = expanded(path).absolute()
     return os.path.relpath(absolute.parent.resolve() / absolute.name, folder)
 
 
@@ -202,7 +202,7 @@ def _planned(rows: Rows | Texts, base: model.Base, device: Device, out: Path, co
     from llmtune.init.choices import memory
 
     folder, name = out.absolute().parent.resolve(), base.source.name
-    if not base.source.on_hub and not Path(name).expanduser().is_absolute():
+    if not base.source.on_hub and not expanded(name).is_absolute():
         name = _seen(name, folder)
     what = "texts" if isinstance(rows, Texts) else "rows"
     tell("plan", [f"{what} as tokens; then what fits {device.name}"], console)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmtune.errors import BaseModelError, Problem
-from llmtune.files import nearest
+from llmtune.files import expanded, nearest
 from llmtune.models import grown, pickled
 from llmtune.models.checkpoint import INDEX, SINGLE, spans
 from llmtune.recipe.schema import Base
@@ -62,7 +62,7 @@ def find(base: Base, beside: Path, commit: str | None = None) -> Source:
     folder = _local(base.name, beside)
     on_hub = folder is None
     if folder is None:
-        path = (beside / Path(base.name).expanduser()).resolve()
+        path = (beside / expanded(base.name)).resolve()
         absent = f"; and there is no folder {path}"
         folder = _from_hub(base.name, commit or base.revision, _SMALL, absent)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
@@ -148,7 +148,7 @@ def fetch(source: Source, *, pickle: bool = False) -> bool:
 
 
 def _local(name: str, beside: Path) -> Path | None:
-    path = (beside / Path(name).expanduser()).resolve()
+    path = (beside / expanded(name)).resolve()
     if path.is_dir():
         return path
     if path.is_file():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import BaseModelError, Problem
+from llmtune.files import expanded
 from llmtune.models.adapter import BESIDE, CONFIG, EXPERTS, HALVES, Adapter, read_adapter
 from llmtune.models.family import Family
 from llmtune.recipe.low_rank import Lora
@@ -28,7 +29,7 @@ def start_folder(adapter: object, beside: Path) -> Path | None:
     """The folder of the adapter to go on from, as seen from the recipe; of a run's folder the adapter it trained."""
     if not isinstance(adapter, Lora) or adapter.start is None:
         return None
-    folder = (beside / Path(adapter.start).expanduser()).resolve()
+    folder = (beside / expanded(adapter.start)).resolve()
     trained = folder / "trained" / "adapter"
     return trained if (trained / CONFIG).is_file() else folder
 

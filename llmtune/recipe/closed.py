@@ -63,7 +63,7 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-FileName = Annotated[str, Seen()]
+FileName = Annotated[str, Field(min_length=1), Seen()]
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import Problem, RecipeError
-from llmtune.files import nearest
+from llmtune.files import expanded, nearest
 from llmtune.recipe.document import Document, KeyPath
 from llmtune.recipe.keys import leaves, nullable, seen_from_recipe, short_for
 from llmtune.recipe.layer import read_layer
@@ -90,7 +90,7 @@ class Stack:
 def _find(name: str, beside: Path, where: str) -> Path:
     """The file of a name under `extends`."""
     if name.endswith((".yaml", ".yml")):
-        file = beside / Path(name).expanduser()
+        file = beside / expanded(name)
         if file.is_file():
             return file
         near = nearest(file.name, [path.name for path in file.parent.glob("*.y*ml")])
@@ -132,7 +132,7 @@ def _moved(value: Any, path: tuple[str, ...], above: KeyPath, move: Any) -> Any:
 
 def _from(home: Path, folder: Path, name: str, or_hub: bool) -> str:
     """A path that was written in a file of `folder`, as it is written in one of `home`."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_absolute():
         return name
     if or_hub and not name.startswith(".") and not (folder / path).is_dir():

@@ -17,7 +17,7 @@ from llmtune.recipe.watching import Watch
 class Base(Closed):
     """The base model: a folder, or a model of the hub."""
 
-    name: Annotated[str, Seen(or_hub=True)] = Field(
+    name: Annotated[str, Field(min_length=1), Seen(or_hub=True)] = Field(
         description="Folder (as seen from the recipe) or hub name, for example Qwen/Qwen3-0.6B."
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub model. Default: its main branch.")

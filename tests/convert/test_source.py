@@ -110,3 +110,14 @@ def test_a_key_without_a_value_says_nothing(tmp_path: Path) -> None:
 def test_keys_that_are_numbers_are_keys_all_the_same(tmp_path: Path) -> None:
     done = converted(tmp_path, AXOLOTL + "added_tokens_overrides:\n  128041: <|tool|>\n")
     assert statuses(done)["added_tokens_overrides.128041"] == "unsupported"
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), ".inf"])
+def test_a_number_without_an_end_is_none(number: object) -> None:
+    source = source_of(REAL["llamafactory"] | {"gradient_accumulation_steps": number}, "llamafactory")
+    assert source.number("gradient_accumulation_steps") is None
+    assert source.problems
+
+
+def test_a_home_of_nobody_here_is_no_place() -> None:
+    assert source_of({}, "trl").beside("~nobody/rows.jsonl") is None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -367,3 +369,58 @@ def test_a_good_recipe_passes_and_writes_nothing(
     code, said = answer(capsys, monkeypatch, "check", "shop.yaml", "--set", "training.learning_rate=2e-4")
     assert code == 0, said
     assert sorted(recipe.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["check", "shop.yaml", "--set", "data.train=''"], "data.train: is empty"),
+        (["check", "shop.yaml", "--set", "base.name=''"], "base.name: is empty"),
+        (["check", "shop.yaml", "--set", "data.train=~nobody/rows.csv"], "there is no file"),
+        (["check", "shop.yaml", "--set", f"data.unseen={'x' * 300}"], "is too long for the name of a file"),
+        (["init", "~nobody/rows.csv", "--base", "~nobody/model", "--gpu", "none"], "there is no file"),
+        (["init", "x" * 300, "--base", "a/b", "--gpu", "none"], "is too long for the name of a file"),
+        (["explain", "data[0]"], "no such key"),
+    ],
+)
+def test_a_path_that_can_be_none_is_told_in_words(
+    asked: list[str], told: str, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, said = answer(capsys, monkeypatch, *asked)
+    assert (code, told in said) == (2, True), said
+
+
+def harmed(chance: random.Random, ending: str) -> bytes:
+    """A table or lines of JSON, and something that people, programs or disks do to such files."""
+    rows = [("question", "answer"), *((f"what is {n}?", f"it is {n}") for n in range(chance.choice([1, 3, 20])))]
+    between = {".csv": ",", ".tsv": "\t"}.get(ending)
+    objects = [json.dumps(dict(zip(rows[0], row, strict=True))) for row in rows[1:]]
+    lines = objects if between is None else [between.join(row) for row in rows]
+    text = "\n".join(lines) + "\n"
+    place = chance.randrange(len(text))
+    harm = chance.choice(
+        ['"', "\0", "\u2028", "{", "[" * 5000, "<|im_end|>", "\r", "x" * 50_000, "\n\n,\n", "NaN", "\ufffe"]
+    )
+    text = text[:place] + harm + text[place + chance.randrange(3) :]
+    encoded = [text.encode(), text.encode("utf-8-sig"), text.encode("utf-16"), text.encode("latin-1", "replace")]
+    return chance.choice([*encoded, text.encode()[:place], b"", chance.randbytes(300)])
+
+
+@pytest.mark.slow
+def test_whatever_is_in_a_file_it_is_used_or_told_with_what_to_do(
+    tmp_path: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred of the five thousand that were tried."""
+    monkeypatch.chdir(tmp_path)
+    chance, codes = random.Random(4), Counter[int]()  # noqa: S311
+    for number in range(100):
+        file = Path("rows").with_suffix(chance.choice([".csv", ".tsv", ".json", ".jsonl", ".parquet"]))
+        file.write_bytes(harmed(chance, file.suffix))
+        written = ["-o", f"{number}.yaml", "--json"]
+        code, said = answer(capsys, monkeypatch, "init", file.name, "--base", str(tiny_base), "--gpu", "none", *written)
+        codes[code] += 1
+        assert code in (0, 2), said
+        problems = json.loads(said).get("problems", [])
+        assert len(problems) >= code // 2
+        assert all(problem["where"] and problem["what"] and problem["do"] for problem in problems), said
+    assert min(codes[0], codes[2]) > 10
