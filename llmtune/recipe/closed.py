@@ -47,7 +47,7 @@ class Short:
         blocks = [handler.resolve_ref_schema(kind) for kind in kinds if "$ref" in kind]
         texts = [block["properties"][self.key] for block in blocks]
         text = texts[0] if len(texts) == 1 else {"enum": [each["const"] for each in texts]}
-        return {"anyOf": [{key: text[key] for key in text if key in ("type", "enum")}, below]}
+        return {"anyOf": [{key: text[key] for key in text if key in ("type", "enum", "minLength")}, below]}
 
 
 @dataclass(frozen=True)
