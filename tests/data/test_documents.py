@@ -177,6 +177,18 @@ def test_conversations_are_mixed_in_by_rows(family: Family, tmp_path: Path) -> N
     assert train[-1].question.startswith("What is") and not train[-1].supervised[0]
 
 
+def test_documents_are_mixed_into_conversations_by_rows_too(family: Family, tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "tokenizer")
+    chats = [{"question": f"What is {number}?", "answer": "A number."} for number in range(20)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats))
+    write(tmp_path / "texts.jsonl", LONG, f"Also: {LONG}")
+    data = {"max_tokens": 64, "heldout": 0.2, "replay": {"path": "texts.jsonl", "share": 0.2}, "system": "Be kind."}
+    done = made(tmp_path, load(tmp_path / "tokenizer"), family, **data)
+    assert [row.document for row in done.splits["train"]] == [False] * 16 + [True] * 4
+    assert done.audit.replayed == 4 and "texts.jsonl: 4 rows mixed in, 20% of all training rows" in done.notes
+    assert not any(row.document for row in done.splits["heldout"])
+
+
 def texts(*sizes: int) -> list[Document]:
     return [Document(f"{chr(97 + number)}word " * (size // 6), f"a:{number}") for number, size in enumerate(sizes)]
 

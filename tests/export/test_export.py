@@ -303,6 +303,18 @@ def test_the_merged_folder_gets_a_card_and_stays_whole(trained: Trained, tmp_pat
     ]  # fmt: skip
 
 
+def test_a_model_of_plain_text_is_whole_without_a_chat_template(trained: Trained, tmp_path: Path) -> None:
+    tokenizer = Path(copytree(trained.tokenizer, tmp_path / "tokenizer"))
+    (tokenizer / "chat_template.jinja").unlink()
+    bare, out = replace(trained, tokenizer=str(tokenizer)), tmp_path / "merged"
+    out.mkdir()
+    write_merged(asked(bare, out, dtype="bfloat16"), out, Events(None))
+    export(wanted(bare, tmp_path / "adapter", adapter=None, merged=str(out)))
+    assert not (out / "chat_template.jinja").exists()
+    card = (out / "README.md").read_text()
+    assert "a text to go on with" in card and "apply_chat_template" not in card
+
+
 def test_a_card_without_numbers_says_nothing_of_them() -> None:
     text = merged_card(replace(facts(quantization={"type": "none"}), evaluation={}, merge=None))
     assert "Measured" not in text and "rounded once" not in text

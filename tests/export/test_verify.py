@@ -140,3 +140,16 @@ def test_a_folder_without_a_chat_template_is_no_proof(run: Run, tmp_path: Path) 
     folder = copytree(run.trained.adapter, tmp_path / "adapter")
     (folder / "chat_template.jinja").unlink()
     assert "no chat template" in words_of(request(run, adapter=str(folder)))
+
+
+def test_a_model_of_plain_text_is_proven_without_a_chat_template_and_with_none_that_was_made(
+    run: Run, tmp_path: Path
+) -> None:
+    folder = copytree(run.trained.adapter, tmp_path / "adapter")
+    (folder / "chat_template.jinja").unlink()
+    asked = request(run, adapter=str(folder))
+    answer = check(asked)
+    assert judged(asked, answer, template=False)["adapter"]["passed"] is True
+    answer["adapter"]["chat_template"] = True
+    with pytest.raises(ProofError, match="the adapter has a chat template"):
+        judged(asked, answer, template=False)

@@ -71,8 +71,9 @@ def test_a_column_of_another_name_is_named(tmp_path: Path, tiny_base: Path, monk
 
 
 def test_much_text_is_gone_through_once_with_a_high_rank_and_little_text_more_often(
-    tmp_path: Path, tiny_base: Path
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(measured, "BYTES", 100_000)
     found = []
     for times in (1, 2000):
         file = tmp_path / f"{times}.txt"
