@@ -92,7 +92,8 @@ def calling(message: Message, chat: ChatTokenizer, prompt: str, text: str, begin
     rest = _behind(prompt, text, thoughts)
     spoken = rest.rstrip()
     closing = "".join(chat.closing)
-    if not spoken.endswith(closing) or spoken.count(chat.end_of_turn) != 1:
+    ends = closing if spoken.endswith(closing) else chat.end_of_calls
+    if not spoken.endswith(ends) or spoken.count(chat.ending(spoken)) != 1:
         raise RowFault(
             f"the chat template does not end a call with {closing}, but with {spoken[-24:]!r}",
             "the model would not learn to stop there: take a base whose template ends calls as it ends answers",

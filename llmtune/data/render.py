@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from llmtune.data.call_text import reference
 from llmtune.data.conversation import Conversation, Sample
 from llmtune.data.form import RowFault
-from llmtune.data.layout import Layout, Said, lay_out, short
+from llmtune.data.layout import Answer, Layout, Said, lay_out, short
 from llmtune.errors import Problem
 from llmtune.models.template import MARKS
 from llmtune.models.tokenizer import ChatTokenizer
@@ -82,22 +82,24 @@ def _encode(layouts: Sequence[Layout], chat: ChatTokenizer, done: Rendered, said
     for layout, own, ids in rows:
         whole = [*own[0], *next(completions)] if ids is None else ids
         try:
-            yield _Tokens(layout, whole, own[-1], tuple(_span(whole, prompt, chat) for prompt in own))
+            spans = (_span(whole, *one, chat) for one in zip(own, layout.answers, strict=True))
+            yield _Tokens(layout, whole, own[-1], tuple(spans))
         except RowFault as fault:
             done.problems.append(fault.at(layout.conversation.source))
 
 
-def _span(ids: list[int], prompt: list[int], chat: ChatTokenizer) -> tuple[int, int]:
-    start = len(prompt)
+def _span(ids: list[int], prompt: list[int], answer: Answer, chat: ChatTokenizer) -> tuple[int, int]:
+    start, ending = len(prompt), chat.ending(answer.completion)
+    stop = chat.tokenizer.token_to_id(ending)
     if chat.bos_id is not None and ids[:2] == [chat.bos_id, chat.bos_id]:
         raise RowFault("the row begins with two begin-of-sequence tokens", "let only the template write one")
-    if chat.end_of_turn_id not in ids[start:]:
+    if stop not in ids[start:]:
         raise RowFault(
-            f"the tokenizer does not find {chat.end_of_turn} after the answer",
+            f"the tokenizer does not find {ending} after the answer",
             "the model would not learn to stop: remove the signs at the end of the answer, or mend the tokenizer",
         )
     # The words hold no such token (lay_out), so the first one after the prompt is the answer's own.
-    return start, ids.index(chat.end_of_turn_id, start) + 1
+    return start, ids.index(stop, start) + 1
 
 
 def _prove(rows: Iterator[_Tokens], chat: ChatTokenizer, done: Rendered) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,22 @@ def call_style(template: Template) -> CallStyle | str:
                 return CallStyle(as_text, content, ids=ID in text)
             why = why or "it leaves them out, or writes something else than names and JSON"
     return why or ""
+
+
+def ending(template: Template, style: CallStyle | str, special: Collection[str]) -> str | None:
+    """The special token that ends a turn with calls, where there is one and the template writes calls at all.
+
+    Not one that opens a turn, nor what stands behind such: some templates ask for the next answer without being asked.
+    """
+    if isinstance(style, str):
+        return None
+    turn = style.turn({"role": "assistant", "content": ""}, [("zebra_find", json.dumps(_ARGUMENTS), ID)])
+    text = template.render([*_QUESTION, turn], tools=_TOOLS).rstrip()
+    asked = template.render(_QUESTION, answer_next=True, tools=_TOOLS)
+    behind = text[max(text.rfind(word) for word in _WORDS) :]
+    if any(token in behind and token in asked for token in special):
+        return None
+    return max((token for token in special if text.endswith(token)), key=len, default=None)
 
 
 def _well_written(asked: str, text: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmtune.errors import BaseModelError
 from llmtune.models import reasoning
-from llmtune.models.calls import CallStyle, call_style
+from llmtune.models.calls import CallStyle, call_style, ending
 from llmtune.models.chosen import choose_template, stop_at, with_pad
 from llmtune.models.template import Template, TemplateFault, Turn
 from llmtune.models.template_check import closing as find_closing
@@ -30,6 +30,8 @@ class ChatTokenizer(TextTokenizer):
     """The key of a turn from which the template takes thoughts: mostly `content`, in front of the answer."""
     calls: CallStyle | str
     """How the template takes calls of functions, or why it does not."""
+    end_of_calls: str
+    """The token that ends a turn with calls: mostly the end of turn, and of GPT-OSS another."""
     no_system: str | None
     """Why the template takes no system prompt, where it does not."""
 
@@ -43,8 +45,15 @@ class ChatTokenizer(TextTokenizer):
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Tokens that end an answer: the end of turn first, then the tokenizer's end of sequence if it is another."""
-        return tuple(dict.fromkeys((self.end_of_turn_id, self._id(self.names["eos_token"]))))
+        """Tokens that end an answer: the end of turn first, then the tokenizer's end of sequence if it is another, and
+        what ends calls."""
+        others = self._id(self.names["eos_token"]), self._id(self.end_of_calls)
+        return tuple(dict.fromkeys((self.end_of_turn_id, *others)))
+
+    def ending(self, completion: str) -> str:
+        """The token that a text which the model is to write ends with: the end of turn, or that of calls."""
+        of_calls = completion.endswith(self.end_of_calls) and not completion.endswith(self.end_of_turn)
+        return self.end_of_calls if of_calls else self.end_of_turn
 
     def encode_behind(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of texts that go on behind others: at the start of a text some tokenizers add a space."""
@@ -88,6 +97,8 @@ def load(folder: Path, added: Sequence[str] = ()) -> ChatTokenizer:
     end_of_turn = closing[-1]
     template, names = stop_at(end_of_turn, template, names, notes)
     names, of_pad = with_pad(tokenizer, names, end_of_turn, "the end of turn")
+    calls = call_style(template)
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     return ChatTokenizer(
         tokenizer=tokenizer,
         names=names,
@@ -102,6 +113,7 @@ def load(folder: Path, added: Sequence[str] = ()) -> ChatTokenizer:
         template=template.with_tokens(names),
         closing=closing,
         thoughts=thoughts_key(template),
-        calls=call_style(template),
+        calls=calls,
+        end_of_calls=ending(template, calls, special) or end_of_turn,
         no_system=system_fault(template),
     )

@@ -85,6 +85,13 @@ def by_transformers(folder: Path, turns: Sequence[Any], **options: Any) -> Any:
             "llama3_1",
             [f'{{"name": "get_weather", "parameters": {JSON}}}<|eot_id|>Yes, it rains.<|eot_id|>'],
         ),
+        (  # calls have an end of their own
+            "gptoss",
+            [
+                f" to=functions.get_weather<|channel|>commentary json<|message|>{JSON}<|call|>"
+                "<|channel|>final<|message|>Yes, it rains.<|return|>"
+            ],
+        ),
         (
             "qwen3_5_nothink",
             [
@@ -229,7 +236,6 @@ def test_pain_10_nulls_of_other_rows_are_not_trained_as_arguments(tmp_path: Path
     ("family", "what"),
     [
         ("deepseekv3", "leaves out the tools that the row declares (get_weather)"),
-        ("gptoss", "does not end a call with <|return|>, but with"),
         ("phi3", "cannot write calls of functions"),
         ("gemma", "cannot write calls of functions"),
         ("chatml", "cannot write calls of functions: it leaves them out"),
@@ -237,6 +243,27 @@ def test_pain_10_nulls_of_other_rows_are_not_trained_as_arguments(tmp_path: Path
 )
 def test_a_template_that_loses_tools_or_calls_is_refused(family: str, what: str, tmp_path: Path) -> None:
     assert what in refused(tmp_path, chat_of(family, tmp_path), ROW)
+
+
+def test_what_ends_calls_ends_an_answer_too(tmp_path: Path) -> None:
+    """A server must stop there as well, or the model would go on with what the function gives."""
+    chat = chat_of("gptoss", tmp_path)
+    assert (chat.end_of_turn, chat.end_of_calls) == ("<|return|>", "<|call|>")
+    assert chat.stop_ids == tuple(chat.tokenizer.token_to_id(token) for token in ("<|return|>", "<|call|>"))
+    chat.write(tmp_path / "written")
+    written = json.loads((tmp_path / "written" / "generation_config.json").read_text())
+    assert written["eos_token_id"] == list(chat.stop_ids)
+    plain = chat_of("qwen2_5", tmp_path / "other")
+    assert plain.end_of_calls == plain.end_of_turn and len(plain.stop_ids) == 1
+
+
+@pytest.mark.parametrize("ends", ["<|im_end|>\n<|im_start|>assistant", "<|im_end|>\n<|im_start|>assistant<|pad|>"])
+def test_what_opens_the_next_turn_ends_no_call(ends: str, tmp_path: Path) -> None:
+    """Command R and Command A ask for the next answer right behind a call, without being asked to."""
+    template = (HEAD + TOJSON + TAIL).replace("{% endfor %}<|im_end|>", f"{ends}{{% else %}}<|im_end|>{{% endfor %}}")
+    chat = chat_with(tmp_path, template)
+    assert isinstance(chat.calls, CallStyle) and chat.end_of_calls == chat.end_of_turn == "<|im_end|>"
+    assert "does not end a call with <|im_end|>, but with" in refused(tmp_path, chat, {"messages": [ASK, CALLS]})
 
 
 def test_tools_that_a_template_leaves_out_are_refused_without_a_call_too(tmp_path: Path) -> None:
