@@ -67,7 +67,7 @@ def with_pad(tokenizer: Tokenizer, names: Mapping[str, str], end: str, called: s
         before = f"the pad token is {called} {end}" if "pad_token" in names else "no pad token"
         notes.append(f"{before}: {pad} is used (padding is never trained)")
     if pad == end:
-        notes.append(f"no other special token: {pad} pads, and is trained all the same where it ends an answer")
+        notes.append(f"no other special token: {pad} pads, and is trained all the same where it is {called}")
     return {**names, "pad_token": pad}, notes
 
 
