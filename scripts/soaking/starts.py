@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -79,9 +81,10 @@ class _Launched:
 
 
 class Forked:
-    """As a fork, in a group of its own and with the launcher's environment."""
+    """As forks, each in a group of its own and with what the launcher gives to a rank."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: int = 1) -> None:
+        self._processes = processes
         # the process that is forked looks for its modules by the environment alone
         os.environ.update(quiet.environment("cpu", 1), PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
         self._context = multiprocessing.get_context("forkserver")
@@ -89,43 +92,51 @@ class Forked:
 
     def start(self, run: RunDir, request: Path) -> Process:
         """Start what the request asks for."""
-        process = self._context.Process(target=_work, args=(str(run.root), str(request)))
-        process.start()
-        return _Fork(process)
+        count, port = self._processes, launch.free_port()
+        ranks = [
+            self._context.Process(target=_work, args=(str(run.root), str(request), rank, count, port))
+            for rank in range(count)
+        ]
+        for process in ranks:
+            process.start()
+        return _Forks(ranks)
 
 
-class _Fork:
-    def __init__(self, process: multiprocessing.context.ForkServerProcess) -> None:
-        self._process = process
+class _Forks:
+    def __init__(self, ranks: Sequence[multiprocessing.context.ForkServerProcess]) -> None:
+        self._ranks = ranks
 
     def alive(self) -> bool:
-        return self._process.is_alive()
+        return any(process.is_alive() for process in self._ranks)
 
     def send(self, number: signal.Signals) -> None:
-        pid = self._process.pid
-        if pid is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            try:
-                os.killpg(pid, number)
-            except ProcessLookupError:  # before it leads its group
-                os.kill(pid, number)
+        for pid in (process.pid for process in self._ranks if process.is_alive()):
+            if pid is None:
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                try:
+                    os.killpg(pid, number)
+                except ProcessLookupError:  # before it leads its group
+                    os.kill(pid, number)
 
     def wait(self, patience: float) -> int:
-        self._process.join(patience)
-        if self._process.exitcode is None:
+        end = time.monotonic() + patience
+        for process in self._ranks:
+            process.join(max(0.0, end - time.monotonic()))
+        if self.alive():
             self.send(signal.SIGKILL)
             raise TimeoutError("it hangs")
-        return self._process.exitcode
+        return next((code for process in self._ranks if (code := process.exitcode)), 0)
 
 
-def _work(folder: str, request: str) -> None:
-    """In the fork: what the launcher's only rank does."""
+def _work(folder: str, request: str, rank: int, processes: int, port: int) -> None:
+    """In the fork: what the launcher starts."""
     os.setsid()
     run = RunDir(Path(folder))
     log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": launch.free_port()}
-    os.environ.update({name: str(value) for name, value in alone.items()}, MASTER_ADDR="127.0.0.1")
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
+    os.environ.update(launch.environment(), MASTER_PORT=str(port))
     sys.exit(worker.main(["train", request, str(run.events("train"))]))

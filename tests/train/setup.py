@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import torch
+from soaking.starts import Forked
 
 from llmtune import quiet
 from llmtune.events import Follower
@@ -42,7 +43,7 @@ def write_split(base: Path, path: Path, count: int, first: int = 0) -> Path:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-    names = ("ids", "supervised", "prompt_ids", "question", "answer", "source")
+    names = ("ids", "supervised", "prompt_ids", "question", "answer", "source", "document")
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for number in range(first, first + count):
         question, answer = SENTENCES[number % len(SENTENCES)].split("? ", 1)
@@ -54,6 +55,7 @@ def write_split(base: Path, path: Path, count: int, first: int = 0) -> Path:
         columns["question"].append(question)
         columns["answer"].append(answer)
         columns["source"].append(f"rows.jsonl:{number + 1}")
+        columns["document"].append(False)
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
     return path
 
@@ -134,10 +136,7 @@ def started(given: TrainInputs, processes: int = 1) -> Iterator[subprocess.Popen
 
     Holds the run folder meanwhile, as the pipeline does: the worker ends when nobody does.
     """
-    run = RunDir(Path(given.metrics).parent)
-    run.request("train").parent.mkdir(exist_ok=True)
-    run.request("train").write_text(json.dumps(dataclasses.asdict(given)))
-    run.events("train").unlink(missing_ok=True)
+    run = _requested(given)
     command = launch.command(processes, ["train", str(run.request("train")), str(run.events("train"))])
     environment = {**os.environ, **quiet.environment(given.base.device, given.base.threads), **launch.environment()}
     with held(run), run.log.open("ab") as log:
@@ -164,6 +163,26 @@ def finish(given: TrainInputs, processes: int = 1) -> list[dict[str, Any]]:
     with started(given, processes) as process:
         pass
     assert process.returncode == 0, log(given)[-4000:]
+    return events(given)
+
+
+def _requested(given: TrainInputs) -> RunDir:
+    run = RunDir(Path(given.metrics).parent)
+    run.request("train").parent.mkdir(exist_ok=True)
+    run.request("train").write_text(json.dumps(dataclasses.asdict(given)))
+    run.events("train").unlink(missing_ok=True)
+    return run
+
+
+def forked(given: TrainInputs, processes: int) -> list[dict[str, Any]]:
+    """As `finish`, in forks of a process that has the libraries loaded: where the launcher is not the point.
+
+    It changes the environment, which `process_as_before` gives back.
+    """
+    run = _requested(given)
+    with held(run):
+        code = Forked(processes).start(run, run.request("train")).wait(300)
+    assert code == 0, log(given)[-4000:]
     return events(given)
 
 

@@ -15,7 +15,7 @@ from llmtune.events import Events
 from llmtune.train.checkpoints import METRICS
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.train import train
-from tests.train.setup import adapter_bytes, events, finish, inputs, metrics, write_split, zero
+from tests.train.setup import adapter_bytes, events, forked, inputs, metrics, write_split, zero
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("only_rank", "process_as_before")]
 
@@ -77,9 +77,9 @@ def test_two_processes_with_dropout_go_on_bit_for_bit(stage: int, tiny_base: Pat
     """Each with random numbers of its own, and under ZeRO with its own part of what is kept."""
     engine = zero(stage) if stage else None
     whole = ten_steps(tiny_base, tmp_path / "whole", sft={"gradient_accumulation_steps": 1}, deepspeed=engine)
-    finish(whole, processes=2)
+    forked(whole, 2)
     given = killed(whole, 5, tmp_path / "killed")
-    finish(given, processes=2)
+    forked(given, 2)
     assert notes(given) == ["goes on from step 5 of 10"]
     assert adapter_bytes(given) == adapter_bytes(whole)
     assert losses(given) == losses(whole)
@@ -90,7 +90,7 @@ def test_another_number_of_processes_goes_on_with_the_same_rows(tiny_base: Path,
     one = ten_steps(tiny_base, tmp_path / "one", lora={"lora_dropout": 0.0}, evaluate_every=3, exactly="1")
     train(one, NOBODY)
     two = killed(one, 3, tmp_path / "two", sft={**one.sft, "gradient_accumulation_steps": 1}, exactly="2")
-    finish(two, processes=2)
+    forked(two, 2)
     how = "instead of 1: the same rows, sums differ in their last bits"
     assert notes(two) == [f"goes on from step 3 of 10 with launch.processes 2 {how}"]
     again = killed(two, 6, tmp_path / "again", sft=one.sft, exactly="1")

@@ -20,7 +20,7 @@ from llmtune.recipe.schema import Recipe
 from llmtune.train import launch
 from llmtune.train.inputs import TrainInputs
 from llmtune.train.train import train
-from tests.train.setup import adapter_bytes, events, finish, inputs, log, metrics, ranks, started, zero
+from tests.train.setup import adapter_bytes, events, finish, forked, inputs, log, metrics, ranks, started, zero
 
 
 def test_one_machine_meets_by_a_file_beside_the_request_and_listens_nowhere() -> None:
@@ -92,7 +92,7 @@ def test_pain_18_19_killed_while_it_writes_then_stopped_then_finished_gives_the_
 
     assert _notes(given) == ["goes on from step 2 of 6"]
 
-    finish(given)
+    forked(given, 1)
     assert _notes(given) == ["goes on from step 5 of 6"]
     assert adapter_bytes(given) == adapter_bytes(undisturbed)
     assert [line["step"] for line in metrics(given)] == [1, 2, 3, 4, 5, 6]
@@ -125,12 +125,13 @@ def test_a_checkpoint_is_as_large_as_was_planned(stage: int, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("process_as_before")
 def test_two_processes_train_what_one_trains(tiny_base: Path, tmp_path: Path) -> None:
     """ZeRO-2 over gloo: the same rows in a step, the same mean over all their tokens (pain 13), one adapter."""
     alike = {"lora": {"lora_dropout": 0.0}, "evaluate_every": 3, "deepspeed": zero(2)}
     one = inputs(tiny_base, tmp_path / "one", sft={"gradient_accumulation_steps": 2}, **alike)
     two = inputs(tiny_base, tmp_path / "two", sft={"gradient_accumulation_steps": 1}, **alike)
-    finish(one)
+    forked(one, 1)
     told = finish(two, processes=2)
     assert told[-1]["value"]["steps"] == 6
     assert {event["rank"] for event in told if event["kind"] == "started"} == {0, 1}
