@@ -64,7 +64,7 @@ UNSUPPORTED = {
     **dict.fromkeys(("rope_scaling", "shift_attn", "mixture_of_depths"), "the base is tuned as its config.json has it"),
     **dict.fromkeys(("tokenized_path", "streaming"), "rows are read from data.train, and as a whole"),
     **dict.fromkeys(("interleave_probs", "eval_on_each_dataset"), "the rows of all data sets are joined"),
-    "max_samples": "all rows of the file are trained: cut it to so many (head -n), or set training.max_steps",
+    "max_samples": "all rows of the file are trained: leave so many in it, or set training.max_steps",
     "export_quantization_bit": "the merged model is not quantized again",
     "export_quantization_dataset": "the merged model is not quantized again",
     "export_hub_model_id": trainer.UPLOAD,

@@ -16,6 +16,7 @@ OPTIMIZERS = {
 }  # fmt: skip
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant", "constant_with_warmup": "constant"}
 INITS = ("gaussian", "pissa", "olora", "eva", "loftq")
+PAGED = "its state is not paged: on a GPU whose memory runs short, paged_adamw_8bit does that"
 EXPERTS = {"gate_up_proj", "down_proj"}
 """The two parameters that hold all experts of a block."""
 TOKENS = "no token is added: name them under `adapter.added_tokens`, which trains their rows"
@@ -32,10 +33,7 @@ def optimizer(draft: Draft, source: Source, at: At, default: str = "adamw_torch"
     elif found is None:
         source.unsupported(at, "llmtune has no such optimiser: AdamW is used, for which the learning rate may not suit")
     else:
-        paged = (
-            "in 32 bits its state is not paged: see paged_adamw_8bit" if "paged" in name and found == "adamw" else ""
-        )
-        draft.carry(at, "optimizer.name", found, paged)
+        draft.carry(at, "optimizer.name", found, PAGED if "paged" in name else "")
 
 
 def moments(draft: Draft, source: Source) -> None:

@@ -92,13 +92,19 @@ def convert(draft: Draft, source: Source) -> None:
 
 
 def _loss(draft: Draft, source: Source) -> None:
-    """TRL trains every token of a conversation unless it is told not to; a recipe the assistant's alone."""
+    """TRL trains every token of a conversation unless it is told not to; a recipe the assistant's alone.
+
+    Of rows with prompt and completion TRL trains the completion, unless `completion_only_loss` is false.
+    """
     for key in ("assistant_only_loss", "completion_only_loss"):
         if source.flag(key) is False:
             source.unsupported(key, "the assistant's words alone are trained")
         source.carried(key, "the assistant's words alone are trained")
     if not source.flag("assistant_only_loss") and not source.flag("completion_only_loss"):
-        draft.remark("TRL trains the questions, too, unless it is told not to. Here the assistant's words alone are.")
+        draft.remark(
+            "TRL trains the questions of a conversation, too, unless it is told not to (of prompt and completion the"
+            " completion alone). Here the assistant's words alone are trained."
+        )
     if source.text("loss_type") == "nll":
         source.carried("loss_type", "cross-entropy, as here")
     source.unsupported("loss_type", "the loss is plain cross-entropy")

@@ -362,3 +362,9 @@ def test_tools_and_thoughts_are_read_by_their_names(tmp_path: Path, tools: str, 
     kind = f"type: chat_template\n    field_tools: {tools}\n    field_thinking: {thoughts}"
     said = statuses(converted(tmp_path, AXOLOTL.replace("type: alpaca", kind)))
     assert (said["datasets[0].field_tools"], said["datasets[0].field_thinking"]) == (status, status)
+
+
+def test_a_paged_optimiser_is_told_what_pages_here(tmp_path: Path) -> None:
+    done = converted(tmp_path, f"{AXOLOTL}optimizer: paged_adamw_8bit\n")
+    assert recipe_of(done, tmp_path).optimizer.name == "adamw_8bit"
+    assert "paged_adamw_8bit does that" in notes(done)["optimizer"]

@@ -105,7 +105,8 @@ max_length: 512
     assert 'load_dataset("someone/rows", split="test_sft", name="en")' in done.recipe
     assert "TRL trains the questions" not in done.recipe
     assert "up to 8 x 512 tokens" in done.recipe
-    assert "TRL trains the questions" in converted(tmp_path, TRL).recipe
+    said = " ".join(converted(tmp_path, TRL).recipe.replace("#", "").split())
+    assert "TRL trains the questions of a conversation, too, unless it is told not to (of prompt and completion" in said
 
 
 def test_a_mixture_is_joined_and_parts_of_it_are_said(tmp_path: Path) -> None:
