@@ -84,7 +84,7 @@ def asked_now(
     facts = replace(facts, start=None if start is None else sha256(start / WEIGHTS), tokens=tokens, added=added)
     arguments = translate(loaded.recipe, facts)
     spec = BaseSpec(path=str(base), **(arguments["base"] or {}))
-    return Asked(arguments, spec, lock_of(run, loaded, spec, base_is_local, files, pictures=family.pictures))
+    return Asked(arguments, spec, lock_of(run, loaded, spec, base_is_local, files, pictures=family.seeing))
 
 
 PARTS = ("adapter", "optimizer", "kernels")

@@ -90,10 +90,11 @@ def threads_of(lock: Mapping[str, Any] | None, recipe: Recipe) -> int | None:
 
 
 def lock_of(
-    run: RunDir, loaded: Loaded, base: BaseSpec, base_is_local: bool, data: Sequence[str], *, pictures: bool = False
-) -> dict[str, Any]:
+    run: RunDir, loaded: Loaded, base: BaseSpec, base_is_local: bool, data: Sequence[str], *,
+    pictures: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """The lock of a run as it is now. `base` is a local folder, `data` the files as the recipe names them; `pictures`:
-    the base reads these too."""
+    the class of a base that reads these too."""
     known = read_lock(run) or {}
     return {
         "name": loaded.name,

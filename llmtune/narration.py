@@ -45,7 +45,7 @@ def say_check(checked: Checked, console: Console) -> None:
     for note in checked.notes:
         console.more(escape(note))
     if "adapter" in checked.loaded.recipe.export:
-        console.more(escape(told(checked.loaded.recipe.adapter, pictures=checked.family.pictures)))
+        console.more(escape(told(checked.loaded.recipe.adapter, pictures=checked.family.seeing)))
 
 
 def say_left_out(checked: Checked, console: Console) -> None:

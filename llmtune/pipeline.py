@@ -237,7 +237,7 @@ class Run:
             data=self.lock["data"],
             evaluation=evaluate.result,
             merge=None if merge is None else merge.result,
-            pictures=checked.family.pictures,
+            pictures=checked.family.seeing,
             rows=grown.rows_of(checked.base, checked.family),
         )
         asked = self.asked.export(card, data.hashes, train.hashes, None if merge is None else merge.hashes)

@@ -246,7 +246,7 @@ def print_summary(run: RunDir, found: Found, console: Console, looked: bool = Fa
     meant = PLACES if answered else PLACES | {"report.md": "the same figures"}
     console.print(places([*map(Path, found["artifacts"].values()), run.evaluation / "report.md"], meant))
     lock = _lock(run)
-    method, pictures = block(lock["recipe"]["adapter"]), lock["pictures"]
+    method, pictures = block(lock["recipe"]["adapter"]), lock.get("pictures")
     if "adapter" in found["artifacts"] and any(refusals(method, pictures=pictures).values()):
         console.print(f"  {escape(told(method, pictures=pictures))}")
     console.blank()
@@ -312,7 +312,7 @@ def next_commands(run: RunDir, found: dict[str, Any]) -> list[tuple[str, str]]:
     if "merged" in found["artifacts"]:
         # of a 4-bit base the merged model is what was measured; the adapter on the full base answers a little otherwise
         commands.append(("serve it", ["vllm", "serve", merged]))
-    elif adapted is not None and refusals(adapted, pictures=lock["pictures"])["vLLM"] is None:
+    elif adapted is not None and refusals(adapted, pictures=lock.get("pictures"))["vLLM"] is None:
         base = shown(Path(base_of(run, lock).path)) if lock["base_is_local"] else found["base"]
         served = ["vllm", "serve", base, "--enable-lora", "--lora-modules", f"{found['name']}={adapter}"]
         served += ["--max-lora-rank", str(max_lora_rank(handed_rank(adapted)))]

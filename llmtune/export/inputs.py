@@ -24,8 +24,8 @@ class CardFacts:
     """What the evaluation returned; empty where nothing was measured."""
     merge: dict[str, Any] | None
     """What the merge returned."""
-    pictures: bool = False
-    """The base reads pictures too."""
+    pictures: str | None = None
+    """The class of a base that reads pictures too."""
     rows: int | None = None
     """That the embeddings were given, where the base's own are too few for the tokens that were added."""
 

@@ -106,6 +106,11 @@ class Family:
         return replace(self, vocab=rows, parameters=self.parameters + more)
 
     @property
+    def seeing(self) -> str | None:
+        """Its class, where it reads pictures too."""
+        return self.architecture if self.pictures else None
+
+    @property
     def transposed(self) -> bool:
         """Linear layers are transformers' Conv1D, whose weight is (in, out)."""
         return self.model_type == "gpt2"

@@ -79,10 +79,22 @@ SERVERS: Mapping[str, Callable[[Lora], Reason]] = {
 """By name, what keeps each from loading a LoRA adapter."""
 
 
-READ_ALL_NAMES = ("vLLM",)
-"""Servers that look for the layers of a language model inside of a base that reads pictures too, where transformers has
-them. llama.cpp's converter refuses such names (llama.cpp#27995), and of the others it is not known."""
-OF_PICTURES = "it is not known to find the layers of a base that reads pictures"
+VLLM_SEEING = frozenset(
+    f"{family}ForConditionalGeneration"
+    for family in (
+        "Gemma3", "Gemma4", "Mistral3", "Qwen2VL", "Qwen2_5_VL", "Qwen3VL", "Qwen3VLMoe", "Qwen3_5", "Qwen3_5Moe",
+        "Llama4", "Llava", "LlavaNext", "PaliGemma", "Glm4v", "Glm4vMoe",
+    )
+)  # fmt: skip
+"""Classes of bases that read pictures too, in which vLLM 0.32 finds the layers of the language model by the names that
+transformers has for them, read in its source. It has no LoRA for Gemma 3n, LLaVA-OneVision or Command A Vision."""
+
+
+def _of_pictures(server: str, pictures: str | None) -> Reason:
+    """llama.cpp's converter refuses the names of such layers (llama.cpp#27995); of the others nothing is known."""
+    if pictures is None or (server == "vLLM" and pictures in VLLM_SEEING):
+        return None
+    return "it is not known to find the layers of a base that reads pictures"
 
 
 def handed_on(adapter: Method) -> Lora | None:
@@ -92,16 +104,15 @@ def handed_on(adapter: Method) -> Lora | None:
     return adapter if isinstance(adapter, Lora) else None
 
 
-def refusals(adapter: Method, *, pictures: bool = False) -> dict[str, Reason]:
-    """Of each server why it does not load this adapter; None: it does. `pictures`: its base reads these too."""
+def refusals(adapter: Method, *, pictures: str | None = None) -> dict[str, Reason]:
+    """Of each server why it does not load this adapter; None: it does. `pictures`: class of a base that reads these."""
     if (lora := handed_on(adapter)) is not None:
-        seeing = {name: OF_PICTURES if pictures and name not in READ_ALL_NAMES else None for name in SERVERS}
-        return {name: _any(lora) or why(lora) or seeing[name] for name, why in SERVERS.items()}
+        return {name: _any(lora) or why(lora) or _of_pictures(name, pictures) for name, why in SERVERS.items()}
     return dict.fromkeys(SERVERS, "it loads LoRA alone")
 
 
-def told(adapter: Method, *, pictures: bool = False) -> str:
-    """Which servers load the adapter, in a line."""
+def told(adapter: Method, *, pictures: str | None = None) -> str:
+    """Which servers load the adapter, in a line. `pictures`: see `refusals`."""
     why = refusals(adapter, pictures=pictures)
     taking = [name for name, reason in why.items() if reason is None]
     reasons = dict.fromkeys(reason for reason in why.values() if reason is not None)

@@ -37,8 +37,10 @@ def test_pain_26_what_a_server_refuses_is_known_before() -> None:
 
 
 def test_the_adapter_of_a_base_that_reads_pictures_is_for_vllm_and_the_merged_model_for_all() -> None:
-    said = told(Lora(), pictures=True)
+    said = told(Lora(), pictures="Gemma3ForConditionalGeneration")
     assert said.startswith("the adapter is for PEFT, vLLM; not SGLang, llama.cpp, Ollama, LMDeploy: it is not known to")
+    said = told(Lora(), pictures="Gemma3nForConditionalGeneration")
+    assert said == "the adapter is for PEFT alone: no server loads it; serve the merged model"
 
 
 def test_adalora_is_handed_on_as_lora_of_at_most_its_first_rank() -> None:

@@ -183,7 +183,7 @@ def sees_as_before(base: Path, merged: Path) -> None:
 def loads_elsewhere(found: Checked, given: TrainInputs, folder: Path) -> None:
     """The adapter that is handed on answers as the trained one, loaded as a stranger would, by names that vLLM has."""
     recipe = found.loaded.recipe.model_dump(mode="json")
-    card = CardFacts("shop", True, recipe, {}, {}, None, pictures=found.family.pictures)
+    card = CardFacts("shop", True, recipe, {}, {}, None, pictures=found.family.seeing)
     asked = ExportInputs(card, given.base.path, str(Path(given.out) / "adapter"), given.tokenizer, None, None)
     made = export_adapter(asked, folder)
     assert made["layers"] == sum(map(len, found.family.blocks))
