@@ -9,7 +9,7 @@ from llmtune.check import check
 from llmtune.checked import Checked
 from llmtune.console import Console
 from llmtune.errors import LlmtuneError
-from llmtune.narration import say_check, say_left_out, say_plan, say_title
+from llmtune.narration import LOOKS, say_check, say_left_out, say_plan, say_title
 from llmtune.recipe.load import load, read
 from llmtune.resolved import resolved, table
 from llmtune.stages import NOTHING_STARTED, stoppable
@@ -27,7 +27,7 @@ def check_only(
         LlmtuneError: with every problem found.
     """
     try:
-        with stoppable("check", NOTHING_STARTED):
+        with stoppable("check", NOTHING_STARTED), console.progress("check", LOOKS):
             checked = check(file, out, overrides)
     except LlmtuneError:
         if whole:

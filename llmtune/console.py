@@ -105,9 +105,12 @@ class Console:
             stderr.print(f"{counted(sum(problem.count for problem in error.problems), 'problem')}; {error.ending}")
 
     @contextmanager
-    def progress(self, stage: str) -> Iterator[Progress]:
-        """Shows a stage while it runs: a live view on a terminal, a line now and then elsewhere."""
-        progress = Progress(stage, self)
+    def progress(self, stage: str, begins: str = "starting") -> Iterator[Progress]:
+        """Shows a stage while it runs: a live view on a terminal, a line now and then elsewhere.
+
+        `begins`: what it does until it tells how much there is to do.
+        """
+        progress = Progress(stage, self, begins)
         if not self.is_terminal or self.as_json:
             yield progress
             return
@@ -120,9 +123,10 @@ class Console:
 class Progress:
     """What a stage told so far, and how it looks."""
 
-    def __init__(self, stage: str, console: Console) -> None:
+    def __init__(self, stage: str, console: Console, begins: str = "starting") -> None:
         self.stage = stage
         self.console = console
+        self.begins = begins
         self.numbers: dict[str, Any] = {}
         self.losses: list[float] = []
         self.heldout: list[tuple[float, int]] = []
@@ -215,7 +219,7 @@ class Progress:
         bar = Table.grid(padding=(0, 1))
         bar.add_row(ProgressBar(total=max(self.total, 1), completed=self.done, width=40), self.count())
         waited = duration(time.time() - self.began, whole=True)
-        grid.add_row(f" {self.stage}", bar if self.total else f"starting  {waited}")
+        grid.add_row(f" {self.stage}", bar if self.total else f"{self.begins}  {waited}")
         for words in (self.course(), self.pace()):
             if words:
                 grid.add_row("", "  ".join(words))

@@ -18,6 +18,8 @@ from llmtune.stages import Record
 Result = Mapping[str, Any]
 SAMPLES = 3
 """Answers that are shown; samples.jsonl has all of them."""
+LOOKS = "looks at the base and every row"
+"""What the check does, which takes a while where rows are many."""
 SPLITS = ("train", "heldout", "unseen", "general")
 
 

@@ -24,6 +24,7 @@ from llmtune.models import grown, quantized
 from llmtune.models.quantized import QuantizeInputs
 from llmtune.models.start import start_folder
 from llmtune.narration import (
+    LOOKS,
     say_check,
     say_data,
     say_evaluate,
@@ -54,7 +55,7 @@ def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console
 
     `anew`: an unfinished training that another recipe began in the run's folder is dropped.
     """
-    with stoppable("check", NOTHING_STARTED):
+    with stoppable("check", NOTHING_STARTED), console.progress("check", LOOKS):
         checked = check(file, out, overrides, anew=anew)
     while _fetched(checked):  # then it is looked at again, for what the weights alone tell
         with stoppable("check", NOTHING_STARTED):

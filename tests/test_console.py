@@ -83,6 +83,11 @@ def test_no_line_is_too_long_for_a_terminal_of_80_columns(progress: Progress) ->
     assert max(map(len, lines)) <= 80 - 11
 
 
+def test_until_a_stage_tells_how_much_there_is_it_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().print(Progress("check", Console(), "looks at every row"))
+    assert "check    looks at every row  0 s" in capsys.readouterr().out
+
+
 def test_a_log_gets_whole_lines_and_few_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     """A day of training that tells of itself every second."""
     shown = Console()

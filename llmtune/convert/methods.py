@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -118,7 +119,7 @@ def measured(draft: Draft, source: Source, evaluated: tuple[At, At | None], save
             at, times = per_epoch, count * epochs
         elif every and (every < 1 or steps is not None):
             times = 1 / every if every < 1 else steps / every
-        if round(times) >= 1 and "training.evaluations" not in draft:
+        if math.isfinite(times) and round(times) >= 1 and "training.evaluations" not in draft:
             draft.carry(at, "training.evaluations", round(times), "over the whole run, each with a checkpoint")
     often = draft.value("training.evaluations")
     for key in (*evaluated, *saved):

@@ -119,5 +119,10 @@ def test_a_number_without_an_end_is_none(number: object) -> None:
     assert source.problems
 
 
+def test_measurements_without_end_are_left_to_the_default(tmp_path: Path) -> None:
+    done = converted(tmp_path, f"{AXOLOTL}evals_per_epoch: 1.0e+308\nnum_epochs: 100\n".replace("num_epochs: 2\n", ""))
+    assert "evaluations" not in done.recipe
+
+
 def test_a_home_of_nobody_here_is_no_place() -> None:
     assert source_of({}, "trl").beside("~nobody/rows.jsonl") is None
