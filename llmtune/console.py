@@ -60,7 +60,7 @@ class Console:
             return
         grid = Table.grid(padding=(0, 1), expand=True)
         grid.add_column(width=9, style="bold cyan", no_wrap=True)
-        grid.add_column(ratio=1)
+        grid.add_column(ratio=1, overflow="fold")  # a path that is cut off cannot be copied
         grid.add_column(justify="right", style="dim", no_wrap=True)
         grid.add_row(f" {name}", text, took)
         self.rich.print(grid)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from typing import Any
 
 import pytest
+from rich.console import Console as Rich
 
 from llmtune.console import Console, Progress, counted, duration, roughly, sparkline
 from llmtune.errors import DataError, Problem
@@ -81,6 +83,13 @@ def test_no_line_is_too_long_for_a_terminal_of_80_columns(progress: Progress) ->
     assert progress.count() == "200002/400002, 12 skipped"
     assert lines[1].startswith("123k tok/s  23,456 trained tok/s  99.0 GB  97% CPU  ")
     assert max(map(len, lines)) <= 80 - 11
+
+
+def test_a_path_is_broken_on_a_terminal_and_never_cut_off() -> None:
+    shown, console = io.StringIO(), Console()
+    console.rich = Rich(file=shown, width=40, force_terminal=True, color_system=None)
+    console.stage("base", f"{'long/' * 20}model", 1.0)
+    assert f"{'long/' * 20}model" in "".join(shown.getvalue().replace("base", "").replace("1.0 s", "").split())
 
 
 def test_until_a_stage_tells_how_much_there_is_it_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,6 +152,8 @@ def told(keys: tuple[Line, ...], console: Console) -> None:
     width = min(max(len(line.key) for line in keys), 44)
     if console.is_terminal:
         grid = Table.grid(padding=(0, 2))
+        for _ in range(3):
+            grid.add_column(overflow="fold")
         for line in keys:
             grid.add_row(f" [{STYLES[line.status]}]{line.status}[/]", f"[bold]{escape(line.key)}[/]", escape(line.note))
         console.print(grid)

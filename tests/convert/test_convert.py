@@ -133,9 +133,12 @@ def test_the_command_shows_the_recipe_and_a_line_for_each_key(tmp_path: Path) ->
 def test_on_a_terminal_no_line_is_wider_than_it(tmp_path: Path) -> None:
     shown, console = io.StringIO(), Console()
     console.rich = Rich(file=shown, width=80, force_terminal=True, color_system=None)
-    keys = converted(tmp_path, AXOLOTL + "bf16: auto\ngradient_checkpointing: true\n").keys
+    long = "rows-of-a-shop-with-a-name-that-no-column-of-eighty-has-room-for.jsonl"
+    text = AXOLOTL.replace("someone/rows", long)
+    keys = converted(tmp_path, text + "bf16: auto\ngradient_checkpointing: true\n").keys
     told_keys(keys, console)
     lines = shown.getvalue().splitlines()
+    assert long in "".join("".join(lines).split()), "what is cut off cannot be copied"
     assert max(len(line) for line in lines) <= 80
     assert [line.split()[1] for line in lines if line.startswith((" carried", " defaulted"))] == [k.key for k in keys]
 
