@@ -122,7 +122,8 @@ class Merged:
             do = "merge into the base that it was trained on"
             raise BaseModelError([Problem(self.held.base.path, what, do) for what in wrong])
         there = {self.layer(key) for key in self.tensors if key.endswith(".weight")}
-        used = {name for name, layer in self.layout.layers.items() if layer.quantized and self.held.as_trained}
+        text = {name: layer for name, layer in self.layout.layers.items() if f"{name}.weight" in self.layout.text}
+        used = {name for name, layer in text.items() if layer.quantized and self.held.as_trained}
         used |= {name for name in self.layout.layers if self.skeleton.changes(name)}
         if lost := sorted(used - there):
             what = f"the file has no weight of its own for {lost[0]} ({len(lost)} such layers)"
