@@ -35,7 +35,7 @@ def absent(recipe: Recipe, beside: Path) -> Iterator[Problem]:
         path = beside / expanded(label)
         if not path.exists():
             key = "data.replay.path" if part == "replay" else f"data.{part}"
-            yield Problem(key, f"{key}: there is no file {path}", nearest_data(path))
+            yield Problem(key, f"{key}: there is no file {path}", nearest_data(path, label))
 
 
 def files(data: Data) -> dict[str, str]:

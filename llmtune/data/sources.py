@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,13 @@ from llmtune.files import nearest
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 """Endings of files with rows."""
 SUFFIXES = (*TABLES, *text_files.SUFFIXES)
+
+_SPREADSHEET, _PACKED = "save it as CSV (UTF-8), with the names of the columns in the first line", "unpack it first"
+OTHERS = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), _SPREADSHEET),
+    **dict.fromkeys((".gz", ".zip", ".zst", ".bz2", ".xz", ".tar"), _PACKED),
+}
+"""What to do with files that people have, by their endings."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +75,23 @@ def _check(path: Path, label: str, suffix: str) -> None:
             raise DataError.one(label, what, f"name a file in it: {', '.join(TABLES)}")
         return
     if not path.is_file():
-        raise DataError.one(label, f"there is no file {path}", nearest_data(path))
+        raise DataError.one(label, f"there is no file {path}", nearest_data(path, label))
     if suffix not in SUFFIXES:
         what = f"{suffix or 'no ending'}: not a form of data file"
-        raise DataError.one(label, what, f"use one of {', '.join(SUFFIXES)}")
+        do = OTHERS.get(suffix, f"use one of {', '.join(SUFFIXES)}")
+        raise DataError.one(label, what, do)
     if path.stat().st_size == 0:
         raise DataError.one(label, "the file is empty", "write at least a few rows into it")
 
 
-def nearest_data(path: Path, seen: str = "paths are as seen from the recipe") -> str:
-    """What to do where a data file is not there. `seen`: what its path begins at."""
+def nearest_data(path: Path, named: str, seen: str = "paths are as seen from the recipe") -> str:
+    """What to do where a data file is not there. `named`: as somebody wrote it. `seen`: what its path begins at."""
+    if "://" in named:
+        return f"fetch the file first (curl -LO {named}), and name it"
+    if re.fullmatch(r"[A-Za-z0-9][\w-]*/[\w-]+", named) and not path.parent.is_dir():
+        file = f"{path.name}.jsonl"
+        python = f'from datasets import load_dataset; load_dataset("{named}", split="train").to_json("{file}")'
+        return f"{seen}; of a data set of the hub the rows are to be saved first: python -c '{python}'"
     if not path.parent.is_dir():
         return f"there is no folder {path.parent} either; {seen}"
     files = [p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES]

@@ -109,8 +109,8 @@ def _rows(said: str, flags: dict[str, str | None], questions: Questions, console
     if questions.asks:
         flags.update(dict.fromkeys(flags))
     if not file.exists():
-        do = nearest_data(file, f"paths are as seen from {Path.cwd()}")
-        raise InitError.one("DATA", f"there is no file {file}", do)
+        do = nearest_data(file, said, f"paths are as seen from {Path.cwd()}")
+        raise InitError.one("DATA", f"there is no file {said}", do)
     if (column := named.pop("--text")) is not None:
         if any(named.values()):
             do = "keep --text for documents, or the other two"

@@ -20,6 +20,7 @@ KeyPath = tuple[str | int, ...]
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 10_000
+OF_ROWS = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"}
 TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 OLDER = re.compile(r"^%YAML\s+(?!1\.2\b)(\S+)", re.MULTILINE)
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -67,6 +68,9 @@ def _read(file: Path, shown: str, kind: str) -> str:
     try:
         if file.is_dir():
             raise RecipeError.one(shown, f"is a folder, not a {kind}", "name the .yaml file in it")
+        if file.is_file() and file.suffix.lower() in OF_ROWS:
+            do = f"name the {kind}" + (f"; `llmtune init {shown}` writes one" if kind == "recipe" else "")
+            raise RecipeError.one(shown, f"is a file of rows, not a {kind}", do)
         if file.stat().st_size > MAX_BYTES:
             raise RecipeError.one(shown, f"is too large for a {kind}", f"is this the data file? name the {kind}")
         return file.read_text(encoding="utf-8-sig")

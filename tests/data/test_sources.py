@@ -170,7 +170,10 @@ def test_a_file_whose_name_only_ends_alike_is_not_offered(tmp_path: Path) -> Non
 
 
 def test_another_form_of_file_is_refused(tmp_path: Path) -> None:
-    assert "not a form of data file" in refused(tmp_path / "a.xlsx", b"PK").what
+    spreadsheet = refused(tmp_path / "a.xlsx", b"PK")
+    assert "not a form of data file" in spreadsheet.what
+    assert spreadsheet.do.startswith("save it as CSV")
+    assert refused(tmp_path / "a.jsonl.gz", b"PK").do == "unpack it first"
 
 
 def test_text_that_is_not_utf_8_names_line_and_byte(tmp_path: Path) -> None:

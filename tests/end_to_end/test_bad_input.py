@@ -381,6 +381,11 @@ def test_a_good_recipe_passes_and_writes_nothing(
         (["init", "~nobody/rows.csv", "--base", "~nobody/model", "--gpu", "none"], "there is no file"),
         (["init", "x" * 300, "--base", "a/b", "--gpu", "none"], "is too long for the name of a file"),
         (["explain", "data[0]"], "no such key"),
+        (["check", "shop.yaml", "--set", "data.train=some/rows"], 'load_dataset("some/rows", split="train").to_json('),
+        (["check", "shop.yaml", "--set", "data.train=rows/none.csv"], "rows either; paths are as seen from the recipe"),
+        (["init", "https://x.org/rows.csv", "--base", "a/b"], "fetch the file first (curl -LO https://x.org/rows.csv)"),
+        (["check", "rows.jsonl"], "`llmtune init rows.jsonl` writes one"),
+        (["convert", "rows.jsonl"], "is a file of rows, not a configuration"),
     ],
 )
 def test_a_path_that_can_be_none_is_told_in_words(
