@@ -9,23 +9,23 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from llmtune.models import looked
 from tests.tiny_models import write_base, write_rows
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What llmtune keeps of bases beside the hub's cache is of this run of the tests alone."""
+    folder = str(tmp_path_factory.mktemp("cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", folder)
+        patch.setattr("huggingface_hub.constants.HF_HOME", folder)
+        yield
 
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Llama in bfloat16, with tokenizer and template. Read-only."""
     return write_base(tmp_path_factory.mktemp("bases") / "llama")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def nothing_is_known_from_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What an earlier run of the tests has looked at, this one looks at again."""
-    folder = tmp_path_factory.mktemp("looked")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(looked, "root", lambda: folder)
-        yield
 
 
 @pytest.fixture

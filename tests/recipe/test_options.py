@@ -63,8 +63,8 @@ PLAN: dict[str, tuple[dict[str, Any], Any, Any]] = {
 }
 STAGES: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "evaluation.max_rows": ({}, 2, 4),
-    "evaluation.max_new_tokens": ({}, 2, 4),
-    "evaluation.batch_size": ({}, 2, 4),
+    "evaluation.max_new_tokens": ({"evaluation.max_rows": 4}, 2, 4),
+    "evaluation.batch_size": ({"evaluation.max_rows": 4}, 2, 4),
     "merge.onto": ({}, "trained", "original"),
     "merge.dtype": ({}, "bfloat16", "float32"),
 }
