@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import torch
-from soaking.starts import Forked
 
 from llmtune import quiet
 from llmtune.events import Follower
@@ -179,6 +178,8 @@ def forked(given: TrainInputs, processes: int) -> list[dict[str, Any]]:
 
     It changes the environment, which `process_as_before` gives back.
     """
+    from soaking.starts import Forked  # of scripts/, where pytest looks, and not all that use this file
+
     run = _requested(given)
     with held(run):
         code = Forked(processes).start(run, run.request("train")).wait(300)
