@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.checked import Checked
-from llmtune.console import Console, counted, escape, marked, roughly, size
+from llmtune.console import Console, counted, escape, marked, size
 from llmtune.evaluate.report import answers
+from llmtune.plan import pace
 from llmtune.recipe.methods import named
 from llmtune.recipe.schema import Zero
 from llmtune.recipe.servers import told
@@ -81,8 +82,7 @@ def say_plan(checked: Checked, console: Console) -> None:
     at = f"memory at most about {size(most.total)} (in {plan.largest}) of {size(checked.device.free_bytes)} free"
     console.more(f"{at}: {parts}")
     if (took := checked.train_seconds) is not None:
-        on = "one H200" if checked.device.kind == "cuda" else "another processor"
-        console.more(f"{roughly(took)} to train, reckoned from what was measured on {on}: the first steps tell better")
+        console.more(pace.told(took, checked.device))
 
 
 def engine(zero: Zero, processes: int) -> str:

@@ -70,7 +70,7 @@ def begin(rows: Rows, base: Base, device: Device, names: tuple[str, str]) -> Beg
     )
     recipe = recipe_of({**values, **way.more})
     reckoned = [] if made.sampled is None else [f"tokens are {_reckoned(made.sampled, asked.rows)}"]
-    told = [*reckoned, *remarks(recipe, base.family), *patience.remark(way.plan, base.family, device)]
+    told = [*reckoned, *remarks(recipe, base.family), *patience.told(recipe, way.plan, base.family, device)]
     return Begun(entries, text(list(_head(rows, way, device, made)), entries), way.plan, told)
 
 

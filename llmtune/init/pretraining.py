@@ -51,7 +51,7 @@ def begin(texts: Texts, base: Base, device: Device, names: tuple[str, str]) -> B
         }
     )
     recipe = recipe_of({**asked.values, **way.more})
-    told = [*remarks(recipe, base.family), *patience.remark(way.plan, base.family, device)]
+    told = [*remarks(recipe, base.family), *patience.told(recipe, way.plan, base.family, device)]
     return Begun(entries, text(list(_head(texts, way, device, made)), entries), way.plan, told)
 
 

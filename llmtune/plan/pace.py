@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from llmtune.console import roughly
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan
 from llmtune.recipe.low_rank import Lora
@@ -46,6 +47,12 @@ def seconds(recipe: Recipe, plan: Plan, family: Family, device: Device) -> float
     else:
         return None
     return geometry.tokens * geometry.epochs / rate
+
+
+def told(took: float, device: Device) -> str:
+    """Of so many seconds, how sure that is."""
+    on = "one H200" if device.kind == "cuda" else "another processor"
+    return f"{roughly(took)} to train, reckoned from what was measured on {on}: the first steps tell better"
 
 
 def why_not(recipe: Recipe, family: Family) -> str | None:

@@ -89,6 +89,9 @@ def test_a_processor_is_told_to_be_slow_where_it_is(tmp_path: Path, tiny_base: P
     huge, roomy = 10**14, replace(processor, free_bytes=10**16, total_bytes=10**16)
     begun = begin(read, replace(base, family=replace(base.family, parameters=huge)), roomy, ("base", "rows.csv"))
     assert "a processor is slow" in begun.remarks[-1]
+    begun = begin(read, base, processor, ("base", "rows.csv"))
+    assert begun.remarks[-1].startswith("about 1 s to train, reckoned from what was measured on another processor")
+    assert not any("to train" in one for one in begin(read, base, of_size(24), ("base", "rows.csv")).remarks)
 
 
 def test_four_bits_are_said_to_save_what_they_save(tmp_path: Path, tiny_base: Path) -> None:

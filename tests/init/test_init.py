@@ -244,6 +244,8 @@ def on_a_terminal(folder: Path, *arguments: str, answers: Sequence[str] = ()) ->
         said += read
         if said.endswith(": ") and left:
             if (answer := left.pop(0)) == CTRL_C:
+                # Python's input() swallows an interrupt that comes while it begins: wait until it waits
+                select.select([main], [], [], 0.3)
                 started.send_signal(signal.SIGINT)
             else:
                 os.write(main, answer.encode() + b"\n")
