@@ -16,6 +16,7 @@ from llmtune.errors import LlmtuneError, Problem, RecipeError
 from llmtune.lock import commit_of, read_lock
 from llmtune.models import grown, pickled, token_rows
 from llmtune.models.checkpoint import names
+from llmtune.plan import card
 from llmtune.plan import device as machine
 from llmtune.plan.adapters import unknown_modules
 from llmtune.plan.device import Device
@@ -27,6 +28,7 @@ from llmtune.recipe.load import Loaded, read
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.problems import line_of
 from llmtune.rundir import RunDir
+from llmtune.train.launch import Meeting
 
 if TYPE_CHECKING:
     from llmtune.data.prepare import Prepared
@@ -85,10 +87,12 @@ class Problems:
         return sorted(self.found, key=lambda problem: line_of(problem.where, self._loaded.file))
 
 
-def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool = False) -> Checked:
+def check(
+    file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool = False, gpu: str | None = None
+) -> Checked:
     """Read the recipe, the base's configuration and tokenizer, and all data; plan the training.
 
-    `anew`: a training that another recipe began in the run's folder may be dropped.
+    `anew`: a training that another recipe began in the run's folder may be dropped; `gpu`: plan for this (`card.card`).
 
     Raises:
         LlmtuneError: with every problem found.
@@ -100,13 +104,15 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     started = time.monotonic()
     loaded, misread = read(file, overrides)
     written = loaded.recipe
-    here = machine.device(loaded.recipe.launch.processes)
+    processes = loaded.recipe.launch.processes
+    here = machine.device(processes) if gpu is None else card.card(gpu, processes)
+    anew = anew or here.elsewhere  # what was begun here says nothing of another machine
     run = RunDir((out or Path("runs") / loaded.name).absolute())
     began = None if anew else stage_of_unfinished(run)
     loaded = replace(loaded, recipe=spread.decided(loaded.recipe, here, began))
     problems = Problems(loaded)
-    problems.add([*misread, *loaded.broken, *place.folder(run, loaded), *_machine(loaded, here)])
-    met = problems.of(lambda: spread.meeting(loaded.recipe.launch))
+    problems.add([*misread, *loaded.broken, *([] if here.elsewhere else _machine(loaded, run, here))])
+    met = Meeting() if here.elsewhere else problems.of(lambda: spread.meeting(loaded.recipe.launch))
     reading = Reading(loaded.recipe, loaded.beside) if loaded.knows("data") else None
     converses = reading is None or reading.converses
     base = _base(loaded, None if anew else commit_of(read_lock(run), loaded.recipe), here, problems, chat=converses)
@@ -116,7 +122,8 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     source, weights, family, words = base.source, base.weights, base.family, base.tokenizer
     planned = None
     if not misread:
-        _room(run, loaded, base, problems)
+        if not here.elsewhere:
+            _room(run, loaded, base, problems)
         if family is not None and weights is not None and prepared is not None and not loaded.broken:
             planned = problems.of(partial(plan, loaded.recipe, family, prepared.splits, here))
     if problems.found or not (met and source and weights and family and words and prepared and planned):
@@ -126,7 +133,8 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
         to_come += pickled.told(source, pickled=weights.pickled)
     if weights.grows or grown.rows_of(source.folder, family) is not None:
         to_come.append(grown.told(family.vocab))
-    notes = (*to_come, *_notes(written, loaded.recipe, source, family, here), *prepared.notes)
+    named = [] if gpu is None else [card.note(here)]
+    notes = (*named, *to_come, *_notes(written, loaded.recipe, source, family, here), *prepared.notes)
     checked = Checked(loaded, run, source, family, words, prepared, here, planned, notes, met, 0.0)
     # without its weights a base cannot be compared; the training itself looks again
     if not anew and weights.ready:
@@ -134,9 +142,10 @@ def check(file: Path, out: Path | None, overrides: Sequence[str], *, anew: bool 
     return replace(checked, seconds=time.monotonic() - started)
 
 
-def _machine(loaded: Loaded, here: Device) -> Iterator[Problem]:
-    """What this machine and its environment lack."""
+def _machine(loaded: Loaded, run: RunDir, here: Device) -> Iterator[Problem]:
+    """What this machine, its folders and its environment lack."""
     recipe = loaded.recipe
+    yield from place.folder(run, loaded)
     yield from machine.problems(here, machine.processes(recipe.launch.processes, here), machine.torch_version())
     for name in recipe.watch.loggers:
         if importlib.util.find_spec(name) is None:
@@ -166,7 +175,7 @@ def _base(loaded: Loaded, commit: str | None, here: Device, problems: Problems, 
         what = f"{recipe.base.name} is a folder, which has no revisions"
         problems.add([Problem("base.revision", what, "remove it, or name a model of the hub")])
     if recipe.training.attention == "flash_attention_2" and (
-        here.kind == "cpu" or importlib.util.find_spec("flash_attn") is None
+        here.kind == "cpu" or (not here.elsewhere and importlib.util.find_spec("flash_attn") is None)
     ):
         what = "flash_attention_2 needs a GPU and the package flash-attn"
         problems.add([Problem("training.attention", what, "set it to auto, which takes what this machine has")])

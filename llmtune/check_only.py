@@ -19,16 +19,22 @@ WIDTH = 160
 
 
 def check_only(
-    file: Path, out: Path | None, overrides: Sequence[str], console: Console, *, whole: bool = False
+    file: Path,
+    out: Path | None,
+    overrides: Sequence[str],
+    console: Console,
+    *,
+    whole: bool = False,
+    gpu: str | None = None,
 ) -> None:
-    """`whole`: print every key, and where its value comes from; in place of the plan.
+    """`whole`: print every key, and where its value comes from; in place of the plan. `gpu`: what to plan for.
 
     Raises:
         LlmtuneError: with every problem found.
     """
     try:
         with stoppable("check", NOTHING_STARTED), console.progress("check", LOOKS):
-            checked = check(file, out, overrides)
+            checked = check(file, out, overrides, gpu=gpu)
     except LlmtuneError:
         if whole:
             console.plain(table(resolved(read(file, overrides)[0]), console.columns(WIDTH)))
@@ -36,7 +42,13 @@ def check_only(
     values = resolved(load(file, overrides), checked) if whole else []
     console.plain(table(values, console.columns(WIDTH))) if whole else _say_checked(checked, console)
     told = {"resolved": [vars(value) for value in values]} if whole else {}
-    facts = {"plan": checked.planned(), "train_seconds": checked.train_seconds, "data": checked.data_facts()}
+    device = checked.device
+    facts = {
+        "device": {"kind": device.kind, "name": device.name, "bytes": device.total_bytes},
+        "plan": checked.planned(),
+        "train_seconds": checked.train_seconds,
+        "data": checked.data_facts(),
+    }
     console.json({"problems": [], **facts, **told})
 
 

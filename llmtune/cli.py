@@ -108,6 +108,10 @@ def check(
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Print the whole recipe, with where each value comes from.")
     ] = False,
+    gpu: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Plan for a card that is elsewhere, as 12GB; none; auto: what is here."),
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -115,7 +119,7 @@ def check(
     from llmtune.check_only import check_only
 
     with _told(as_json, debug) as console:
-        check_only(recipe, out, overrides or [], console, whole=resolved)
+        check_only(recipe, out, overrides or [], console, whole=resolved, gpu=gpu)
 
 
 @app.command(epilog="Example: llmtune explain adapter.rank")

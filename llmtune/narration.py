@@ -43,8 +43,9 @@ def headline(recipe: Mapping[str, Any], rows: int, replayed: int) -> str:
 def say_check(checked: Checked, console: Console) -> None:
     """What was looked at, and every choice that was made because nobody had said."""
     rows = sum(split.rows for split in checked.prepared.audit.splits.values())
+    disk = "" if checked.device.elsewhere else ", disk"
     template = ", template" if checked.tokenizer.template_source is not None else ""
-    console.stage("check", f"recipe, {counted(rows, 'row')}, tokenizer{template}, memory, disk", checked.seconds)
+    console.stage("check", f"recipe, {counted(rows, 'row')}, tokenizer{template}, memory{disk}", checked.seconds)
     for note in checked.notes:
         console.more(escape(note))
     if "adapter" in checked.loaded.recipe.export:

@@ -39,6 +39,8 @@ class Value:
     """`shop.yaml:7:3`, or `--set adapter.rank=8`, where somebody wrote it."""
     written: Any = None
     """What the recipe has there itself, where something was chosen for it."""
+    elsewhere: str | None = None
+    """The machine that it was chosen for, where that is not this one."""
 
     @property
     def words(self) -> str:
@@ -47,6 +49,8 @@ class Value:
         if self.where is not None:
             return self.where
         chosen = WORDS.get(self.source)
+        if self.elsewhere is not None:
+            chosen = f"chosen for {self.elsewhere}"
         if chosen is None or self.written is None:
             return chosen or self.source
         return f"{chosen} ({_text(self.written)})"
@@ -56,13 +60,15 @@ def resolved(written: Loaded, checked: Checked | None = None) -> list[Value]:
     """Every key of a recipe as it was written, in the order of the schema; with what the check chose, if it passed."""
     chosen = {} if checked is None else _chosen(written, checked)
     follows = _following(written)
+    elsewhere = checked.device.name if checked is not None and checked.device.elsewhere else None
     found = []
     for path, value, given in _leaves(written.recipe):
         key = ".".join(path)
         if not written.knows(key):
             found.append(Value(key, None, "not understood", written.where(key)))
         elif key in chosen and chosen[key][0] != value:
-            found.append(Value(key, *chosen[key], written=value))
+            machine = elsewhere if chosen[key][1] == "machine" else None
+            found.append(Value(key, *chosen[key], written=value, elsewhere=machine))
         elif given:
             where = written.where(key)
             found.append(Value(key, value, _written_in(where, written), where))

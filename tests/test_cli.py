@@ -40,7 +40,7 @@ def test_every_command_shows_an_example_of_itself(command: str) -> None:
 def test_run_and_check_have_the_same_options_but_for_what_is_dropped_and_shown() -> None:
     options = [set(re.findall(r"(?m)^  (--\S+|RECIPE)", told(command, "--help"))) for command in ("run", "check")]
     assert options[0] - options[1] == {"--anew"}
-    assert options[1] - options[0] == {"--resolved"}
+    assert options[1] - options[0] == {"--resolved", "--gpu"}
 
 
 def test_a_file_that_may_not_be_read_is_a_message_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from llmtune import spread
 from llmtune.console import counted
 from llmtune.errors import InitError, MachineError
-from llmtune.init.card import SIZES, of_size
 from llmtune.models import prequantized
+from llmtune.plan.card import SIZES, of_size
 from llmtune.plan.device import Device
 from llmtune.plan.estimate import Plan, plan
 from llmtune.recipe.schema import Recipe

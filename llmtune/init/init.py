@@ -16,10 +16,10 @@ from llmtune.data.sources import TABLES, nearest_data
 from llmtune.errors import InitError, LlmtuneError
 from llmtune.files import expanded, write_text
 from llmtune.init import model
-from llmtune.init.card import card
 from llmtune.init.questions import Questions
 from llmtune.init.rows import Column, Rows, guessed, look, unclear
 from llmtune.init.texts import Texts
+from llmtune.plan.card import as_flag, card
 from llmtune.plan.device import Device
 from llmtune.recipe.schema import Columns
 
@@ -219,7 +219,7 @@ def write(begun: Begun, rows: Rows | Texts, base: model.Base, device: Device, ou
     console.stage("recipe", escape(str(out)))
     console.blank()
     console.plain(begun.text + "\n")
-    console.to_copy("next", f"llmtune check {out}")
+    console.to_copy("next", f"llmtune check {out}{as_flag(device)}")
     console.json({
         "file": str(out), "recipe": begun.text, "data": rows.facts(),
         "base": {"name": base.source.name, "family": base.family.model_type, "parameters": base.family.parameters,

@@ -35,6 +35,8 @@ class Device:
     """How many there are for the processes, one each."""
     number_type: NumberType = "bfloat16"
     """That it computes best in."""
+    elsewhere: bool = False
+    """It is none of this machine's."""
 
 
 @dataclass(frozen=True)

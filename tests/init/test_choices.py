@@ -9,8 +9,8 @@ import pytest
 
 from llmtune.init import model, patience, rows
 from llmtune.init.begin import begin
-from llmtune.init.card import of_size
 from llmtune.init.choices import by_count
+from llmtune.plan.card import of_size
 from llmtune.plan.device import Device
 from tests.init.test_fitting import family
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from llmtune.data.conversation import Sample
-from llmtune.errors import InitError
-from llmtune.init.card import card, of_size
+from llmtune.errors import InitError, MachineError
 from llmtune.init.fitting import APART, NF4, NONE, Asked, chosen
 from llmtune.models.family import Family, from_config
+from llmtune.plan.card import card, of_size
 
 # As config.json of Qwen3-0.6B, -4B, -8B and -32B has them
 SHARED = {"model_type": "qwen3", "head_dim": 128, "num_key_value_heads": 8, "vocab_size": 151936,
@@ -110,5 +110,5 @@ def test_none_is_the_processor_and_nonsense_is_told() -> None:
     assert card("none").kind == "cpu"
     assert card("none").free_bytes == card("none").total_bytes
     for wrong in ("big", "12MB", "0", "-3", "1e9"):
-        with pytest.raises(InitError, match="is no size of a card"):
+        with pytest.raises(MachineError, match="is no size of a card"):
             card(wrong)

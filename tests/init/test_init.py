@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from typer.testing import CliRunner
 
 from llmtune import cli
 from llmtune.check import check
+from llmtune.errors import RecipeError
 from llmtune.init.rows import guessed, look, unclear
+from llmtune.plan import device as machine
 from llmtune.recipe.load import load
 from tests.hub import hub
 from tests.tiny_models import write_rows
@@ -115,6 +118,44 @@ def test_a_named_card_is_planned_for_and_the_recipe_says_so(tmp_path: Path, tiny
     found = json.loads(told(rows, "--base", tiny_base, "--gpu", "12GB", "-o", out, "--json"))
     assert found["device"] == {"kind": "cuda", "name": "a card of 12 GB", "bytes": 12 * 10**9}
     assert out.read_text().startswith("# Written by `llmtune init` for a card of 12 GB: ")
+
+
+def test_what_was_planned_for_a_card_elsewhere_is_checked_for_that_card(
+    tmp_path: Path, tiny_base: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "device", lambda *_: replace(machine.processor(), total_bytes=10**9))  # a laptop
+    monkeypatch.chdir(tmp_path)
+    began = json.loads(told(rows.name, "--base", tiny_base, "--gpu", "12.5GB", "--json"))
+    with pytest.raises(RecipeError, match="needs about"):
+        check(tmp_path / "rows.yaml", tmp_path / "run", [])
+    (tmp_path / "rows.yaml").unlink()
+    said = told(rows.name, "--base", tiny_base, "--gpu", "12.5GB")
+    command = next(line for line in said.splitlines() if "llmtune check" in line).split("llmtune check ")[1].split()
+    assert command == ["rows.yaml", "--gpu", "12.5GB"]
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)  # of this machine, where nothing will be written
+    checked = json.loads(CliRunner().invoke(cli.app, ["check", *command, "--json"]).output)
+    assert checked["device"] == began["device"]
+    assert began["plan"].items() <= checked["plan"].items()
+    said = CliRunner().invoke(cli.app, ["check", *command]).output
+    assert "planned for a card of 12.5 GB, not for this machine" in " ".join(said.split())
+    assert "12.5 GB free" in " ".join(said.split())
+    assert "template, memory  " in said, "of the disk nothing is known"
+    said = CliRunner().invoke(cli.app, ["check", *command, "--resolved"]).output
+    assert "chosen for a card of 12.5 GB" in said
+    assert "this machine" not in said
+
+
+def test_a_card_elsewhere_is_one_for_each_process_and_nonsense_starts_nothing(
+    tmp_path: Path, tiny_base: Path, rows: Path
+) -> None:
+    recipe = tmp_path / "two.yaml"
+    recipe.write_text(f"base: {tiny_base}\ndata: {rows.name}\nlaunch: {{processes: 2}}\n")
+    found = check(recipe, None, [], gpu="8GB")
+    assert (found.device.name, found.plan.geometry.processes) == ("2 cards of 8 GB", 2)
+    failed = CliRunner().invoke(cli.app, ["check", str(recipe), "--gpu", "large"])
+    assert failed.exit_code == 2
+    assert "'large' is no size of a card" in " ".join(failed.output.split())
 
 
 def test_all_that_is_missing_or_wrong_is_told_at_once_each_with_its_flag(

@@ -10,8 +10,8 @@ import pytest
 from llmtune.check import check
 from llmtune.init import measured, model, texts
 from llmtune.init.begin import begin
-from llmtune.init.card import of_size
 from llmtune.init.rows import look
+from llmtune.plan.card import of_size
 from llmtune.recipe.schema import Columns
 from tests.init.test_init import told
 from tests.tiny_models import SENTENCES
