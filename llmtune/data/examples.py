@@ -10,11 +10,13 @@ from pathlib import Path
 
 from llmtune.data.calls import tools_of
 from llmtune.data.conversation import Conversation, Document, Example, Message
+from llmtune.data.declared import Doubts, check_calls
 from llmtune.data.form import Reader, RowFault, Values
 from llmtune.data.formats import FORMS, columns, text
 from llmtune.data.sources import Row, kind, read_rows
 from llmtune.data.table_rows import row_for_names
 from llmtune.errors import DataError, Problem
+from llmtune.models import reasoning
 from llmtune.recipe.schema import Columns, Data
 
 SAY_WHICH = "say which to read (data.columns: {question: COLUMN, answer: COLUMN})"
@@ -30,7 +32,7 @@ class Read:
     form: str
     """What the file is, in words for people."""
     notes: list[str]
-    """What is left out of it without being wrong."""
+    """What is left out of it without being wrong, and what may be wrong with it."""
 
     @property
     def conversations(self) -> list[Conversation]:
@@ -66,6 +68,7 @@ def read_examples(path: Path, data: Data, label: str | None = None, *, any_form:
     reader, said = _reader(rows[0].values, data, label, any_form)
     found: list[Example] = []
     ids: dict[str, tuple[str, tuple[Message, ...]]] = {}
+    doubts = Doubts()
     for row in rows:
         try:
             turns = reader(row.values)
@@ -74,7 +77,9 @@ def read_examples(path: Path, data: Data, label: str | None = None, *, any_form:
                 continue
             messages = _whole(turns, data.system)
             _check_id(row, messages, ids)
-            found.append(Conversation(messages, row.where, tools_of(row.values)))
+            tools = tools_of(row.values)
+            check_calls(messages, tools, row.where, doubts)
+            found.append(Conversation(messages, row.where, tools))
             cut += turns[-1].role != "assistant"
         except RowFault as fault:
             problems.append(fault.at(row.where))
@@ -82,6 +87,7 @@ def read_examples(path: Path, data: Data, label: str | None = None, *, any_form:
         raise DataError([*problems, *fatal])
     left_out = {"rows with nothing in them": empty, "what follows the last answer, in so many rows": cut}
     notes = [f"{label}: left out: {what}: {count:,}" for what, count in left_out.items() if count]
+    notes += doubts.notes(label)
     return Read(found, problems, f"{kind(path)}, {said}{_unused(rows[0].values, said)}", notes)
 
 
@@ -92,6 +98,13 @@ def _whole(messages: Sequence[Message], system: str | None) -> tuple[Message, ..
     if not any(message.role == "user" for message in messages[:last]):
         raise RowFault("no user turn before the answer", "add the question, or remove the row")
     kept = tuple(messages[: last + 1])
+    for message in kept:
+        if message.role == "assistant" and (mark := reasoning.unended(message.content)) is not None:
+            opens, closes = mark
+            raise RowFault(
+                f"the answer opens thoughts with {opens} and never closes them: it is all thoughts",
+                f"write {closes} where they end and the answer begins, or remove {opens}",
+            )
     if system is not None and all(message.role != "system" for message in kept):
         kept = (Message("system", system), *kept)
     return kept

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -50,22 +51,37 @@ class Layout:
 class Said:
     """What is to be told of all rows together."""
 
-    openings: set[str] = field(default_factory=set)
-    """Texts that the template itself opens answers with, and that are trained with them."""
+    openings: Counter[str] = field(default_factory=Counter)
+    """Texts that the template itself opens answers without thoughts with, and that are trained with them."""
     thinking: int = 0
     """Answers with thoughts, which are trained."""
+    plain: int = 0
+    """Answers without."""
     calling: int = 0
     """Answers that call functions."""
     split: int = 0
     """Conversations of which each answer became a row of its own."""
 
+    def opens(self, text: str, thinking: bool) -> None:
+        """An answer that the template opens with this text, maybe none, or with the thoughts of the row."""
+        self.openings += Counter([text] if text and not thinking else [])
+        self.thinking += thinking
+        self.plain += not thinking
+
     def notes(self) -> list[str]:
         """In words."""
         found = [
-            f"the chat template opens answers with {text!r}, which is trained too" for text in sorted(self.openings)
+            f"the chat template opens {counted(count, 'answer')} with {text!r}, which is trained too"
+            for text, count in sorted(self.openings.items())
         ]
         if self.thinking:
-            found.append(f"{counted(self.thinking, 'answer')} with thoughts in front, which are trained too")
+            place = "in front, in place of that" if self.openings else "in front"
+            found.append(f"{counted(self.thinking, 'answer')} with thoughts {place}; they are trained too")
+        if self.thinking and self.plain:
+            found.append(
+                f"answers with thoughts ({self.thinking:,}) and without ({self.plain:,}) are mixed: the model learns"
+                " both, and which of them it gives is left to the question"
+            )
         if self.calling:
             what = counted(self.calling, "answer")
             found.append(f"{what} with calls of functions, trained as the chat template writes them")
@@ -101,9 +117,15 @@ def lay_out(conversation: Conversation, chat: ChatTokenizer, forbidden: re.Patte
                 begin = _found(chat, turns[: place + 1], tools, words, text) if words else len(text)
                 completion = calling(message, chat, prompt, text, begin)
                 said.calling += 1
-                said.openings |= {opened(message, completion)} - {""}
+                said.opens(opened(message, completion), bool(reasoning.parted(message.content)[0]))
             else:
                 completion = _completion(chat, turns[: place + 1], tools, prompt, text, said)
+            if (mark := reasoning.unopened(prompt, completion)) is not None:
+                opens, closes = mark
+                raise RowFault(
+                    f"the answer ends thoughts with {closes}, and nothing has opened them",
+                    f"write {opens} in front of the thoughts, or remove {closes}",
+                )
             answers.append(Answer(place, prompt, completion))
     _nothing_lost(conversation.messages, text)
     if all(text.startswith(answer.prompt + answer.completion) for answer in answers):
@@ -160,7 +182,6 @@ def _completion(
             "take a base whose template asks for answers as it writes them, or write the rows as it asks for them",
         )
     thoughts, answer = chat.thoughts_of(turns[-1])
-    said.thinking += bool(thoughts)
     start = len(prompt if as_asked or opening is None else opening.before)
     begin = _begin(chat, turns, tools, answer, text, start)
     spoken, between = text[begin : _stop(text, begin + len(answer), chat)], text[start:begin]
@@ -170,21 +191,19 @@ def _completion(
             "remove the thoughts, or take another template",
         )
     if as_asked and (thoughts or "") in between:
-        if between.strip() and not thoughts:
-            said.openings.add(between)
+        said.opens(between if between.strip() else "", bool(thoughts))
         return between + spoken
     if opening is None or (opening.closed and thoughts):
         raise _changed(thoughts or answer)
-    return spoken if opening.closed else _thought(thoughts, opening, between, said) + spoken
+    ending = "" if opening.closed else _ending(opening, between)
+    said.opens(ending, bool(thoughts))
+    return f"{thoughts or ''}{ending}{spoken}"
 
 
-def _thought(thoughts: str | None, opening: reasoning.Opening, between: str, said: Said) -> str:
-    """The thoughts that the prompt has opened and the template does not write in its place, and what ends them."""
+def _ending(opening: reasoning.Opening, between: str) -> str:
+    """What ends the thoughts that the prompt has opened and the template does not write in its place."""
     _, mark, behind = between.rpartition(opening.closes)
-    ending = f"\n{opening.closes}" + (behind if mark else "\n\n")
-    if not thoughts:
-        said.openings.add(ending)
-    return f"{thoughts or ''}{ending}"
+    return f"\n{opening.closes}" + (behind if mark else "\n\n")
 
 
 def _begin(chat: ChatTokenizer, turns: Sequence[Turn], tools: Tools | None, answer: str, text: str, start: int) -> int:

@@ -65,3 +65,19 @@ def parted(content: str) -> tuple[str | None, str]:
         if mark:
             return thoughts.removeprefix(opens).strip(), answer.strip()
     return None, content.strip()
+
+
+def unended(content: str) -> tuple[str, str] | None:
+    """What opens the thoughts that an answer begins with and never ends, and what would end them."""
+    said = content.strip()
+    return next(((opens, closes) for opens, closes in MARKS if said.startswith(opens) and closes not in said), None)
+
+
+def unopened(prompt: str, completion: str) -> tuple[str, str] | None:
+    """What would open the thoughts that a completion ends, where neither it nor its prompt does, and what ends them."""
+    for opens, closes in MARKS:
+        thoughts, mark, _ = completion.partition(closes)
+        begun = opening(prompt)
+        if mark and opens not in thoughts and (begun is None or begun.closed):
+            return opens, closes
+    return None

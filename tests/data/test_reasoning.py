@@ -68,7 +68,7 @@ def test_thoughts_that_the_prompt_opens_are_gone_on_with(tmp_path: Path) -> None
     assert rows(chat, talk(OPEN, ("assistant", THINKS + YES)), said) == [f"It is five.\n</think>\n\n{YES}{end}"]
     assert said.thinking == 1 and not said.openings
     assert rows(chat, talk(OPEN, ("assistant", YES)), said) == [f"\n</think>\n\n{YES}{end}"]
-    assert "opens answers with '\\n</think>\\n\\n', which is trained too" in said.notes()[0]
+    assert "opens 1 answer with '\\n</think>\\n\\n', which is trained too" in said.notes()[0]
 
 
 def test_each_answer_is_a_row_of_its_own_where_thoughts_are_left_out_of_earlier_ones(tmp_path: Path) -> None:
@@ -121,3 +121,19 @@ def test_the_plain_words_of_a_row_may_not_be_a_second_pair_of_thoughts(tmp_path:
     done = render([talk(OPEN, ("assistant", THINKS + YES))], chat, Said())
     assert "puts thoughts of its own in front" in done.problems[0].what
     assert Message("assistant", THINKS + YES) == talk(OPEN, ("assistant", THINKS + YES)).messages[1]
+
+
+def test_answers_with_thoughts_and_without_are_counted_apart(tmp_path: Path) -> None:
+    """What the template opens the others with is not in front of a row's own thoughts."""
+    chat, said = chat_of("qwen3", tmp_path), Said()
+    (thinks,) = rows(chat, talk(OPEN, ("assistant", THINKS + YES)), said)
+    assert thinks == f"{THINKS}{YES}<|im_end|>"
+    assert said.notes() == ["1 answer with thoughts in front; they are trained too"]
+    for _ in range(2):
+        rows(chat, talk(OPEN, ("assistant", YES)), said)
+    assert said.notes() == [
+        "the chat template opens 2 answers with '<think>\\n\\n</think>\\n\\n', which is trained too",
+        "1 answer with thoughts in front, in place of that; they are trained too",
+        "answers with thoughts (1) and without (2) are mixed: the model learns both, and which of them it gives is left"
+        " to the question",
+    ]

@@ -132,7 +132,7 @@ def test_words_that_the_template_opens_answers_with_are_trained_and_said(tmp_pat
     said = Said()
     done = render([talk(("user", "Why?"), ("assistant", "think"))], chat, said)
     assert trained(done.samples[0], chat) == "<think>\n\n</think>\n\nthink<|im_end|>"
-    assert said.openings == {"<think>\n\n</think>\n\n"}
+    assert set(said.openings) == {"<think>\n\n</think>\n\n"}
 
 
 def test_a_template_that_trims_is_followed(tmp_path: Path) -> None:
