@@ -82,6 +82,8 @@ def convert(draft: Draft, source: Source) -> None:
     spread.fsdp(draft, source)
     _number_type(draft, source)
     _tokens(source)
+    if (source.text("chat_template") or "").startswith("tokenizer_default"):
+        source.carried("chat_template", "the base's own, or one that suits its tokens where it has none")
     trainer.tell(source, DEFAULTED, UNSUPPORTED, FAMILIES)
 
 

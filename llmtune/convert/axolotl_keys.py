@@ -51,7 +51,6 @@ DEFAULTED = {
     **dict.fromkeys(
         ("eval_batch_size", "gc_steps", "gc_collect_steps"), trainer.DEFAULTED["per_device_eval_batch_size"]
     ),
-    "chat_template": "the base's own template is used and exported unchanged, or one that suits its tokens",
     **dict.fromkeys(("strict", "test_value"), "says nothing of the training"),
     **dict.fromkeys(("use_ray", "ddp"), "a run takes all GPUs that it sees"),
     **dict.fromkeys(
@@ -104,8 +103,8 @@ UNSUPPORTED = {
         "a row is computed by one process: long rows need its memory",
     ),
     **dict.fromkeys(
-        ("chat_template_jinja", "chat_template_kwargs"),
-        "the base's own template is used: put another one into a copy of the base (chat_template.jinja)",
+        ("chat_template", "chat_template_jinja", "chat_template_kwargs"),
+        methods.TEMPLATE,
     ),
     **dict.fromkeys(("tokens", "added_tokens_overrides"), methods.TOKENS),
     **dict.fromkeys(

@@ -9,7 +9,7 @@ from pathlib import Path
 from llmtune.console import Console, counted, escape
 from llmtune.convert import axolotl, llamafactory, rows, trl
 from llmtune.convert.draft import Draft
-from llmtune.convert.source import Line, Source
+from llmtune.convert.source import EMPTY, Line, Source
 from llmtune.errors import ConvertError, RecipeError
 from llmtune.files import write_text
 from llmtune.recipe.document import Document, read
@@ -36,7 +36,7 @@ TOOLS = {
     "trl": Tool(trl.NAME, "model_name_or_path", trl.TELLTALE, trl.convert),
 }
 """By the words of --from."""
-STYLES = {"carried": "green", "defaulted": "cyan", "unsupported": "yellow"}
+STYLES = {"unsupported": "yellow", "carried": "green", "defaulted": "cyan"}
 
 
 @dataclass(frozen=True)
@@ -146,19 +146,22 @@ def command(file: Path, tool: str | None, out: Path | None, console: Console) ->
 
 
 def told(keys: tuple[Line, ...], console: Console) -> None:
-    """A line for each key, and how many there are of each kind."""
+    """A line for each key, what is lost first, those without a value together; and how many there are of each kind."""
     from rich.table import Table
 
-    width = min(max(len(line.key) for line in keys), 44)
+    shown = [line for status in STYLES for line in keys if line.status == status and line.note != EMPTY]
+    width = min(max((len(line.key) for line in shown), default=0), 44)
     if console.is_terminal:
         grid = Table.grid(padding=(0, 2))
         for _ in range(3):
             grid.add_column(overflow="fold")
-        for line in keys:
+        for line in shown:
             grid.add_row(f" [{STYLES[line.status]}]{line.status}[/]", f"[bold]{escape(line.key)}[/]", escape(line.note))
         console.print(grid)
     else:
-        for line in keys:
+        for line in shown:
             console.plain(f" {line.status:<11}  {line.key:<{width}}  {line.note}\n")
+    if empty := [line.key for line in keys if line.note == EMPTY]:
+        console.stage("no value", escape(", ".join(empty)))
     counts = [f"{sum(line.status == status for line in keys)} {status}" for status in STYLES]
     console.stage("keys", f"{counted(len(keys), 'key')}, each accounted for: {', '.join(counts)}")

@@ -20,6 +20,10 @@ INITS = ("gaussian", "pissa", "olora", "eva", "loftq")
 PAGED = "its state is not paged: on a GPU whose memory runs short, paged_adamw_8bit does that"
 EXPERTS = {"gate_up_proj", "down_proj"}
 """The two parameters that hold all experts of a block."""
+TEMPLATE = (
+    "no other template is put in: the base's own is used and exported unchanged, or one that suits its tokens where it"
+    " has none. Put this one into a copy of the base, as chat_template.jinja"
+)
 TOKENS = "no token is added: name them under `adapter.added_tokens`, which trains their rows"
 NOT_LORA = "is read where LoRA is trained, and this configuration trains the whole base"
 

@@ -110,7 +110,7 @@ def kept_apart(draft: Draft, source: Source) -> str | None:
     share = draft.value("data.heldout")
     said = (
         f"{100 * share:g} % of the rows are kept apart and not trained on (data.heldout: {share}): the best checkpoint"
-        f" is chosen by them. {source.tool} trains on all rows unless it is told which to keep."
+        f" is chosen by them. {source.tool} keeps apart only what it is told to."
     )
     draft.remark(said)
     return said

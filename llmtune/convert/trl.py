@@ -27,10 +27,8 @@ OTHERS = {
     "center_rewards_coefficient": "trains a model that gives marks",
 }
 """Keys of TRL's other trainers."""
-TEMPLATE = "the base's own chat template is used and exported unchanged, or one that suits its tokens"
 DEFAULTED = {
     **dict.fromkeys(("packing", "packing_strategy", "eval_packing", "pad_to_multiple_of"), rows.PACKED),
-    **dict.fromkeys(("chat_template", "chat_template_path"), TEMPLATE),
     **dict.fromkeys(("eos_token", "pad_token"), "the template's end of turn is trained, and padding is never the same"),
     **dict.fromkeys(("dtype", "torch_dtype"), trainer.DEFAULTED["bf16"]),
     "lora_task_type": "a recipe tunes causal language models",
@@ -44,6 +42,7 @@ DEFAULTED = {
     "logging_strategy": trainer.DEFAULTED["logging_steps"],
 }  # fmt: skip
 UNSUPPORTED = {
+    **dict.fromkeys(("chat_template", "chat_template_path"), methods.TEMPLATE),
     "truncation_mode": "rows are not cut: one that is longer stops the check with its line",
     "activation_offloading": "activations are recomputed, or micro-batches smaller, instead",
     "dataset_kwargs": "rows are taken as they are",

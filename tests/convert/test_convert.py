@@ -126,7 +126,7 @@ def test_the_command_shows_the_recipe_and_a_line_for_each_key(tmp_path: Path) ->
     )
     assert " carried      lora_r                       adapter.rank: 32\n" in said
     assert " unsupported  made_up                      no key of axolotl that llmtune knows" in said
-    assert "14 keys, each accounted for: 13 carried, 0 defaulted, 1 unsupported" in said
+    assert "14 keys, each accounted for: 1 unsupported, 13 carried, 0 defaulted" in said
     assert "\nbase: some/model " in said
 
 
@@ -140,7 +140,33 @@ def test_on_a_terminal_no_line_is_wider_than_it(tmp_path: Path) -> None:
     lines = shown.getvalue().splitlines()
     assert long in "".join("".join(lines).split()), "what is cut off cannot be copied"
     assert max(len(line) for line in lines) <= 80
-    assert [line.split()[1] for line in lines if line.startswith((" carried", " defaulted"))] == [k.key for k in keys]
+    shown_keys = [line.split()[1] for line in lines if line.startswith((" carried", " defaulted"))]
+    assert sorted(shown_keys) == sorted(key.key for key in keys)
+
+
+def test_what_is_lost_is_told_first_and_keys_without_a_value_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.yml"
+    file.write_text(AXOLOTL + "wandb_name:\nmade_up: 1\nwandb_watch:\n")
+    said = told(str(file))
+    assert said.index("made_up") < said.index("lora_r")
+    assert " no value wandb_name, wandb_watch\n" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (AXOLOTL, "chat_template: chatml"),
+        (AXOLOTL, "chat_template: tokenizer_default"),
+        (AXOLOTL, "chat_template: tokenizer_default_fallback_chatml"),
+        (TRL, "chat_template: '{{ messages }}'"),
+        (TRL, "chat_template_path: other/model"),
+    ],
+)
+def test_another_template_than_the_bases_own_is_not_taken_over_in_silence(tmp_path: Path, text: str, key: str) -> None:
+    name, _, value = key.partition(": ")
+    done = converted(tmp_path, f"{text}{key}\n")
+    own = value.startswith("tokenizer_default")
+    assert statuses(done)[name] == ("carried" if own else "unsupported")
 
 
 def test_json_has_the_recipe_and_the_keys(tmp_path: Path) -> None:
