@@ -77,7 +77,10 @@ def say_plan(checked: Checked, console: Console) -> None:
     console.more(escape(engine(checked.loaded.recipe.zero, geometry.processes)))
     if plan.checkpointing:
         which = "every layer" if plan.checkpointing == 1 else f"one layer in {plan.checkpointing}"
-        console.more(f"the activations of {which} are computed again in the backward pass, which takes less memory")
+        console.more(
+            f"the activations of {which} are computed again in the backward pass (gradient checkpointing), which takes"
+            " less memory"
+        )
     most = plan.memory[plan.largest]
     parts = ", ".join(f"{name} {size(number)}" for name, number in most.parts.items() if number)
     at = f"memory at most about {size(most.total)} (in {plan.largest}) of {size(checked.device.free_bytes)} free"
@@ -145,7 +148,7 @@ def say_train(record: Record, console: Console) -> None:
     say("train", record, console, best + early + resumed)
     if not record.again:
         where = f"in {counted(adapter['layers'], 'layer')}" if adapter["layers"] else "in front of every row"
-        size_of = f"{counted(adapter['parameters'], 'number')} trained {where}"
+        size_of = f"{counted(adapter['parameters'], 'parameter')} trained {where}"
         console.more(f"{size_of}: none missing, not zero, what was saved equals what was trained")
 
 

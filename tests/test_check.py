@@ -243,7 +243,7 @@ def test_what_a_shipped_recipe_says_is_mended_in_the_file_that_starts_from_it(tm
             return [problem.do for problem in error.problems if problem.what.startswith("data.max_tokens: ")]
         return []
 
-    taken = "`max_tokens: null` there takes its value away"
+    taken = "`max_tokens: null` there sets it aside"
     assert of_tokens("") == [
         f"write 256 or less, or leave it out: in {file}, as 24gb.yaml comes with llmtune ({taken})"
     ]

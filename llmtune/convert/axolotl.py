@@ -119,7 +119,7 @@ def _length_of_rows(draft: Draft, source: Source, cut: str) -> None:
 def _batch(draft: Draft, source: Source) -> None:
     whole = source.whole("batch_size")
     if whole is not None and source.value("gradient_accumulation_steps") is None:
-        note = "rows of a step on one GPU: times the GPUs that it had"
+        note = "rows of a step on one GPU: multiply by the number of GPUs it ran on"
         draft.carry("batch_size", "training.batch_size", whole, note)
         source.defaulted("micro_batch_size", "rows computed at once follow from memory; a step has training.batch_size")
     else:

@@ -172,7 +172,9 @@ def batch(draft: Draft, source: Source, micro: str, accumulation: str, default: 
     told = [f"{micro} {rows or default}"] + ([f"{accumulation} {times}"] if times is not None else [])
     where = f"{devices} GPUs" if devices else "one GPU"
     comment = f"{' x '.join(told)}, on {where}"
-    note = "rows of a step on one GPU: times the GPUs that it had" if not devices else f"on {devices} GPUs"
+    note = (
+        "rows of a step on one GPU: multiply by the number of GPUs it ran on" if not devices else f"on {devices} GPUs"
+    )
     given = [at for at in (micro, accumulation) if source.value(at) is not None]
     for at in given:
         draft.carry(at, "training.batch_size", size, note, comment)

@@ -94,7 +94,7 @@ class _Preparation:
         counts = {part: count(rows) for part, rows in fitting.items()}
         notes = [*tokenizer.notes, *reading.forms(), *reading.notes, *self._said.notes()]
         if (repeated := counts["train"].repeated) > 0:
-            notes.append(f"train has {counted(repeated, 'row')} that it has already, word for word")
+            notes.append(f"train has {counted(repeated, 'row')} that repeat another one word for word")
         replay = self._data.replay
         replayed = 0 if replay is None else count_of(replay.path, fitting["train"])
         rejected = reading.rejected

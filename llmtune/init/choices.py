@@ -181,7 +181,7 @@ def of_base(base: Base, way: Way, device: Device) -> Iterator[tuple[str, Said]]:
         why = f"{whole} would leave too little room"
         if way.whole_is_slower:
             more = "more " if way.plan.checkpointing else ""
-            why = f"with {whole}, {more}layers would have to be computed twice"
+            why = f"with {whole}, {more}layers would be recomputed (gradient checkpointing)"
         yield "quantization.type", Said(kind, f"4 bits a weight: {why}")
     if "export" in way.more:
         yield "export", Said(way.more["export"], "the merged model does not fit the card: merge on a larger one")
@@ -200,7 +200,7 @@ def _head(rows: Rows, way: Way, device: Device, made: Measured) -> Iterator[str]
 def memory(plan: Plan) -> str:
     """`804 steps; about 8.2 GB to train, 10.0 GB to evaluate`."""
     stages = ", ".join(f"{size(held.total)} to {stage}" for stage, held in plan.memory.items())
-    twice = {0: "", 1: ", each layer computed twice"}.get(
-        plan.checkpointing, f", one layer in {plan.checkpointing} twice"
+    twice = {0: "", 1: ", each layer recomputed"}.get(
+        plan.checkpointing, f", one layer in {plan.checkpointing} recomputed"
     )
     return f"{counted(plan.geometry.steps, 'step')}{twice}; about {stages}"

@@ -166,7 +166,7 @@ def _would(asked: Asked, limits: Sequence[int]) -> str:
     if card is not None:
         found.append(f"a card of {card} GB would do")
     if (smaller := _smaller(asked, limits[-1])) is not None:
-        found.append(f"so would a base of this family of {smaller / 1e9:.1f} billion numbers or less")
+        found.append(f"so would a base of this family of {smaller / 1e9:.1f} billion parameters or less")
     if (shorter := _most_that_fits(asked, [limit for limit in LIMITS if limit < limits[-1]])) is not None:
         rows = asked.rows - asked.longer(shorter)
         found.append(f"so would rows of {shorter} tokens or less, which are {rows:,} of {asked.rows:,}")

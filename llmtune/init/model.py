@@ -35,7 +35,7 @@ class Base:
 
     @property
     def said(self) -> str:
-        """`qwen3, 4.0 billion numbers, reads 40,960 tokens`."""
+        """`qwen3, 4.0 billion parameters, reads 40,960 tokens`."""
         reads = f", reads {self.context:,} tokens" if self.context else ""
         kept = self.family.quantized
         stored = f", stored in {kept.type}" if kept is not None else ""
@@ -49,8 +49,8 @@ class Base:
 
 
 def numbers(count: float) -> str:
-    """`4.0 billion numbers`, `5.1 million numbers`."""
-    return f"{count / 1e9:.1f} billion numbers" if count >= 1e9 else f"{count / 1e6:.1f} million numbers"
+    """`4.0 billion parameters`, `5.1 million parameters`."""
+    return f"{count / 1e9:.1f} billion parameters" if count >= 1e9 else f"{count / 1e6:.1f} million parameters"
 
 
 def look(name: str, *, chat: bool = True) -> Base:

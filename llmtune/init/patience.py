@@ -43,6 +43,6 @@ def remark(plan: Plan, family: Family, device: Device) -> Iterator[str]:
     cores = "1 core trains" if device.cores == 1 else f"{device.cores} cores train"
     yield (
         f"a processor is slow for a base this large: {cores} for {long} at best (90 tokens a second "
-        f"and core were measured with 0.36 billion numbers); take one of {numbers(active(family) * LONG / takes)} or "
-        f"less, which takes {LONG // 3600} hours, or a card (--gpu)"
+        f"and core were measured with 0.36 billion parameters); take one of {numbers(active(family) * LONG / takes)} "
+        f"or less, which takes {LONG // 3600} hours, or a card (--gpu)"
     )

@@ -56,7 +56,7 @@ class Loaded:
         file = where.rsplit(":", 2)[0]
         theirs = {path.resolve() for path in shipped().values()}
         if Path(file).resolve() in theirs and self.file.resolve() not in theirs:
-            taken = f"`{key.rpartition('.')[2]}: null` there takes its value away"
+            taken = f"`{key.rpartition('.')[2]}: null` there sets it aside"
             do = f"{do}: in {self.file}, as {Path(file).name} comes with llmtune ({taken})"
         return Problem(where, what, do)
 

@@ -177,7 +177,9 @@ def test_one_row_over_and_over_is_refused(tmp_path: Path, chat: ChatTokenizer, f
 
 def test_repeated_rows_are_said(tmp_path: Path, chat: ChatTokenizer, family: Family) -> None:
     write(tmp_path / "train.jsonl", *[row("Open?")] * 3, *(row(f"{number}?") for number in range(9)))
-    assert any("that it has already, word for word" in note for note in made(tmp_path, chat, family, heldout=0.1).notes)
+    assert any(
+        "that repeat another one word for word" in note for note in made(tmp_path, chat, family, heldout=0.1).notes
+    )
 
 
 def test_pain_09_a_token_without_an_embedding_is_refused(tmp_path: Path, chat: ChatTokenizer) -> None:

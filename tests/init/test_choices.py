@@ -81,7 +81,7 @@ def test_a_processor_is_told_to_be_slow_where_it_is(tmp_path: Path, tiny_base: P
     assert hours == pytest.approx(25 / 60 * 8 / 0.36, rel=0.03)
     (said,) = patience.remark(replace(made, geometry=tokens), large, processor)
     assert "8 cores train for 9 hours at best" in said
-    assert "take one of 6.8 billion numbers or less, which takes 8 hours" in said
+    assert "take one of 6.8 billion parameters or less, which takes 8 hours" in said
     slower = replace(processor, cores=1)
     assert "1 core trains for 3 days" in next(patience.remark(replace(made, geometry=tokens), large, slower))
     assert list(patience.remark(replace(made, geometry=tokens), large, of_size(24))) == []
@@ -105,6 +105,6 @@ def test_four_bits_are_said_to_save_what_they_save(tmp_path: Path, tiny_base: Pa
         reasons.add(begun.entries["quantization.type"].comment)
     assert reasons == {
         "4 bits a weight: 8.0 GB in bfloat16 would leave too little room",
-        "4 bits a weight: with 8.0 GB in bfloat16, layers would have to be computed twice",
+        "4 bits a weight: with 8.0 GB in bfloat16, layers would be recomputed (gradient checkpointing)",
         "8.0 GB in bfloat16: it fits as it is",
     }
