@@ -9,7 +9,7 @@ from llmtune.check import check
 from llmtune.checked import Checked
 from llmtune.console import Console
 from llmtune.errors import LlmtuneError
-from llmtune.narration import LOOKS, say_check, say_left_out, say_plan, say_title
+from llmtune.narration import LOOKS, say_check, say_left_out, say_plan, say_telling, say_title
 from llmtune.recipe.load import load, read
 from llmtune.resolved import resolved, table
 from llmtune.stages import NOTHING_STARTED, stoppable
@@ -56,6 +56,7 @@ def _say_checked(checked: Checked, console: Console) -> None:
     say_title(checked, console)
     say_check(checked, console)
     say_left_out(checked, console)
+    say_telling(checked, console)
     say_plan(checked, console)
     console.blank()
     console.print("No problems found; nothing was started.")

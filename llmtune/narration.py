@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmtune.checked import Checked
 from llmtune.console import Console, counted, escape, marked, size
@@ -15,6 +15,9 @@ from llmtune.recipe.methods import named
 from llmtune.recipe.schema import Zero
 from llmtune.recipe.servers import told
 from llmtune.stages import Record
+
+if TYPE_CHECKING:
+    from llmtune.data.audit import Shown
 
 Result = Mapping[str, Any]
 SAMPLES = 3
@@ -123,9 +126,20 @@ def _left_out(rejected: Mapping[str, int]) -> str:
 
 def say_rows(checked: Checked, console: Console) -> None:
     """Rows to look at, with what is trained of them."""
+    _show(checked.prepared.audit.shown, console)
+
+
+def say_telling(checked: Checked, console: Console) -> None:
+    """One row with thoughts or calls, which the template writes in its own way."""
+    if checked.prepared.telling is not None:
+        console.more("a row with thoughts or calls, as the chat template writes it:")
+        _show([checked.prepared.telling], console)
+
+
+def _show(rows: Sequence[Shown], console: Console) -> None:
     if not console.is_terminal:
         console.more("(trained words between ▌ and ▐)")
-    for row in checked.prepared.audit.shown:
+    for row in rows:
         console.more(escape(row.source))
         console.more(marked(row.pieces, colour=console.is_terminal))
 

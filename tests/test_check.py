@@ -269,3 +269,27 @@ def test_a_folder_without_weights_is_checked_and_planned_and_no_run_begins(
     weights.write_bytes((tmp_path / "aside").read_bytes()[:-10])
     with pytest.raises(RecipeError, match="bytes long where its header says"):
         check(tmp_path / "shop.yaml", tmp_path / "run", ())
+
+
+def test_a_row_with_calls_is_shown_as_the_run_trains_it(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    calls = "{% for c in m.tool_calls %}{{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}"
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}" + calls + "<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    (base / "chat_template.jinja").write_text(template)
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text("base: ./base\ndata: rows.jsonl\n")
+    check_only(tmp_path / "shop.yaml", tmp_path / "run", [], Console())
+    assert "as the chat template writes it" not in capsys.readouterr().out
+    ask, call = {"role": "user", "content": "Left?"}, {"name": "stock", "arguments": {"item": "lamp"}}
+    turns = [ask, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.writelines(json.dumps({"messages": [*turns, *more]}) + "\n" for more in ([], [ask, *turns], [*turns]))
+    check_only(tmp_path / "shop.yaml", tmp_path / "run", [], Console())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "a row with thoughts or calls, as the chat template writes it:" in said
+    assert '▌stock {"item": "lamp"}<|im_end|>▐' in said

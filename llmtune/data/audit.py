@@ -7,11 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from llmtune.data.conversation import Sample
+from llmtune.console import counted
+from llmtune.data.conversation import Conversation, Sample
+from llmtune.models import reasoning
 from llmtune.models.text_tokenizer import TextTokenizer
 
 SHOWN = 300
 """Characters at each end of a long piece that are shown."""
+GLIMPSE = 120
+"""The same where one row is to show how all such are written."""
+FEW = 0.1
+"""Different answers for each row, below which it is said that they are few."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +88,44 @@ def count_of(file: str, samples: Sequence[Sample]) -> int:
     return sum(sample.source.rpartition(":")[0] == file for sample in samples)
 
 
-def show(sample: Sample, tokenizer: TextTokenizer) -> Shown:
-    """The row as text, cut where training begins and ends; of a long piece the middle is left out."""
+def few_answers(conversations: Sequence[Conversation]) -> str | None:
+    """What is to be said where many rows end with the same few answers."""
+    answers = len({one.messages[-1] for one in conversations})
+    if answers >= FEW * len(conversations):
+        return None
+    few = f"{counted(answers, 'answer')} in all: {'it' if answers == 1 else 'they'}"
+    return f"{few} can be learnt by heart, and a good score is no feat"
+
+
+def telling(conversations: Sequence[Conversation], samples: Sequence[Sample], tokenizer: TextTokenizer) -> Shown | None:
+    """The first row with thoughts or calls that are trained, where there is one: what a template makes of these."""
+    rows: dict[str, list[Sample]] = {}
+    for sample in samples:
+        rows.setdefault(sample.source, []).append(sample)
+    for conversation in conversations:
+        answers = [message for message in conversation.messages if message.role == "assistant"]
+        words = [call.name for message in answers for call in message.calls]
+        words += [thoughts for message in answers if (thoughts := reasoning.parted(message.content)[0])]
+        for sample in rows.get(conversation.source, ()) if words else ():
+            ids = [token for token, trained in zip(sample.ids, sample.supervised, strict=True) if trained]
+            (trained,) = tokenizer.decode([ids])
+            if any(word in trained for word in words):
+                return show(sample, tokenizer, GLIMPSE)
+    return None
+
+
+def show(sample: Sample, tokenizer: TextTokenizer, ends: int = SHOWN) -> Shown:
+    """The row as text, cut where training begins and ends; of a long piece only so many characters at both ends."""
     runs = [list(run) for _, run in groupby(range(len(sample.ids)), key=lambda place: sample.supervised[place])]
     # Decoded up to each cut and cut there: pieces decoded alone would lose the space at their start.
-    ends = tokenizer.decode([sample.ids[: run[-1] + 1] for run in runs])
-    return Shown(sample.source, tuple((_short(text), trained) for text, trained in _pieces(runs, ends, sample)))
+    texts = tokenizer.decode([sample.ids[: run[-1] + 1] for run in runs])
+    return Shown(sample.source, tuple((_short(text, ends), trained) for text, trained in _pieces(runs, texts, sample)))
 
 
-def _short(text: str) -> str:
-    if len(text) <= 2 * SHOWN:
+def _short(text: str, ends: int) -> str:
+    if len(text) <= 2 * ends:
         return text
-    return f"{text[:SHOWN]} [... {len(text) - 2 * SHOWN:,} characters ...] {text[-SHOWN:]}"
+    return f"{text[:ends]} [... {len(text) - 2 * ends:,} characters ...] {text[-ends:]}"
 
 
 def _pieces(runs: Sequence[list[int]], ends: Sequence[str], sample: Sample) -> Iterator[tuple[str, bool]]:

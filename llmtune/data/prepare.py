@@ -8,7 +8,17 @@ from pathlib import Path
 
 from llmtune.console import counted
 from llmtune.data import documents, split
-from llmtune.data.audit import Audit, Rejected, Shown, count, count_of, count_rejected, show
+from llmtune.data.audit import (
+    Audit,
+    Rejected,
+    Shown,
+    count,
+    count_of,
+    count_rejected,
+    few_answers,
+    show,
+    telling,
+)
 from llmtune.data.conversation import Conversation, Document, Example, Sample
 from llmtune.data.examples import Read
 from llmtune.data.layout import Said
@@ -35,6 +45,8 @@ class Prepared:
     audit: Audit
     rejected: list[Rejected]
     notes: list[str]
+    telling: Shown | None = None
+    """A row with thoughts or calls, where any has them."""
 
 
 def prepare(
@@ -95,11 +107,13 @@ class _Preparation:
         notes = [*tokenizer.notes, *reading.forms(), *reading.notes, *self._said.notes()]
         if (repeated := counts["train"].repeated) > 0:
             notes.append(f"train has {counted(repeated, 'row')} that repeat another one word for word")
+        conversations = [one for one in reading.splits["train"] if isinstance(one, Conversation)]
+        notes += [few] if (few := few_answers(conversations)) is not None else []
         replay = self._data.replay
         replayed = 0 if replay is None else count_of(replay.path, fitting["train"])
         rejected = reading.rejected
         audit = Audit(reading.found, counts, count_rejected(rejected), replayed, shown(fitting["train"], tokenizer))
-        return Prepared(fitting, audit, rejected, notes)
+        return Prepared(fitting, audit, rejected, notes, telling(conversations, fitting["train"], tokenizer))
 
     def _check_limit(self, context: int | None) -> None:
         if context is not None and context < 1:

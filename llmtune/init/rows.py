@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from llmtune.console import counted
+from llmtune.data.audit import few_answers
 from llmtune.data.conversation import Conversation
 from llmtune.data.examples import read_examples, recognised
 from llmtune.data.sources import Row, read_rows
@@ -21,8 +22,6 @@ from llmtune.recipe.schema import Columns, Data
 
 LOOKED_AT = 200
 """Rows by which columns are told apart."""
-FEW = 0.1
-"""Different answers for each row, below which it is said that they are few."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,6 @@ class Rows(Looked):
     questions: tuple[int, int]
     """Fewest and most of a row."""
     with_system_prompt: int
-    answers: int
-    """How many different ones there are."""
 
     @property
     def conversations(self) -> Sequence[Conversation]:
@@ -63,9 +60,8 @@ class Rows(Looked):
         if self.with_system_prompt:
             yield f"{counted(self.with_system_prompt, 'row')} with a system prompt"
         yield from self.faults()
-        if self.answers < FEW * self.count:
-            few = f"{counted(self.answers, 'answer')} in all: {'it' if self.answers == 1 else 'they'}"
-            yield f"{few} can be learnt by heart, and a good score is no feat"
+        if (few := few_answers(self.conversations)) is not None:
+            yield few
         yield from self.read.notes
 
 
@@ -127,6 +123,5 @@ def look(file: Path, columns: Columns | None) -> Rows | Texts:
         characters=max(sum(len(message.content) for message in one.messages) for one in found),
         with_system_prompt=sum(one.messages[0].role == "system" for one in found),
         repeated=len(found) - len({(one.messages, one.tools) for one in found}),
-        answers=len({one.messages[-1] for one in found}),
         language=language([" ".join(message.content for message in one.messages) for one in found]),
     )

@@ -15,6 +15,7 @@ from llmtune.errors import DataError, Problem
 from llmtune.models.family import Family, from_config
 from llmtune.models.tokenizer import ChatTokenizer, load
 from llmtune.recipe.schema import Recipe
+from tests.data.test_reasoning import chat_of
 from tests.tiny_models import CHATML, write_tokenizer
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2, "vocab_size": 384}
@@ -73,6 +74,34 @@ def test_all_files_become_splits_with_counts_and_samples_to_look_at(
     assert [trained for _, trained in shown.pieces] == [False, True, False]
     assert shown.pieces[1][0] == "Yes.<|im_end|>"
     assert len(done.audit.shown) == 3
+
+
+def test_few_answers_are_said_of_what_is_trained(tmp_path: Path, chat: ChatTokenizer, family: Family) -> None:
+    said = "2 answers in all: they can be learnt by heart, and a good score is no feat"
+    for rows, expected in ((40, True), (20, False)):
+        write(tmp_path / "train.jsonl", *(row(f"{n}?", ("Yes.", "No.")[n % 2]) for n in range(rows)))
+        assert (said in made(tmp_path, chat, family, heldout=0.1).notes) is expected
+
+
+def test_a_row_with_thoughts_or_calls_is_shown_as_it_is_trained(
+    tmp_path: Path, chat: ChatTokenizer, family: Family
+) -> None:
+    """Of a conversation that becomes several rows, the one that has them; long pieces are cut."""
+    rows = [row(f"Question {number}?", f"No {number}.") for number in range(20)]
+    write(tmp_path / "train.jsonl", *rows)
+    assert made(tmp_path, chat, family, heldout=0.1).telling is None
+    thinks = f"<think>\n{'Hm. ' * 100}\n</think>\n\nYes."
+    both = row("Twenty?", "Ask again.")
+    both["messages"] += row("Twenty one?", thinks)["messages"]
+    write(tmp_path / "train.jsonl", *rows, both)
+    write(tmp_path / "heldout.jsonl", row("And now?"))
+    qwen = chat_of("qwen3", tmp_path / "qwen3")
+    done = made(tmp_path, qwen, replace(family, vocab=500, context=2048), heldout="heldout.jsonl")
+    assert done.telling is not None and done.telling.source == "train.jsonl:21"
+    (_, asked), (answer, trained) = done.telling.pieces[:2]
+    assert not asked and trained and len(done.telling.pieces) == 2
+    assert answer.startswith("<think>\nHm. Hm. ") and answer.endswith("\n</think>\n\nYes.<|im_end|>")
+    assert "characters ...]" in answer and len(answer) < 300
 
 
 def test_of_a_long_answer_both_ends_are_shown(tmp_path: Path, chat: ChatTokenizer, family: Family) -> None:
