@@ -121,9 +121,7 @@ def _of_training(asked: Asked, way: Way, made: Measured) -> Iterator[tuple[str, 
     steps = f"rows of a step, of which there are {counts.steps:,}"
     yield "training.batch_size", Said(values["training.batch_size"], steps)
     rate = values["training.learning_rate"]
-    usual = (
-        "ten times what is usual, as the base is tiny" if rate == TINY_RATE else "usual for high ranks on plain text"
-    )
+    usual = "ten times what is usual, as the base is tiny" if rate == TINY_RATE else "usual on plain text"
     yield "training.learning_rate", Said(rate, usual)
 
 
@@ -137,3 +135,4 @@ def _head(texts: Texts, way: Way, device: Device, made: Measured) -> Iterator[st
         yield f"{counted(texts.repeated, 'document')} repeating another word for word: learnt once more each time."
     replay = "`replay: {path: FILE, share: 0.05}` under `data` mixes in general text, or conversations"
     yield f"To keep what the base can do already: {replay}."
+    yield "jobs/pretraining, which comes with llmtune, has what much text wants, and says where its values are from."
