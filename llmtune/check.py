@@ -92,14 +92,14 @@ def check(
 ) -> Checked:
     """Read the recipe, the base's configuration and tokenizer, and all data; plan the training.
 
-    `anew`: a training that another recipe began in the run's folder may be dropped; `gpu`: plan for this (`card.card`).
+    `anew`: a training of another recipe in the run's folder may be dropped; `gpu`: plan for this (`card.card`).
 
     Raises:
         LlmtuneError: with every problem found.
     """
     from llmtune.data.reading import Reading
+    from llmtune.earlier import stage_of_unfinished
     from llmtune.models.source import absent
-    from llmtune.unfinished import stage_of_unfinished
 
     started = time.monotonic()
     loaded, misread = read(file, overrides)
@@ -138,7 +138,7 @@ def check(
     checked = Checked(loaded, run, source, family, words, prepared, here, planned, notes, met, 0.0)
     # without its weights a base cannot be compared; the training itself looks again
     if not anew and weights.ready:
-        _unfinished(checked)
+        _keep_earlier(checked)
     return replace(checked, seconds=time.monotonic() - started)
 
 
@@ -258,11 +258,11 @@ def _own_code(recipe: Recipe, source: Source, family: Family) -> list[str]:
     return [f"base.trust_remote_code: Python code of the base runs with your rights: {code}"]
 
 
-def _unfinished(checked: Checked) -> None:
-    """A training under way in the run's folder goes on with this recipe."""
-    from llmtune import unfinished
+def _keep_earlier(checked: Checked) -> None:
+    """A training in the run's folder goes on with this recipe, or stays as it is."""
+    from llmtune import earlier
 
-    if unfinished.unfinished(checked.run):
-        found = unfinished.problem(checked.run, checked.asked(), checked.prepared, checked.tokenizer)
+    if earlier.trained(checked.run):
+        found = earlier.problem(checked.run, checked.asked(), checked.prepared, checked.tokenizer)
         if found is not None:
             raise RecipeError([found])

@@ -50,7 +50,7 @@ Out = Annotated[
 EXAMPLE = "recipes/quickstart.yaml --set training.epochs=1"
 Anew = Annotated[
     bool,
-    typer.Option("--anew", help="Where the recipe was changed in the middle of a training, drop it and begin anew."),
+    typer.Option("--anew", help="Where the folder holds a training of a recipe that was changed since, drop it."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -53,7 +53,7 @@ LOAD_THE_BASE = ("train", "evaluate", "merge")
 def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console, *, anew: bool = False) -> None:
     """`llmtune run`: from the recipe to proven artifacts, and the one screen that says what came of it.
 
-    `anew`: an unfinished training that another recipe began in the run's folder is dropped.
+    `anew`: a training of another recipe in the run's folder is dropped.
     """
     with stoppable("check", NOTHING_STARTED), console.progress("check", LOOKS):
         checked = check(file, out, overrides, anew=anew)

@@ -20,7 +20,7 @@ ROWS = (
     {"option"},
     {"becomes"},
     {"check"},
-    {"asked", "checked", "stages", "process", "held", "death", "machines", "place", "spread", "shortage", "unfinished"},
+    {"asked", "checked", "stages", "process", "held", "death", "machines", "place", "spread", "shortage", "earlier"},
     STAGES,
     {"lock"},
     {"models", "data", "plan", "convert"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -66,6 +66,7 @@ class Checkpoint:
 class Begun:
     """What a checkpoint says of itself, whether it is whole or not: of which training it is, and how far that was."""
 
+    folder: Path
     fingerprint: str
     exactly: str
     progress: Progress
@@ -83,7 +84,7 @@ class Training:
     """What the manifest says besides, for people: processes, versions, the data."""
     processes: int = 1
     anew: bool = False
-    """Whether an unfinished one with another fingerprint is dropped, rather than refused."""
+    """Whether another one is dropped, rather than refused."""
 
 
 class Checkpoints:
@@ -110,15 +111,13 @@ class Checkpoints:
         on from before it and makes it again: what comes out does not depend on what was damaged.
 
         Raises:
-            RecipeError: there is no such one, but those of another recipe whose training is not finished.
+            RecipeError: there is no such one, but those of another training, which is not to be dropped.
         """
         others = False
-        done = {one.exactly for one in begun(self.folder) if one.progress.finished} - {self._training.exactly}
+        strange = {one.folder for one in self._others()}
         for folder in _newest_first(self.folder):
             manifest = files.manifest(folder)
-            if manifest is not None and (
-                manifest.get("fingerprint") != self._training.fingerprint or manifest.get("exactly") in done
-            ):
+            if folder in strange:
                 others = True
             elif manifest is None or not files.is_whole(folder):
                 note(f"{folder.name} is damaged (cut off while it was written?): the one before it is used")
@@ -133,10 +132,14 @@ class Checkpoints:
             self._of_another(note, changed)
         return None
 
+    def _others(self) -> list[Begun]:
+        return another(begun(self.folder), self._training.fingerprint, self._training.exactly)
+
     def _of_another(self, note: Callable[[str], None], changed: str) -> None:
-        found = [one for one in begun(self.folder) if one.fingerprint != self._training.fingerprint]
-        if found and not found[0].progress.finished and not self._training.anew:
-            raise RecipeError([cannot_go_on(self.folder.parent, found[0].progress, changed)])
+        found = self._others()
+        if found and not self._training.anew:
+            stopped = None if found[0].progress.finished else found[0].progress
+            raise RecipeError([would_drop(self.folder.parent, stopped, changed)])
         note(f"{changed or 'the recipe or the data changed'}: trained again")
 
     def publish(self, progress: Progress, metrics: Path) -> Path:
@@ -223,21 +226,36 @@ def begun(folder: Path) -> list[Begun]:
         manifest = files.manifest(checkpoint)
         if manifest is not None and (checkpoint / PROGRESS).is_file():
             progress = read_progress(checkpoint)
-            found.append(Begun(str(manifest.get("fingerprint")), str(manifest.get("exactly")), progress))
+            marks = str(manifest.get("fingerprint")), str(manifest.get("exactly"))
+            found.append(Begun(checkpoint, *marks, progress))
     return found
 
 
-def cannot_go_on(run: Path, progress: Progress, changed: str) -> Problem:
-    """An unfinished training of another recipe: what changed, what may change, and the ways on."""
-    step = f"step {progress.step} of {progress.total}"
-    return Problem(
-        str(run),
-        f"holds a training stopped at {step}, and what decides it is no longer the same:"
-        f" {changed or 'the recipe, the data or the base changed'}",
-        "set it back, and the same command goes on; or begin anew and drop it, with llmtune run --anew; or keep it, and"
-        f" give another folder with --out. What may change before it goes on: {', '.join(FREE)};"
-        f" and, if the last bits may too, {', '.join(SHARED_OUT)}",
-    )
+def another(found: Sequence[Begun], fingerprint: str, exactly: str) -> list[Begun]:
+    """Those of `found` that the training of these marks does not go on from.
+
+    One that was finished with other last bits is another, with all that led to it.
+    """
+    done = {one.fingerprint for one in found if one.progress.finished and one.exactly != exactly}
+    return [one for one in found if one.fingerprint != fingerprint or (one.exactly != exactly and fingerprint in done)]
+
+
+def would_drop(run: Path, stopped: Progress | None, changed: str) -> Problem:
+    """A training of another recipe: what changed, what may change, and the ways on.
+
+    `stopped`: where it was stopped; None where it is finished.
+    """
+    holds, do = "a finished training", "keep it, and give another folder with --out; or drop it and train again, with"
+    do += f" llmtune run --anew; or set it back. What may change and leaves it as it is: {', '.join(FREE)}"
+    if stopped is not None:
+        holds = f"a training stopped at step {stopped.step} of {stopped.total}"
+        do = (
+            "set it back, and the same command goes on; or begin anew and drop it, with llmtune run --anew; or keep it,"
+            f" and give another folder with --out. What may change before it goes on: {', '.join(FREE)};"
+            f" and, if the last bits may too, {', '.join(SHARED_OUT)}"
+        )
+    changed = changed or "the recipe, the data or the base changed"
+    return Problem(str(run), f"holds {holds}, and what decides it is no longer the same: {changed}", do)
 
 
 def read_progress(folder: Path) -> Progress:

@@ -70,7 +70,7 @@ class TrainInputs:
     exactly: str = ""
     """Stands for everything that decides the last bits too; a training that is finished counts only with this one."""
     anew: bool = False
-    """Whether an unfinished training with another fingerprint is dropped, rather than refused."""
+    """Whether a training with another fingerprint is dropped, rather than refused."""
 
     @classmethod
     def of(cls, run: RunDir, base: BaseSpec, arguments: Mapping[str, Any], **asked: Any) -> TrainInputs:

@@ -369,7 +369,7 @@ def test_a_stopped_run_says_how_to_go_on_and_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_learning_rate_that_explodes_is_named_with_its_step_and_as_what_changed(copy: Path) -> None:
-    failed = llmtune(copy, "run", "shop.yaml", "--set", "training.learning_rate=1e30")
+    failed = llmtune(copy, "run", "shop.yaml", "--anew", "--set", "training.learning_rate=1e30")
     assert failed.returncode == 3, failed.stdout + failed.stderr
     assert failed.stdout.count("training.learning_rate was 0.01, is 1e+30: trained again") == 1
     assert re.search(r"step \d+", failed.stderr)

@@ -230,11 +230,13 @@ def test_a_finished_training_is_only_handed_over_again(undisturbed: Run, tiny_ba
 
 
 def test_pain_17_a_checkpoint_of_other_data_or_settings_is_not_gone_on_from(undisturbed: Run, tmp_path: Path) -> None:
-    """That of a finished one is trained again; in the middle of one, only when that is wanted."""
+    """It is dropped only when that is wanted, whether it is finished or not."""
     given, told, changed = undisturbed[0], StopAt(0), "adapter.rank was 4, is 8"
     for folder in ("step-000004", "step-000006"):
         shutil.copytree(Path(given.checkpoints) / folder, tmp_path / folder)
-    assert Checkpoints(tmp_path, Training("another"), 2).newest(told.note, changed) is None
+    with pytest.raises(RecipeError, match=rf"a finished training.*{changed}.*--anew"):
+        Checkpoints(tmp_path, Training("another"), 2).newest(told.note, changed)
+    assert Checkpoints(tmp_path, Training("another", anew=True), 2).newest(told.note, changed) is None
     assert told.notes == [f"{changed}: trained again"]
 
     shutil.rmtree(tmp_path / "step-000006")

@@ -1,4 +1,4 @@
-"""A recipe that is changed in the middle of a training: what changed, what may change, and the ways on."""
+"""A recipe that is changed in the middle of a training, or after it: what changed, what may change, and the ways on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import pytest
 from llmtune.check import check
 from llmtune.console import Console
 from llmtune.errors import RecipeError
-from llmtune.files import seal, write_json
+from llmtune.files import hashes, seal, write_json
 from llmtune.pipeline import Run
+from llmtune.plan.estimate import FLATTENED_TOKENS
 from llmtune.recipe.schema import Recipe
 from llmtune.rundir import RunDir
-from llmtune.stages import fingerprint
+from llmtune.stages import fingerprint, finish
 from llmtune.train.checkpoints import FREE, SHARED_OUT
 from tests.recipe.test_translate import VALUES
 from tests.test_asked import REST, asked, recipe
@@ -41,10 +42,24 @@ def begin(folder: Path, *overrides: str) -> None:
     write_checkpoint(checked.run, 4, fingerprint(run.asked.going_on(run.data().hashes)))
 
 
-def write_checkpoint(run: RunDir, step: int, of: str, *, finished: bool = False) -> None:
+def write_checkpoint(run: RunDir, step: int, of: str, exactly: str = "", *, finished: bool = False) -> None:
     place = run.checkpoints / f"step-{step:06d}"
     write_json(place / "progress.json", {"step": step, "total": 9, "finished": finished})
-    seal(place, fingerprint=of)
+    seal(place, fingerprint=of, exactly=exactly)
+
+
+@pytest.fixture(params=["checkpoint", "record", "record alone"])
+def finished(folder: Path, request: pytest.FixtureRequest) -> Path:
+    """The same trained to its end; the stage may be written down, or its checkpoints removed by hand."""
+    run = Run(check(folder / "shop.yaml", folder / "run", ()), Console(as_json=True))
+    data = run.data().hashes
+    exactly = run.asked.train(data)
+    write_checkpoint(run.dir, 9, fingerprint(run.asked.going_on(data)), fingerprint(exactly), finished=True)
+    if request.param != "checkpoint":
+        finish(run.dir, "train", exactly, seconds=1, peak=1, result={}, made=[])
+    if request.param == "record alone":
+        shutil.rmtree(run.dir.checkpoints)
+    return folder
 
 
 def said(folder: Path, *overrides: str, anew: bool = False) -> str:
@@ -62,15 +77,16 @@ def said(folder: Path, *overrides: str, anew: bool = False) -> str:
     return ""
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "training.keep_checkpoints=5", "training.stop_after=90m", "training.on_full_disk=go_on",
-        "training.gradient_checkpointing=true", "evaluation.max_rows=7", "merge.dtype=float32", "export=[adapter]",
-        "data.unseen=more.jsonl", "data.general=more.jsonl", "training.micro_batch=2", "training.threads=2",
-        "launch.processes=2",
-    ],
+MAY_CHANGE = (
+    "training.keep_checkpoints=5", "training.stop_after=90m", "training.on_full_disk=go_on",
+    "training.gradient_checkpointing=true", "evaluation.max_rows=7", "merge.dtype=float32", "export=[adapter]",
+    "data.unseen=more.jsonl", "data.general=more.jsonl",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "override", [*MAY_CHANGE, "training.micro_batch=2", "training.threads=2", "launch.processes=2"]
+)
 def test_what_decides_no_number_of_the_training_may_change(override: str, folder: Path) -> None:
     assert said(folder) == ""
     assert said(folder, override) == ""
@@ -117,9 +133,38 @@ def test_other_data_or_another_base_is_told(folder: Path, tiny_base: Path) -> No
     assert "the files of the base changed" in said(folder, f"base={folder}/copy")
 
 
-def test_a_finished_training_may_be_trained_again(folder: Path) -> None:
-    write_checkpoint(RunDir(folder / "run"), 9, "any", finished=True)
-    assert said(folder, "training.epochs=5") == ""
+def test_what_later_stages_alone_depend_on_may_change_after_a_training(finished: Path) -> None:
+    assert [said(finished, override) for override in MAY_CHANGE] == [""] * len(MAY_CHANGE)
+
+
+@pytest.mark.parametrize(
+    ("override", "change"),
+    [
+        ("training.max_steps=2", "training.max_steps was not set, is 2"),
+        ("training.micro_batch=2", "training.micro_batch was not set, is 2"),
+        ("training.threads=2", "training.threads was 1, is 2"),
+    ],
+)
+def test_a_finished_training_is_not_replaced_without_a_question(override: str, change: str, finished: Path) -> None:
+    before = hashes(finished / "run")
+    found = said(finished, override, "evaluation.max_rows=7")
+    assert found.startswith("holds a finished training") and change in found
+    assert "max_rows" not in found
+    assert hashes(finished / "run") == before
+    assert said(finished, override, anew=True) == ""
+
+
+def test_rows_that_are_added_later_do_not_replace_what_was_trained(finished: Path) -> None:
+    write_rows(finished / "rows.jsonl", 41)
+    assert "holds a finished training" in said(finished) and "rows.jsonl changed" in said(finished)
+
+
+def test_what_the_plan_chose_in_another_way_is_told_of_a_finished_training(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = json.loads((finished / "run" / "plan.json").read_text())["micro_batch"]
+    monkeypatch.setitem(FLATTENED_TOKENS, "cpu", 1)
+    assert f"micro_batch, as planned, was {planned}, is 1" in said(finished)
 
 
 def test_what_was_begun_anew_goes_on_beside_what_is_not_dropped_yet(folder: Path) -> None:

@@ -1,10 +1,11 @@
-"""A training that was begun and is not finished: a recipe that would train something else does not go on with it.
+"""A training that is in the run's folder already, finished or not: a recipe that would train something else leaves it.
 
 Without a word it would be trained anew, and a night's work dropped. So it is a problem, found before anything starts.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,11 +19,16 @@ from llmtune.lock import changes, read_lock
 from llmtune.recipe.sharding import Stage
 from llmtune.rundir import RunDir
 from llmtune.stages import fingerprint, read_record
-from llmtune.train.checkpoints import FREE, SHARED_OUT, Begun, begun, cannot_go_on
+from llmtune.train.checkpoints import FREE, SHARED_OUT, Begun, another, begun, would_drop
 
 if TYPE_CHECKING:
     from llmtune.data.prepare import Prepared
     from llmtune.models.text_tokenizer import TextTokenizer
+
+
+def trained(run: RunDir) -> bool:
+    """Whether there is a training in this folder, or a part of one."""
+    return read_record(run, "train") is not None or bool(begun(run.checkpoints))
 
 
 def unfinished(run: RunDir) -> list[Begun]:
@@ -44,29 +50,51 @@ def stage_of_unfinished(run: RunDir) -> Stage | None:
 
 
 def problem(run: RunDir, asked: Asked, prepared: Prepared, tokenizer: TextTokenizer) -> Problem | None:
-    """Why this recipe does not go on with the unfinished training in this folder; None where it does."""
-    found = unfinished(run)
-    if not found or fingerprint(asked.going_on(_data(run, asked, prepared, tokenizer))) in {
-        b.fingerprint for b in found
-    }:
+    """Why this recipe would drop the training in this folder; None where it goes on with it, or leaves it as it is.
+
+    There is one (`trained`).
+    """
+    record, found = read_record(run, "train"), begun(run.checkpoints)
+    data = _data(run, asked, prepared, tokenizer)
+    exactly = fingerprint(asked.train(data))
+    if record is not None:
+        kept = record.fingerprint == exactly
+    else:
+        kept = len(another(found, fingerprint(asked.going_on(data)), exactly)) < len(found)
+    if kept:
         return None
-    return cannot_go_on(run.root, found[0].progress, "; ".join(_changed(run, asked)))
+    stopped = None if record is not None or found[0].progress.finished else found[0].progress
+    changed = list(_changed(run, asked, finished=stopped is None)) or list(_planned(run, asked))
+    return would_drop(run.root, stopped, "; ".join(changed))
 
 
-def _changed(run: RunDir, asked: Asked) -> Iterator[str]:
-    """What is not as it was, without what may change."""
+def _changed(run: RunDir, asked: Asked, *, finished: bool) -> Iterator[str]:
+    """What is not as it was, without what may change; once a training is `finished` its last bits may not either."""
     before, now = read_lock(run), asked.lock
     if before is None:
         return
+    free = FREE if finished else (*FREE, *SHARED_OUT)
     sharded = asked.arguments["deepspeed"] is not None
     for change in changes(before, now):
         key = change.split(" ", 1)[0]
         if sharded and key == "launch.processes":
             yield f"{change} (under ZeRO each process has a part of the optimiser's state)"
-        elif not any(key == free or key.startswith(f"{free}.") for free in (*FREE, *SHARED_OUT)):
+        elif not any(key == one or key.startswith(f"{one}.") for one in free):
             yield change
     if before["loaded"]["device"] != now["loaded"]["device"]:
         yield f"the device was {before['loaded']['device']}, is {now['loaded']['device']}"
+
+
+def _planned(run: RunDir, asked: Asked) -> Iterator[str]:
+    """What the plan chose in another way, where nobody has said: the memory that is free may be another."""
+    try:
+        before = json.loads(run.plan.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    now = asked.arguments["training"]
+    for name, key in (("micro_batch", "per_device_train_batch_size"), ("processes", "processes")):
+        if before.get(name) != now[key]:
+            yield f"{name}, as planned, was {before.get(name)}, is {now[key]}"
 
 
 def _data(run: RunDir, asked: Asked, prepared: Prepared, tokenizer: TextTokenizer) -> Hashes:
