@@ -37,7 +37,7 @@ NO_MATTER = {
     "base": {"path", "revision", "trust_remote_code", "stored"},
     # recomputed activations are the same ones; and how long to wait for another process
     "training": {"keep_checkpoints", "stop_after", "on_full_disk", "ddp_timeout", *recomputing(0)},
-    # halved by the evaluation itself when memory runs out
+    # halved by the plan until it fits, and by the evaluation itself when memory runs out
     "evaluation": {"batch_size"},
 }
 

@@ -88,6 +88,8 @@ def say_plan(checked: Checked, console: Console) -> None:
     parts = ", ".join(f"{name} {size(number)}" for name, number in most.parts.items() if number)
     at = f"memory at most about {size(most.total)} (in {plan.largest}) of {size(checked.device.free_bytes)} free"
     console.more(f"{at}: {parts}")
+    if plan.answers_at_once < (wanted := checked.loaded.recipe.evaluation.batch_size):
+        console.more(f"the evaluation gives {counted(plan.answers_at_once, 'answer')} at once, as {wanted} do not fit")
     if (took := checked.train_seconds) is not None:
         console.more(pace.told(took, checked.device))
 

@@ -195,7 +195,8 @@ class Run:
         return record
 
     def evaluate(self, data: Record, train: Record) -> Record:
-        run, arguments = self.dir, self.arguments["evaluation"] or {}
+        run, planned = self.dir, {"batch_size": self.checked.plan.answers_at_once}
+        arguments = (self.arguments["evaluation"] or {}) | planned
         splits = [name for name in ("heldout", "unseen", "general") if name in self.checked.prepared.splits]
         asked = self.asked.evaluate(data.hashes, train.hashes)
         request = EvaluateInputs(

@@ -113,6 +113,7 @@ def _chosen(written: Loaded, checked: Checked) -> Mapping[str, tuple[Any, Source
         "training.attention": (base["attention"], "machine"),
         "training.micro_batch": (geometry.micro_batch, "machine"),
         "training.gradient_checkpointing": (_recomputed(checked.plan.checkpointing), "machine"),
+        "evaluation.batch_size": (checked.plan.answers_at_once, "machine"),
         "data.max_tokens": (longest(recipe, family, checked.tokenizer), "model"),
     }
     if checked.source.on_hub:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Never
 
 import pytest
 from huggingface_hub import constants
@@ -92,6 +93,35 @@ def test_a_run_with_another_key_knows_what_changed(tiny_base: Path, tmp_path: Pa
     assert changed() == []
     assert changed("training.epochs=5") == ["training.epochs was 3, is 5"]
     assert changed("training.epochs=5") == []
+
+
+class Asking(Run):
+    """Up to the process of a stage, which is not started."""
+
+    def worker(self, stage: str, asked: object, made: object, request: dict[str, Any], *more: Any, **how: Any) -> Never:
+        raise Given(fingerprint(asked), request)
+
+
+class Given(Exception):
+    """What a stage was asked, and with what."""
+
+
+def test_the_evaluation_answers_as_many_at_once_as_are_planned_which_is_no_other_question(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text(f"base: {tiny_base}\ndata: rows.jsonl\n")
+    (tmp_path / "run").mkdir()
+    checked = check(tmp_path / "shop.yaml", tmp_path / "run", ())
+    found = []
+    for planned in (checked.plan, replace(checked.plan, answers_at_once=3)):
+        run = Asking(replace(checked, plan=planned), Console())
+        data = run.data()
+        with pytest.raises(Given) as given:
+            run.evaluate(data, data)
+        question, request = given.value.args
+        found.append((question, request["batch_size"]))
+    assert found == [(found[0][0], 128), (found[0][0], 3)]
 
 
 @pytest.mark.slow

@@ -31,6 +31,8 @@ LARGE, LARGE_RATE = 3e10, 1e-4
 """Numbers of a base, below and from which the learning rate is another."""
 MEASURED = 1000
 """Held-out rows that are enough: more would be missing in the training."""
+MANY_LENGTHS = 100
+"""Rows of a file from which on it is said how long most of them are."""
 FEW, MANY, VERY_MANY = 1000, 10_000, 50_000
 """Rows of a file, below and from which they are gone through more often or less."""
 
@@ -70,8 +72,9 @@ def begin(rows: Rows, base: Base, device: Device, names: tuple[str, str]) -> Beg
     )
     recipe = recipe_of({**values, **way.more})
     reckoned = [] if made.sampled is None else [f"tokens are {_reckoned(made.sampled, asked.rows)}"]
-    told = [*reckoned, *remarks(recipe, base.family), *patience.told(recipe, way.plan, base.family, device)]
-    return Begun(entries, text(list(_head(rows, way, device, made)), entries), way.plan, told)
+    told = [*reckoned, *_too_long(asked, way, made), *remarks(recipe, base.family)]
+    told += patience.told(recipe, way.plan, base.family, device)
+    return Begun(entries, text(list(_head(rows, asked, way, device, made)), entries), way.plan, told)
 
 
 def _measured(values: Values, base: Base, rows: Rows) -> Measured:
@@ -136,14 +139,32 @@ def _of_rows(rows: Rows, asked: Asked, way: Way, made: Measured) -> Iterator[tup
     kept = sum(len(row.ids) <= way.limit for row in made.splits["heldout"])
     why = f"{counted(kept, 'row')} kept apart: they tell when to stop, and what it has learnt"
     yield "data.heldout", Said(asked.values["data.heldout"], why)
-    longer = asked.longer(way.limit)
-    fits = "all that the base reads" if way.limit == asked.context else "the most that fits"
+    longer, fits = asked.longer(way.limit), _why(asked, way)
     if way.limit > min(asked.context or LONGEST, LONGEST) or longer:
         why = fits if longer else f"so that the longest row, of {asked.longest:,} tokens, goes in"
         yield "data.max_tokens", Said(way.limit, why)
     if longer:
         yield "data.too_long", Said("skip", f"{made.about(longer)} of {counted(asked.rows, 'row')} are longer")
     yield from left_out(asked.rows, made)
+
+
+def most_of_them(asked: Asked, made: Measured) -> Iterator[str]:
+    """How long most rows are, where these are so many that the longest says little of them."""
+    if asked.rows >= MANY_LENGTHS:
+        most, nearly_all = (made.about(asked.within(share)) for share in (0.95, 0.99))
+        yield f"The longest row decides what fits: 95% have at most {most} tokens, 99% at most {nearly_all}."
+
+
+def _why(asked: Asked, way: Way) -> str:
+    """Why rows have no more tokens."""
+    return "all that the base reads" if way.limit == asked.context else "the most that fits"
+
+
+def _too_long(asked: Asked, way: Way, made: Measured) -> Iterator[str]:
+    """That rows are left out as they are too long."""
+    if longer := asked.longer(way.limit):
+        left = f"{made.about(longer)} of {counted(asked.rows, 'row')} ({longer / asked.rows:.1%}) are left out"
+        yield f"{left}: they are longer than {way.limit:,} tokens, {_why(asked, way)}"
 
 
 def left_out(rows: int, made: Measured) -> Iterator[tuple[str, Said]]:
@@ -187,10 +208,11 @@ def of_base(base: Base, way: Way, device: Device) -> Iterator[tuple[str, Said]]:
         yield "export", Said(way.more["export"], "the merged model does not fit the card: merge on a larger one")
 
 
-def _head(rows: Rows, way: Way, device: Device, made: Measured) -> Iterator[str]:
+def _head(rows: Rows, asked: Asked, way: Way, device: Device, made: Measured) -> Iterator[str]:
     yield f"Written by `llmtune init` for {device.name}: {memory(way.plan)}."
     if made.sampled is not None:
         yield f"Tokens are {_reckoned(made.sampled, rows.count)}."
+    yield from most_of_them(asked, made)
     if rows.repeated:
         yield f"{counted(rows.repeated, 'row')} repeating another word for word: learnt once more each time."
     replay = "`replay: FILE` under `data` mixes in a file of questions of all kinds, answered as they should still be"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,6 +56,11 @@ class Asked:
     def longer(self, limit: int) -> int:
         """How many rows are longer than this."""
         return sum(len(row.ids) > limit for rows in self.splits.values() for row in rows)
+
+    def within(self, share: float) -> int:
+        """Tokens that so large a share of the rows does not go beyond."""
+        lengths = sorted(len(row.ids) for rows in self.splits.values() for row in rows)
+        return lengths[math.ceil(share * len(lengths)) - 1]
 
     def plan(self, more: Values, limit: int) -> Plan | None:
         """As `llmtune check` would plan it on this device; None where it does not fit."""

@@ -53,6 +53,8 @@ class Plan:
     checkpointing: int
     """Every so many layers the activations of one are recomputed; 0: of none."""
     trained_parameters: int
+    answers_at_once: int
+    """Of the evaluation, at most: as the recipe says, or so many that they fit."""
 
     @property
     def largest(self) -> str:
@@ -65,6 +67,7 @@ class Plan:
             "epochs": self.geometry.epochs,
             "trained_parameters": self.trained_parameters,
             "gradient_checkpointing": self.checkpointing,
+            "answers_at_once": self.answers_at_once,
             "memory_bytes": {stage: {**one.parts, "total": one.total} for stage, one in self.memory.items()},
         }
 
@@ -86,12 +89,13 @@ def plan(recipe: Recipe, family: Family, splits: Splits, device: Device) -> Plan
         *joins_too_early(recipe.optimizer.unfreezing, counted.steps),
     ]:
         raise RecipeError(short)
-    memory = {"train": trained, "evaluate": _evaluating(recipe, shape, splits, device)}
+    evaluated, answers = _evaluating(recipe, shape, splits, device)
+    memory = {"train": trained, "evaluate": evaluated}
     if recipe.quantization.type != "none":
         memory["quantize"] = quantizing(recipe, shape, device=device.kind)
     if "merged" in recipe.export:
         memory["merge"] = merging(recipe, shape, device=device.kind)
-    found = Plan(counted, memory, checkpointing, trained_numbers(recipe, shape))
+    found = Plan(counted, memory, checkpointing, trained_numbers(recipe, shape), answers)
     problems = [
         _too_little(stage, one, device, _remedy(recipe, stage))
         for stage, one in memory.items()
@@ -157,13 +161,13 @@ def _ways(
             yield counted, Memory({part: together * held for part, held in one.parts.items()}), checkpointing
 
 
-def _evaluating(recipe: Recipe, shape: Shape, splits: Splits, device: Device) -> Memory:
-    """On a GPU the evaluation halves its batch when memory runs out; so does the plan."""
+def _evaluating(recipe: Recipe, shape: Shape, splits: Splits, device: Device) -> tuple[Memory, int]:
+    """With how many answers at once: those of the recipe, halved until they fit."""
     measured = [row for part, rows in splits.items() if part != "train" for row in rows]
     lengths = [len(row.ids) for row in measured]
     asked = [row for row in measured if not row.document]
     longest = SPARE_TOKENS + max((len(row.ids) - len(row.prompt_ids) for row in asked), default=-SPARE_TOKENS)
-    batch = max(1, min(recipe.evaluation.batch_size, len(asked)))
+    batch = every = max(1, min(recipe.evaluation.batch_size, len(asked)))
     supervised = max(row.trained for row in measured)
     while True:
         answers = Answers(
@@ -174,8 +178,8 @@ def _evaluating(recipe: Recipe, shape: Shape, splits: Splits, device: Device) ->
             supervised=max(supervised, min(MEASURED_TOKENS, MEASURED_LOGITS // shape.vocabulary)),
         )
         found = evaluating(recipe, shape, answers, device=device.kind)
-        if device.kind == "cpu" or batch == 1 or _fits(found, device):
-            return found
+        if batch == 1 or _fits(found, device):
+            return found, batch if batch < every else recipe.evaluation.batch_size
         batch //= 2
 
 
@@ -235,6 +239,8 @@ def smaller(recipe: Recipe, plan: Plan, stage: str) -> str:
         do = f"set training.micro_batch: {max(n for n in range(1, size) if size % n == 0)}"
     elif stage == "train" and plan.checkpointing != 1 and recipe.adapter.recomputes:
         do = "set training.gradient_checkpointing: true"
+    elif stage == "evaluate" and plan.answers_at_once > 1:
+        do = "set evaluation.batch_size lower"
     else:
         do = _remedy(recipe, "merge" if stage == "verify" and "merged" in recipe.export else stage)
     return f"end other programs that use its memory, or {do}"
@@ -244,8 +250,6 @@ def _remedy(recipe: Recipe, stage: str) -> str:
     options = recipe.training
     if stage == "quantize":
         return "choose a smaller base"
-    if stage == "evaluate" and recipe.evaluation.batch_size > 1:
-        return "set evaluation.batch_size lower"
     if stage == "merge":
         return "set export: [adapter], and merge on a larger machine"
     if recipe.quantization.type == "none":

@@ -256,7 +256,11 @@ class Evaluation(Closed):
     max_new_tokens: PositiveInt | None = Field(
         None, description="Longest answer that is generated. Default: the longest reference answer and a few more."
     )
-    batch_size: PositiveInt = Field(128, description="Answers generated at once; halved when memory runs out.")
+    batch_size: PositiveInt = Field(
+        128,
+        description="Answers generated at once, at most: halved by the plan until they fit, and on a GPU again when "
+        "memory runs out.",
+    )
 
 
 class Merge(Closed):

@@ -113,7 +113,7 @@ WHEN: Mapping[str, str] = {
     "launch.patience": "Higher when the base is loaded from a slow disk.",
     "evaluation.max_rows": "Higher for a surer number, lower when answering takes too long.",
     "evaluation.max_new_tokens": "Lower when answers never end.",
-    "evaluation.batch_size": "Lower when the evaluation runs out of memory.",
+    "evaluation.batch_size": "Lower when a processor's memory runs out in the evaluation all the same.",
     "merge.onto": "original where the merged model must be the published one plus the adapter.",
     "merge.dtype": "float16 for servers that know no bfloat16, float32 to lose nothing.",
     "export": "`[adapter]` where the disk is small or one base serves many adapters.",

@@ -9,10 +9,13 @@ import pytest
 
 from llmtune.init import model, patience, rows
 from llmtune.init.begin import begin
-from llmtune.init.choices import by_count
+from llmtune.init.choices import by_count, most_of_them
+from llmtune.init.fitting import Asked
+from llmtune.init.measured import Measured
 from llmtune.plan.card import of_size
 from llmtune.plan.device import Device
 from tests.init.test_fitting import family
+from tests.init.test_fitting import rows as tokens
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,16 @@ def written(tmp_path: Path, base: Path, count: int, device: Device) -> dict[str,
     file.write_text("\n".join(["question,answer", *lines]) + "\n")
     begun = begin(rows.look(file, None), model.look(str(base)), device, ("base", "rows.csv"))
     return {key: entry.value for key, entry in begun.entries.items()}
+
+
+def test_one_long_row_does_not_stand_for_the_many_short_ones() -> None:
+    splits = {"train": tokens(*range(41, 231), 7680), "heldout": tokens(*range(231, 240))}
+    asked = Asked({}, family("0.6B"), splits, of_size(24), None)
+    said = "The longest row decides what fits: 95% have at most {} tokens, 99% at most {}."
+    assert list(most_of_them(asked, Measured(splits, (), None))) == [said.format(230, 238)]  # the 190th, the 198th
+    assert list(most_of_them(asked, Measured(splits, (), 100))) == [said.format("about 230", "about 238")]
+    few = replace(asked, splits={"train": tokens(*range(41, 50), 7680)})
+    assert list(most_of_them(few, Measured(splits, (), None))) == [], "of ten rows each is seen"
 
 
 def test_more_trained_tokens_get_a_larger_rank(tmp_path: Path, tiny_base: Path) -> None:

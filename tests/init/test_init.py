@@ -88,7 +88,9 @@ def test_rows_longer_than_the_base_reads_are_left_out_aloud(tmp_path: Path, tiny
     with file.open("a") as more:
         more.write(json.dumps({"messages": messages}) + "\n")
     out = tmp_path / "rows.yaml"
-    told(file, "--base", tiny_base, "--gpu", "none", "-o", out)
+    said = told(file, "--base", tiny_base, "--gpu", "none", "-o", out).partition("# Written")[0]
+    aloud = "1 of 25 rows (4.0%) are left out: they are longer than 256 tokens, all that the base reads"
+    assert aloud in " ".join(said.split())
     data = load(out).recipe.data
     assert (data.max_tokens, data.too_long) == (256, "skip")
     assert "# all that the base reads\n" in out.read_text()

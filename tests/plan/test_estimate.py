@@ -125,14 +125,23 @@ def test_pain_14_an_evaluation_with_one_long_row_is_planned_too() -> None:
     assert many.largest == "evaluate"
 
 
-def test_a_gpu_answers_fewer_at_once_and_a_processor_is_told_so() -> None:
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_the_largest_batch_of_answers_that_fits_is_planned(kind: Any) -> None:
     heldout = [sample(1990, prompt=1900)] * 128
-    found = made(machine(12), heldout=heldout).memory["evaluate"]
+    planned = made(machine(12, kind), heldout=heldout)
+    found, answers = planned.memory["evaluate"], planned.answers_at_once
+    assert found.parts["cache"] == answers * (1900 + 90 + 8) * 2 * 8 * 128 * 28 * 2
     assert found.total <= 12 * GB * USABLE
     # with twice as many it would not have fitted
     assert found.total + found.parts["cache"] + found.parts["activations"] > 12 * GB * USABLE
-    said = refused(machine(12, "cpu"), heldout=heldout)
-    assert said == {"evaluate": "set evaluation.batch_size lower"}
+    assert planned.as_json()["answers_at_once"] == answers in (64, 32, 16, 8, 4)
+    assert made(machine(12, kind), heldout=heldout, evaluation={"batch_size": 3}).answers_at_once == 3
+    assert made(machine(12, kind)).answers_at_once == 128, "as the recipe has it, where there are fewer rows"
+
+
+def test_an_evaluation_that_fits_with_no_number_of_answers_is_told_what_needs_less() -> None:
+    said = refused(machine(2, "cpu"), heldout=[sample(9000, prompt=100)], training={"batch_size": 1})
+    assert said["evaluate"] == "set data.max_tokens lower with data.too_long: skip, or choose a smaller base"
 
 
 def test_a_merged_model_that_does_not_fit_is_said_before_the_training() -> None:
@@ -185,5 +194,6 @@ def test_a_stage_whose_memory_ran_out_after_all_is_told_what_needs_less() -> Non
     prefix = needing_less("train", adapter={"method": "prefix"})
     assert prefix.startswith("set data.max_tokens lower")
     assert needing_less("evaluate") == "set evaluation.batch_size lower"
+    assert needing_less("evaluate", evaluation={"batch_size": 1}).startswith("set data.max_tokens lower")
     assert needing_less("verify").startswith("set export: [adapter]")
     assert needing_less("verify", export=["adapter"]).startswith("set data.max_tokens lower")
