@@ -14,13 +14,14 @@ from pydantic import BaseModel
 from llmtune.asked import facts_of, threads_now
 from llmtune.checked import Checked
 from llmtune.data.prepare import longest
+from llmtune.recipe.extends import EITHER
 from llmtune.recipe.load import Loaded
 from llmtune.recipe.low_rank import Adalora
 from llmtune.recipe.method import OnLayers
 from llmtune.recipe.to_peft import peft_config
 from llmtune.recipe.translate import base_arguments
 
-Source = Literal["default", "file", "parent", "command line", "model", "machine", "not understood"]
+Source = Literal["default", "file", "parent", "command line", "model", "machine", "not understood", "put aside"]
 WORDS = {"model": "chosen for this model", "machine": "chosen for this machine"}
 BY_MACHINE = {"quantization.compute_dtype", "launch.processes", "zero.stage", "kernels.layers"}
 """Keys that the check decides by the machine, where nobody has said; what else it decides, it reads in the base."""
@@ -44,8 +45,8 @@ class Value:
 
     @property
     def words(self) -> str:
-        if self.source == "not understood":
-            return f"not understood: {self.where}"
+        if self.source in ("not understood", "put aside"):
+            return f"{self.source}: {self.where}"
         if self.where is not None:
             return self.where
         chosen = WORDS.get(self.source)
@@ -62,10 +63,13 @@ def resolved(written: Loaded, checked: Checked | None = None) -> list[Value]:
     follows = _following(written)
     elsewhere = checked.device.name if checked is not None and checked.device.elsewhere else None
     found = []
-    for path, value, given in _leaves(written.recipe):
-        key = ".".join(path)
+    leaves = [(".".join(path), value, given) for path, value, given in _leaves(written.recipe)]
+    said = {key for key, value, given in leaves if given and value is not None}
+    for key, value, given in leaves:
         if not written.knows(key):
             found.append(Value(key, None, "not understood", written.where(key)))
+        elif value is not None and not given and (other := _instead(key, said)) is not None:
+            found.append(Value(key, None, "put aside", written.where(other)))
         elif key in chosen and chosen[key][0] != value:
             machine = elsewhere if chosen[key][1] == "machine" else None
             found.append(Value(key, *chosen[key], written=value, elsewhere=machine))
@@ -75,6 +79,12 @@ def resolved(written: Loaded, checked: Checked | None = None) -> list[Value]:
         else:
             found.append(Value(key, follows.get(key, value) if value is None else value, "default"))
     return found
+
+
+def _instead(key: str, said: set[str]) -> str | None:
+    """The key by which a recipe says in another way what this one would say."""
+    others = [other for one, two in EITHER for own, other in ((one, two), (two, one)) if key in own]
+    return next((each for other in others for each in other if each in said), None)
 
 
 def _written_in(where: str, written: Loaded) -> Source:

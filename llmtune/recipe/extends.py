@@ -1,13 +1,15 @@
 """`extends`: the recipes that a recipe starts from, and how one is laid over another.
 
 Mappings are merged, everything else is replaced: a list by a list, a whole block by a plain text (`data: other.csv`),
-an adapter by one of another method. `null` takes away what was said, or is the value where a key may have it.
+an adapter by one of another method. `null` takes away what was said, or is the value where a key may have it. Of keys
+that exclude each other (`EITHER`) those of a later layer put the others aside.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,17 @@ from llmtune.recipe.keys import leaves, nullable, seen_from_recipe, short_for
 from llmtune.recipe.layer import read_layer
 from llmtune.recipe.methods import DEFAULT
 
+Way = tuple[str, ...]
+"""Dotted keys."""
 MOST = 100
 """Recipes that one may start from, in all."""
 OWN = ("recipe", "name")
 """Keys that are of one file alone: its version, and the name of its run."""
+EITHER = (
+    (("training.epochs",), ("training.max_steps",)),
+    (("data.columns.text",), ("data.columns.question", "data.columns.answer", "data.columns.system")),
+)
+"""Two ways to say one thing, each with its keys: a recipe has one of them, and so says a rule."""
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -140,7 +149,46 @@ def _from(home: Path, folder: Path, name: str, or_hub: bool) -> str:
     return os.path.relpath(folder.resolve() / path, home.resolve())
 
 
-def laid_over(lower: Document, upper: Document) -> Document:
+def laid_over(lower: Document, *upper: Document) -> Document:
+    """All as one, the later counting where several say something; `upper` are of one hand, and put nothing aside of
+    each other."""
+    said = {way for document in upper for way in _ways(document)}
+    gone = {other for way, other in _both_ways() if way in said and other not in said}
+    values, paths = lower.values, [tuple(key.split(".")) for way in gone for key in way]
+    for path in paths:
+        values = _without(values, path)
+    kept = {path: place for path, place in lower.positions.items() if not _under(path, set(paths))}
+    return reduce(_over, upper, Document(values, kept))
+
+
+def _both_ways() -> Iterator[tuple[Way, Way]]:
+    for first, second in EITHER:
+        yield from ((first, second), (second, first))
+
+
+def _ways(document: Document) -> Iterator[Way]:
+    """Those of `EITHER` that it has a value for."""
+    for way, _ in _both_ways():
+        if any(_value(document.values, tuple(key.split("."))) is not None for key in way):
+            yield way
+
+
+def _value(value: Any, path: KeyPath) -> Any:
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _without(values: Any, path: KeyPath) -> Any:
+    """The same without what is at the path."""
+    if not isinstance(values, dict) or path[0] not in values:
+        return values
+    if len(path) == 1:
+        return {key: value for key, value in values.items() if key != path[0]}
+    return {**values, path[0]: _without(values[path[0]], path[1:])}
+
+
+def _over(lower: Document, upper: Document) -> Document:
     """Both as one, `upper` counting where both say something."""
     replaced: set[KeyPath] = set()
     values = _merged(lower.values, upper.values, (), replaced)

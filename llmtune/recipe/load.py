@@ -100,13 +100,13 @@ def read(file: Path, overrides: Sequence[str] = ()) -> tuple[Loaded, list[Proble
         RecipeError: nothing of the file can be read.
     """
     stack = Stack(file)
-    problems, layers = list(stack.problems), list(stack.layers)
+    problems, said = list(stack.problems), []
     for override in overrides:
         try:
-            layers.append(of_override(override))
+            said.append(of_override(override))
         except RecipeError as error:
             problems += error.problems
-    layer = reduce(laid_over, layers)
+    layer = laid_over(reduce(laid_over, stack.layers), *said)
     rest = rest_of(layer, file, lacking=stack.lacking)
     problems += rest.problems
     problems.sort(key=lambda problem: line_of(problem.where, file))

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from llmtune.errors import RecipeError
-from llmtune.recipe.extends import shipped
+from llmtune.recipe.extends import EITHER, shipped
 from llmtune.recipe.load import Loaded, load
 from llmtune.recipe.low_rank import Lora
 from llmtune.recipe.methods import Vera
 from llmtune.recipe.optimizing import Unfreezing
-from llmtune.recipe.schema import EarlyStopping
+from llmtune.recipe.schema import Columns, EarlyStopping
+from llmtune.resolved import resolved
 
 PARENT = """\
 base: {name: some/model, revision: v2}
@@ -109,6 +110,51 @@ def test_of_several_a_later_one_counts_and_the_command_line_most(tmp_path: Path)
     assert [loaded.where(key).rpartition("/")[2] for key in places] == [
         "one.yaml:3:23", "two.yaml:1:12", "shop.yaml:2:12", "--set adapter.rank=6", "one.yaml:1:1",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("first", "second"), [("epochs", "max_steps"), ("max_steps", "epochs")])
+def test_of_two_keys_that_exclude_each_other_the_later_puts_the_inherited_one_aside(
+    tmp_path: Path, first: str, second: str
+) -> None:
+    parent = f"base: a/b\ndata: x\ntraining: {{{first}: 5, seed: 1}}\n"
+    for loaded in (
+        child(tmp_path, f"training: {{{second}: 7}}\n", parent=parent),
+        child(tmp_path, "", f"training.{second}=7", parent=parent),
+        load(write(tmp_path, shop=parent), [f"training.{second}=7"]),
+    ):
+        training = loaded.recipe.training
+        assert training.model_fields_set == {second, "seed"}
+        assert (getattr(training, second), training.seed) == (7, 1)
+        assert ("training", first) not in loaded.positions
+        told = {each.key: each.words for each in resolved(loaded)}
+        assert told[f"training.{second}"] == loaded.where(f"training.{second}")
+        if first == "epochs":
+            assert told["training.epochs"] == f"put aside: {loaded.where('training.max_steps')}"
+
+
+def test_columns_of_documents_put_those_of_questions_aside_and_take_the_others_along(tmp_path: Path) -> None:
+    parent = "base: a/b\ndata: {train: x.csv, heldout: 0.2, columns: {question: q, answer: a}}\n"
+    data = child(tmp_path, "data: {columns: {text: t}}\n", parent=parent).recipe.data
+    assert (data.columns, data.heldout) == (Columns(text="t"), 0.2)
+    again = child(tmp_path, "data: {columns: {text: t}}\n", "data.columns.question=q", "data.columns.answer=a")
+    assert again.recipe.data.columns == Columns(question="q", answer="a")
+
+
+@pytest.mark.parametrize("way", EITHER, ids=lambda way: way[0][0])
+def test_both_of_them_in_one_place_are_refused(tmp_path: Path, way: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
+    values = {"training.epochs": "1", "training.max_steps": "6"}
+    both = [f"{key}={values.get(key, key.rpartition('.')[2])}" for side in way for key in side]
+    file = write(tmp_path, shop="base: a/b\ndata: {train: x.csv}\ntraining: {epochs: 3}\n")
+    assert len(load(file, both).broken) == 1
+    assert load(file, both[:1]).broken == []
+
+
+def test_null_puts_nothing_aside(tmp_path: Path) -> None:
+    loaded = child(tmp_path, "", "training.max_steps=null")
+    assert loaded.recipe.training.epochs == 5
+    assert {each.key: each.value for each in resolved(loaded)}["training.epochs"] == 5
+    own = load(write(tmp_path, own="base: a/b\ndata: x\ntraining: {max_steps: null}\n"))
+    assert {each.key: each.value for each in resolved(own)}["training.epochs"] == 3
 
 
 def test_the_name_of_a_run_is_not_inherited(tmp_path: Path) -> None:
