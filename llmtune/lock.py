@@ -114,13 +114,13 @@ def lock_of(
 def digests(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
     """sha256, size and time of change of each file of a base; one that is unchanged since is not read again."""
     found = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted([*folder.iterdir(), *folder.glob("*/*.jinja")]):
         if path.is_file() and path.suffix in (".json", ".safetensors", ".jinja", ".py"):
-            status = path.stat()
-            before = known.get(path.name, {})
+            name, status = path.relative_to(folder).as_posix(), path.stat()
+            before = known.get(name, {})
             same = (before.get("size"), before.get("mtime_ns")) == (status.st_size, status.st_mtime_ns)
             digest = before["sha256"] if same else sha256(path)
-            found[path.name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
+            found[name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
     return found
 
 

@@ -16,6 +16,7 @@ from llmtune.errors import Problem, RecipeError
 from llmtune.evaluate.report import answers, cautions, exact_change
 from llmtune.files import manifest
 from llmtune.lock import base_of, read_lock
+from llmtune.models.template import MORE_TEMPLATES
 from llmtune.models.text_tokenizer import TEMPLATE
 from llmtune.recipe.methods import block
 from llmtune.recipe.servers import handed_on, handed_rank, max_lora_rank, refusals, told
@@ -316,7 +317,9 @@ def next_commands(run: RunDir, found: dict[str, Any]) -> list[tuple[str, str]]:
         base = shown(Path(base_of(run, lock).path)) if lock["base_is_local"] else found["base"]
         served = ["vllm", "serve", base, "--enable-lora", "--lora-modules", f"{found['name']}={adapter}"]
         served += ["--max-lora-rank", str(max_lora_rank(handed_rank(adapted)))]
-        served += ["--chat-template", f"{adapter}/{TEMPLATE}"] if converses else []
+        # of a base with several templates the server chooses by the request
+        several = (run.tokenizer / MORE_TEMPLATES).is_dir()
+        served += ["--chat-template", f"{adapter}/{TEMPLATE}"] if converses and not several else []
         commands.append(("serve it", served))
     commands.append(("look closer", ["llmtune", "show", root]))
     return [(purpose, shlex.join(words)) for purpose, words in commands]

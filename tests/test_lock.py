@@ -92,3 +92,13 @@ def test_a_damaged_lock_is_none(folder: Path, content: str) -> None:
     run, _ = locked(folder)
     run.lock.write_text(content)
     assert read_lock(run) is None
+
+
+def test_a_template_in_the_folder_for_more_of_them_is_of_the_base(folder: Path) -> None:
+    _, before = locked(folder)
+    more = folder / "models" / "tiny" / "additional_chat_templates"
+    more.mkdir()
+    (more / "tool_use.jinja").write_text("{{ tools }}")
+    _, after = locked(folder)
+    assert set(after["base"]) - set(before["base"]) == {"additional_chat_templates/tool_use.jinja"}
+    assert list(changes(before, after)) == ["the files of the base changed"]

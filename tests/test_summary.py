@@ -111,6 +111,15 @@ def test_a_result_that_is_no_better_or_says_little_is_told(tiny_base: Path, tmp_
     assert better not in text and few not in text
 
 
+def test_of_a_base_with_several_templates_the_server_chooses(tiny_base: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path, tiny_base)
+    found = summary(run)
+    del found["artifacts"]["merged"]
+    assert "--chat-template" in dict(next_commands(run, found))["serve it"]
+    (run.tokenizer / "additional_chat_templates").mkdir()
+    assert "--chat-template" not in dict(next_commands(run, found))["serve it"]
+
+
 def test_of_documents_the_loss_is_told_and_a_model_without_turns_is_let_write(
     tiny_base: Path, tmp_path: Path, printed: Any
 ) -> None:

@@ -10,10 +10,9 @@ from typing import Any
 from llmtune.data.conversation import Call, Conversation, Message
 from llmtune.data.form import RowFault
 from llmtune.models import reasoning
-from llmtune.models.template import Turn
+from llmtune.models.template import Tools, Turn
 from llmtune.models.tokenizer import ChatTokenizer
 
-Tools = Sequence[Mapping[str, Any]]
 _SPACE = re.compile(r"\s+")
 _DO = "remove the row, or take a base whose template writes such turns"
 _TEXT_CALL = "<tool_call>"

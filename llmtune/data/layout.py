@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from llmtune.console import counted
-from llmtune.data.call_text import Tools, calling, check_tools, opened, tools_in, turn_of, words_of
+from llmtune.data.call_text import calling, check_tools, opened, tools_in, turn_of, words_of
 from llmtune.data.conversation import Conversation, Message
 from llmtune.data.form import RowFault
 from llmtune.models import reasoning
-from llmtune.models.template import LEFT, RIGHT, TemplateFault, Turn
+from llmtune.models.template import LEFT, RIGHT, TOOL_USE, TemplateFault, Tools, Turn
 from llmtune.models.tokenizer import ChatTokenizer
 
 
@@ -59,6 +59,8 @@ class Said:
     """Answers without."""
     calling: int = 0
     """Answers that call functions."""
+    by_tool_use: int = 0
+    """Conversations that declare functions, where the base has a template of its own for these."""
     split: int = 0
     """Conversations of which each answer became a row of its own."""
 
@@ -85,6 +87,11 @@ class Said:
         if self.calling:
             what = counted(self.calling, "answer")
             found.append(f"{what} with calls of functions, trained as the chat template writes them")
+        if self.by_tool_use:
+            found.append(
+                f"{counted(self.by_tool_use, 'conversation')} that declare tools, written by the base's template"
+                f" {TOOL_USE}, as servers do; all others by its default one"
+            )
         if self.split:
             found.append(
                 f"{counted(self.split, 'conversation')} made into a row for each answer: the chat template writes an"
@@ -104,6 +111,7 @@ def lay_out(conversation: Conversation, chat: ChatTokenizer, forbidden: re.Patte
                 "write it otherwise, or remove the row",
             )
     tools = tools_in(conversation)
+    chat = _chosen(conversation, chat, said)
     turns = [turn_of(message, chat) for message in conversation.messages]
     answers, text, asked = [], "", False
     for place, message in enumerate(conversation.messages):
@@ -132,6 +140,19 @@ def lay_out(conversation: Conversation, chat: ChatTokenizer, forbidden: re.Patte
         return [Layout(conversation, tuple(answers), text)]
     said.split += len(answers) > 1
     return Layout(conversation, tuple(answers), None).apart()
+
+
+def _chosen(conversation: Conversation, chat: ChatTokenizer, said: Said) -> ChatTokenizer:
+    """By whether the row declares functions."""
+    try:
+        chosen = chat.of(conversation.tools)
+    except TemplateFault as fault:
+        raise RowFault(
+            f"rows with tools are written by the base's template {TOOL_USE}, which cannot be trained with: {fault}",
+            "remove the row, mend that template, or take a base of which one template writes both kinds of rows",
+        ) from fault
+    said.by_tool_use += chosen is not chat
+    return chosen
 
 
 def _rendered(chat: ChatTokenizer, turns: Sequence[Turn], tools: Tools | None, answer_next: bool = False) -> str:

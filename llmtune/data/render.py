@@ -82,7 +82,8 @@ def _encode(layouts: Sequence[Layout], chat: ChatTokenizer, done: Rendered, said
     for layout, own, ids in rows:
         whole = [*own[0], *next(completions)] if ids is None else ids
         try:
-            spans = (_span(whole, *one, chat) for one in zip(own, layout.answers, strict=True))
+            written_by = chat.of(layout.conversation.tools)
+            spans = (_span(whole, *one, written_by) for one in zip(own, layout.answers, strict=True))
             yield _Tokens(layout, whole, own[-1], tuple(spans))
         except RowFault as fault:
             done.problems.append(fault.at(layout.conversation.source))

@@ -16,6 +16,7 @@ from llmtune.models.adapter import CONFIG, HALVES, WEIGHTS, Adapter, read_adapte
 from llmtune.models.checkpoint import BYTES, Span
 from llmtune.models.packed import Stored, tensors
 from llmtune.models.stopping import GENERATION, eos_ids
+from llmtune.models.template import MORE_TEMPLATES
 
 # Of a float, the bits that are all ones where it is infinite or no number (IEEE 754; bfloat16 is the upper half of
 # float32), with the integer type of its size.
@@ -39,11 +40,10 @@ def export_adapter(inputs: ExportInputs, out: Path) -> dict[str, Any]:
     with atomic_folder(out) as folder:
         shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
         write_json(folder / CONFIG, portable(adapter, base, inputs))
-        for path in sorted(Path(inputs.tokenizer).iterdir()):
-            if path.is_file():
-                shutil.copyfile(path, folder / path.name)
+        shutil.copytree(inputs.tokenizer, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
         stop = unknown_stop(Path(inputs.base), Path(inputs.tokenizer))
-        card = adapter_card(inputs.card, adapter, (folder / "chat_template.jinja").is_file(), stop)
+        template, several = (folder / "chat_template.jinja").is_file(), (folder / MORE_TEMPLATES).is_dir()
+        card = adapter_card(inputs.card, adapter, template, stop, several=several)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return {
         "rank": adapter.config.get("r"),

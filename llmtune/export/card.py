@@ -30,15 +30,18 @@ PATHS = ("base.name", "data.train", "data.heldout", "data.unseen", "data.general
 """Keys of a recipe that name a file or a folder."""
 
 
-def adapter_card(facts: CardFacts, adapter: Adapter, template: bool, stop: tuple[str, int] | None) -> str:
-    """README.md of the adapter folder. `stop`: the token that ends an answer, where the base does not stop at it."""
+def adapter_card(
+    facts: CardFacts, adapter: Adapter, template: bool, stop: tuple[str, int] | None, *, several: bool = False
+) -> str:
+    """README.md of the adapter folder. `stop`: the token that ends an answer, where the base does not stop at it;
+    `several`: the base has more templates than one, of which a server chooses by the request."""
     parts = [
         front_matter(facts, "peft", "adapter"),
         f"# {facts.name}\n",
         f"{_kind(facts)} for {_base_link(facts)}, made with llmtune.\n",
         _measured(facts),
         _base_place(facts),
-        _serve_adapter(facts, adapter, template, stop),
+        _serve_adapter(facts, adapter, template and not several, stop),
         _use_adapter(facts, stop, template),
         _origin(facts),
     ]

@@ -68,6 +68,7 @@ def _write_beside(inputs: MergeInputs, folder: Path, untied: bool) -> None:
     from transformers import AutoConfig, GenerationConfig
 
     from llmtune.models.stopping import stop_ids
+    from llmtune.models.template import MORE_TEMPLATES
 
     base, trusted = Path(inputs.base.path), inputs.base.trust_remote_code
     write_json(folder / "config.json", _config(base, inputs.dtype) | ({"tie_word_embeddings": False} if untied else {}))
@@ -82,6 +83,8 @@ def _write_beside(inputs: MergeInputs, folder: Path, untied: bool) -> None:
     for name in TOKENIZER_FILES:
         if (Path(inputs.tokenizer) / name).is_file():
             shutil.copyfile(Path(inputs.tokenizer) / name, folder / name)
+    if (more := Path(inputs.tokenizer) / MORE_TEMPLATES).is_dir():
+        shutil.copytree(more, folder / MORE_TEMPLATES, copy_function=shutil.copyfile)
     for name in PROCESSOR_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)

@@ -16,11 +16,14 @@ _FUNCTION = {
     "description": "Zebra description",
     "parameters": {
         "type": "object",
-        "properties": {"zebra_key": {"type": "string", "description": "Zebra key"}, "zebra_count": {"type": "integer"}},
+        "properties": {
+            "zebra_key": {"type": "string", "description": "Zebra key"},
+            "zebra_count": {"type": "integer", "description": "Zebras"},
+        },
         "required": ["zebra_key"],
     },
 }
-_TOOLS = [{"type": "function", "function": _FUNCTION}]
+TOOLS = [{"type": "function", "function": _FUNCTION}]
 _ARGUMENTS = {"zebra_key": "zebra value", "zebra_count": 512}
 _WORDS = ("zebra_find", "zebra_key", "zebra value", "zebra_count", "512")
 _WRONG = ("'zebra_key'", '\\"zebra_key', "None", "&#34;")
@@ -58,8 +61,8 @@ def call_style(template: Template) -> CallStyle | str:
                 {"role": "assistant", "content": ""}, [("zebra_find", json.dumps(_ARGUMENTS, ensure_ascii=False), ID)]
             )
             try:
-                asked = template.render(_QUESTION, answer_next=True, tools=_TOOLS)
-                text = template.render([*_QUESTION, turn], tools=_TOOLS)
+                asked = template.render(_QUESTION, answer_next=True, tools=TOOLS)
+                text = template.render([*_QUESTION, turn], tools=TOOLS)
             except TemplateFault as fault:
                 why = why or str(fault)
                 continue
@@ -77,8 +80,8 @@ def ending(template: Template, style: CallStyle | str, special: Collection[str])
     if isinstance(style, str):
         return None
     turn = style.turn({"role": "assistant", "content": ""}, [("zebra_find", json.dumps(_ARGUMENTS), ID)])
-    text = template.render([*_QUESTION, turn], tools=_TOOLS).rstrip()
-    asked = template.render(_QUESTION, answer_next=True, tools=_TOOLS)
+    text = template.render([*_QUESTION, turn], tools=TOOLS).rstrip()
+    asked = template.render(_QUESTION, answer_next=True, tools=TOOLS)
     behind = text[max(text.rfind(word) for word in _WORDS) :]
     if any(token in behind and token in asked for token in special):
         return None

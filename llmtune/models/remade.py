@@ -16,6 +16,7 @@ from pathlib import Path
 
 from llmtune.errors import BaseModelError
 from llmtune.files import atomic_folder
+from llmtune.models.template import MORE_TEMPLATES
 
 
 def place(kind: str, folder: Path, names: Sequence[str], *asked: object) -> Path:
@@ -45,6 +46,8 @@ def make(place: Path, module: str, folder: Path, asked: Sequence[str], *, beside
     with atomic_folder(place) as made:
         for path in beside:
             shutil.copyfile(path, made / path.name)
+        if (templates := folder / MORE_TEMPLATES).is_dir():
+            shutil.copytree(templates, made / MORE_TEMPLATES, copy_function=shutil.copyfile)
         command = [sys.executable, "-m", module, str(folder), str(made), *asked]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:

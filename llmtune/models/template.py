@@ -22,6 +22,13 @@ LEFT, RIGHT = "\ufdd2", "\ufdd3"
 """The same, around the words of a message, to find them again in the rendered text."""
 MARKS = (OPEN, CLOSE, LEFT, RIGHT)
 
+MORE_TEMPLATES = "additional_chat_templates"
+"""transformers' folder for templates by other names than `default`, each `NAME.jinja`."""
+TOOL_USE = "tool_use"
+"""The template by which transformers and servers write conversations that declare functions, where there is one."""
+
+Tools = Sequence[Mapping[str, Any]]
+"""Functions that may be called, as JSON Schema in the form that servers take."""
 Turn = Mapping[str, Any]
 """`role` and `content` and, where there are any, `tool_calls`, as templates read them."""
 
@@ -53,12 +60,14 @@ class TemplateFault(Exception):
 class Template:
     """A compiled chat template with the special tokens that it may name."""
 
-    def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
-        """`tokens` are the variables `bos_token`, `eos_token` and so on. Raises TemplateFault for bad Jinja."""
+    def __init__(self, source: str, tokens: Mapping[str, str], tools: Tools | None = None) -> None:
+        """`tokens` are the variables `bos_token`, `eos_token` and so on; `tools` the functions that are declared where
+        a rendering names none, for a template of such rows alone. Raises TemplateFault for bad Jinja."""
         import jinja2
 
         self.source = source
         self.tokens = dict(tokens)
+        self._tools = tools
         environment = _environment()
         try:
             self._compiled = environment.from_string(source)
@@ -68,18 +77,17 @@ class Template:
         self._compiled.globals = dict(self._compiled.globals)
         self._marker: Any = environment.extensions[_MARKER]
 
-    def render(
-        self, turns: Sequence[Turn], answer_next: bool = False, tools: Sequence[Mapping[str, Any]] | None = None
-    ) -> str:
-        """The text of the turns, and after it what asks for an answer when `answer_next`. Raises TemplateFault.
-
-        `tools`: the functions that may be called, as JSON Schema in the form that servers take.
-        """
+    def render(self, turns: Sequence[Turn], answer_next: bool = False, tools: Tools | None = None) -> str:
+        """The text of the turns, and after it what asks for an answer when `answer_next`. Raises TemplateFault."""
         import jinja2
 
         try:
             return self._compiled.render(
-                messages=turns, tools=tools, documents=None, add_generation_prompt=answer_next, **self.tokens
+                messages=turns,
+                tools=tools or self._tools,
+                documents=None,
+                add_generation_prompt=answer_next,
+                **self.tokens,
             )
         except jinja2.TemplateError as error:
             raise TemplateFault(str(error.message)) from error

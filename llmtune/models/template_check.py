@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from llmtune.errors import BaseModelError
 from llmtune.models import reasoning
-from llmtune.models.template import CLOSE, OPEN, Template, TemplateFault, Turn
+from llmtune.models.calls import TOOLS
+from llmtune.models.template import CLOSE, MORE_TEMPLATES, OPEN, TOOL_USE, Template, TemplateFault, Turn
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -36,9 +37,11 @@ def closing(template: Template, tokenizer: Tokenizer, place: str) -> tuple[str, 
         asked = template.render(_QUESTION, answer_next=True)
         answered = probe(template, 1)
     except TemplateFault as fault:
-        raise BaseModelError.one(
-            place, f"the chat template refuses a plain conversation: {fault}", "give the base another chat template"
-        ) from fault
+        do = "give the base another chat template"
+        if _needs_tools(template):
+            do = f"save it as {MORE_TEMPLATES}/{TOOL_USE}.jinja beside a chat_template.jinja for rows without tools"
+        what = f"the chat template refuses a plain conversation: {fault}"
+        raise BaseModelError.one(place, what, do) from fault
     if "Zebra1 answer" not in text:
         raise BaseModelError.one(
             place, "the chat template does not write the answers it is given", "give the base another chat template"
@@ -70,6 +73,15 @@ def closing(template: Template, tokenizer: Tokenizer, place: str) -> tuple[str, 
         )
     _agree_with_blocks(template, common[-1], place)
     return common
+
+
+def _needs_tools(template: Template) -> bool:
+    """Whether it takes a conversation that declares functions."""
+    try:
+        probe(Template(template.source, template.tokens, TOOLS), 2)
+    except TemplateFault:
+        return False
+    return True
 
 
 def _tokens_at(text: str, tokenizer: Tokenizer) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune.errors import BaseModelError
 from llmtune.models.chosen import with_pad
 from llmtune.models.stopping import GENERATION
+from llmtune.models.template import MORE_TEMPLATES
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -37,6 +38,8 @@ class TextTokenizer:
     """Whether it puts the begin-of-sequence token in front of a text by itself, as a server's tokenizer then does."""
     template_source: str | None
     """The chat template that is handed on; None for none."""
+    more_templates: Mapping[str, str]
+    """Those that the base has by other names, which are handed on too."""
     structure: frozenset[str]
     """Token texts that no row may hold: every special token, and what opens a turn where turns are written."""
     added: Mapping[str, tuple[int, ...]]
@@ -113,6 +116,9 @@ class TextTokenizer:
         (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
         if self.template_source is not None:
             (folder / TEMPLATE).write_text(self.template_source, encoding="utf-8")
+        for name, source in self.more_templates.items():
+            (folder / MORE_TEMPLATES).mkdir(exist_ok=True)
+            (folder / MORE_TEMPLATES / f"{name}.jinja").write_text(source, encoding="utf-8")
         stops = json.dumps({"eos_token_id": list(self.stop_ids)})
         (folder / GENERATION).write_text(stops + "\n", encoding="utf-8")
 
@@ -145,6 +151,7 @@ def read(folder: Path, added: Sequence[str] = ()) -> TextTokenizer:
         end_of_text=names.get("eos_token"),
         begins=bos is not None and tokenizer.encode("a").ids[:1] == [tokenizer.token_to_id(bos)],
         template_source=template_of(folder)[0],
+        more_templates=more_templates_of(folder),
         structure=frozenset(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special),
         added=pieces,
         # Tokenizers that know no limit say 10^30.
@@ -257,9 +264,7 @@ def template_of(folder: Path) -> tuple[str | None, Path]:
     """The base's own chat template, where it has one, and where it stands."""
     beside = folder / TEMPLATE
     if beside.is_file():
-        # As it is: a template's line ends are text that the model reads.
-        with beside.open(encoding="utf-8", newline="") as file:
-            return file.read(), beside
+        return _as_it_is(beside), beside
     place = folder / "tokenizer_config.json"
     found = read_json(place).get("chat_template")
     if isinstance(found, list):
@@ -268,3 +273,23 @@ def template_of(folder: Path) -> tuple[str | None, Path]:
         place = folder / "chat_template.json"
         found = read_json(place).get("chat_template")
     return (found, place) if isinstance(found, str) else (None, folder)
+
+
+def more_templates_of(folder: Path) -> dict[str, str]:
+    """Those by other names: files, as transformers writes them now, or where there are none, in the configuration."""
+    files = sorted((folder / MORE_TEMPLATES).glob("*.jinja"))
+    if files or (folder / TEMPLATE).is_file():
+        return {file.stem: _as_it_is(file) for file in files}
+    listed = read_json(folder / "tokenizer_config.json").get("chat_template")
+    named = {one.get("name"): one.get("template") for one in (listed if isinstance(listed, list) else ())}
+    return {
+        name: source
+        for name, source in named.items()
+        if isinstance(name, str) and name != "default" and name.replace("-", "_").isidentifier() and source
+    }
+
+
+def _as_it_is(file: Path) -> str:
+    """A template's line ends are text that the model reads."""
+    with file.open(encoding="utf-8", newline="") as opened:
+        return opened.read()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmtune.errors import BaseModelError
 from llmtune.models import reasoning
-from llmtune.models.calls import CallStyle, call_style, ending
+from llmtune.models.calls import TOOLS, CallStyle, call_style, ending
 from llmtune.models.chosen import choose_template, stop_at, with_pad
-from llmtune.models.template import Template, TemplateFault, Turn
+from llmtune.models.template import TOOL_USE, Template, TemplateFault, Turn
 from llmtune.models.template_check import closing as find_closing
 from llmtune.models.template_check import structure, system_fault, thoughts_key
 from llmtune.models.text_tokenizer import TextTokenizer, read, template_of
@@ -34,6 +34,9 @@ class ChatTokenizer(TextTokenizer):
     """The token that ends a turn with calls: mostly the end of turn, and of GPT-OSS another."""
     no_system: str | None
     """Why the template takes no system prompt, where it does not."""
+    for_tools: ChatTokenizer | str | None = None
+    """The same with the base's template for conversations that declare functions, where it has one of its own; or why
+    that cannot be trained with."""
 
     @property
     def end_of_turn(self) -> str:
@@ -58,6 +61,17 @@ class ChatTokenizer(TextTokenizer):
     def encode_behind(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of texts that go on behind others: at the start of a text some tokenizers add a space."""
         return [ids[1:] for ids in self.encode([self.end_of_turn + text for text in texts])]
+
+    def of(self, tools: str) -> ChatTokenizer:
+        """That of a conversation which declares these functions, or none: as transformers and vLLM choose the template.
+
+        Raises TemplateFault where the base's template for them cannot be trained with.
+        """
+        if not tools or self.for_tools is None:
+            return self
+        if isinstance(self.for_tools, str):
+            raise TemplateFault(self.for_tools)
+        return self.for_tools
 
     def turn(self, role: str, content: str) -> Turn:
         """A turn as the template reads it."""
@@ -99,13 +113,14 @@ def load(folder: Path, added: Sequence[str] = ()) -> ChatTokenizer:
     names, of_pad = with_pad(tokenizer, names, end_of_turn, "the end of turn")
     calls = call_style(template)
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    return ChatTokenizer(
+    chat = ChatTokenizer(
         tokenizer=tokenizer,
         names=names,
         others=found.others,
         end_of_text=found.end_of_text,
         begins=found.begins,
         template_source=source,
+        more_templates=found.more_templates,
         structure=structure(template, tokenizer),
         added=found.added,
         context=found.context,
@@ -115,5 +130,35 @@ def load(folder: Path, added: Sequence[str] = ()) -> ChatTokenizer:
         thoughts=thoughts_key(template),
         calls=calls,
         end_of_calls=ending(template, calls, special) or end_of_turn,
+        no_system=system_fault(template),
+    )
+    return replace(chat, for_tools=_for_tools(chat, special))
+
+
+def _for_tools(chat: ChatTokenizer, special: Collection[str]) -> ChatTokenizer | str | None:
+    """Its template is looked at with a function declared, as that is how servers render it."""
+    source = chat.more_templates.get(TOOL_USE)
+    if source is None:
+        return None
+    try:
+        template = Template(source, chat.names, TOOLS)
+        closing = find_closing(template, chat.tokenizer, TOOL_USE)
+    except TemplateFault as fault:
+        return f"it is no Jinja: {fault}"
+    except BaseModelError as error:
+        return error.problems[0].what
+    if closing[-1] != chat.end_of_turn:
+        return f"it ends answers with {closing[-1]}, and the other one with {chat.end_of_turn}"
+    calls = call_style(template)
+    end_of_calls = ending(template, calls, special) or closing[-1]
+    if end_of_calls not in (chat.end_of_calls, chat.end_of_turn):
+        return f"it ends calls with {end_of_calls}, and answers end with {chat.end_of_turn}"
+    return replace(
+        chat,
+        template=template,
+        closing=closing,
+        thoughts=thoughts_key(template),
+        calls=calls,
+        end_of_calls=end_of_calls,
         no_system=system_fault(template),
     )

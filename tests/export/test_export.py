@@ -315,6 +315,22 @@ def test_a_model_of_plain_text_is_whole_without_a_chat_template(trained: Trained
     assert "a text to go on with" in card and "apply_chat_template" not in card
 
 
+def test_every_chat_template_is_handed_on_and_the_server_chooses(trained: Trained, tmp_path: Path) -> None:
+    """`--chat-template` would write rows with tools by the default one too."""
+    tokenizer = Path(copytree(trained.tokenizer, tmp_path / "tokenizer"))
+    (tokenizer / "additional_chat_templates").mkdir()
+    (tokenizer / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools | tojson }}")
+    several, adapter, merged = replace(trained, tokenizer=str(tokenizer)), tmp_path / "adapter", tmp_path / "merged"
+    merged.mkdir()
+    write_merged(asked(several, merged, dtype="bfloat16"), merged, Events(None))
+    export(wanted(several, adapter, merged=str(merged)))
+    for folder in (adapter, merged):
+        found = AutoTokenizer.from_pretrained(folder)
+        default = (tokenizer / "chat_template.jinja").read_text()
+        assert found.chat_template == {"default": default, "tool_use": "{{ tools | tojson }}"}
+        assert "--chat-template" not in (folder / "README.md").read_text()
+
+
 def test_a_card_without_numbers_says_nothing_of_them() -> None:
     text = merged_card(replace(facts(quantization={"type": "none"}), evaluation={}, merge=None))
     assert "Measured" not in text and "rounded once" not in text

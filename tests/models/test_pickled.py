@@ -57,6 +57,8 @@ def checked(base: Path) -> Checked:
 
 @pytest.mark.slow
 def test_a_pickle_is_converted_once_and_then_is_a_base_like_any(base: Path, tiny_base: Path) -> None:
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates" / "rag.jinja").write_text("rag")
     before = checked(base)
     assert any("base.pickle: its weights are a pickle, which a run converts" in note for note in before.notes)
     assert source.fetch(before.source, pickle=True)
@@ -64,6 +66,7 @@ def test_a_pickle_is_converted_once_and_then_is_a_base_like_any(base: Path, tiny
     assert (after.source.folder.name, after.base_is_local) == ("base", True)
     assert any("its weights were converted from a pickle, of which nothing was run" in note for note in after.notes)
     assert not source.fetch(after.source, pickle=True)
+    assert (after.source.folder / "additional_chat_templates" / "rag.jinja").read_text() == "rag"
     assert (after.source.folder / INDEX).is_file() and not list(after.source.folder.glob("*.bin*"))
     converted, original = checkpoint(after.source.folder), checkpoint(tiny_base)
     assert converted.keys() == original.keys() | {"lm_head.weight"}
