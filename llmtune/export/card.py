@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from llmtune import __version__
 from llmtune.console import counted
 from llmtune.export.inputs import CardFacts
 from llmtune.models.adapter import Adapter
 from llmtune.recipe.methods import METHODS, block
 from llmtune.recipe.own_weights import OwnWeights
+from llmtune.recipe.schema import Recipe
 from llmtune.recipe.servers import max_lora_rank, refusals, told
+from llmtune.recipe.written import least
 
 SPLITS = {"heldout": "held-out", "unseen": "unseen", "general": "general skills"}
 FIGURES = (
@@ -256,7 +259,8 @@ def _origin(facts: CardFacts) -> str:
     text = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = False
-    yaml.dump(without_places(facts.recipe), text)
+    yaml.dump(least(Recipe.model_validate_json(json.dumps(without_places(facts.recipe)))), text)
     lines = ["## Made of\n", "| data file | sha256 |", "|---|---|"]
     lines += [f"| `{without_place(name)}` | `{digest}` |" for name, digest in facts.data.items()]
-    return "\n".join(lines) + f"\n\nThe recipe:\n\n```yaml\n{text.getvalue()}```\n"
+    rest = f"what it does not say is the default of llmtune {__version__}"
+    return "\n".join(lines) + f"\n\nThe recipe; {rest}:\n\n```yaml\n{text.getvalue()}```\n"

@@ -15,6 +15,11 @@ from llmtune.recipe.methods import METHODS
 from llmtune.recipe.schema import Base, Data, Recipe
 
 DEFAULTS = Recipe(base=Base(name="base"), data=Data(train="data.jsonl"))
+TOLD = (
+    "adapter.method", "adapter.rank", "quantization.type", "training.epochs", "training.batch_size",
+    "training.learning_rate",
+)  # fmt: skip
+"""Keys that whoever reads of a model looks for, defaults or not."""
 LINES = 100
 """Characters of a line at the head; comments stand behind the first half of it."""
 
@@ -62,6 +67,28 @@ def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
             place = place.setdefault(part, {})
         place[last] = value
     return whole
+
+
+def _as_in(whole: Mapping[str, Any], some: Mapping[str, Any]) -> dict[str, Any]:
+    """Some of the keys of `whole`, in its order."""
+    blocks = {key: value for key, value in some.items() if isinstance(value, dict) and isinstance(whole[key], dict)}
+    return {key: _as_in(whole[key], blocks[key]) if key in blocks else some[key] for key in whole if key in some}
+
+
+def least(recipe: Recipe) -> dict[str, Any]:
+    """What a file says that is this recipe, as plain values: all that is no default, and TOLD.
+
+    The rest is not only long: keys that others of the recipe put aside are refused where they are written.
+    """
+    changed, whole = (recipe.model_dump(mode="json", exclude_defaults=kind) for kind in (True, False))
+    if recipe.export == recipe.adapter.exports:
+        changed.pop("export", None)
+    for key in TOLD:
+        block, name = key.split(".")
+        set_aside = key == "training.epochs" and recipe.training.max_steps is not None
+        if name in whole[block] and not set_aside:
+            changed.setdefault(block, {})[name] = whole[block][name]
+    return _as_in(whole, changed)
 
 
 def text(head: Sequence[str], entries: Mapping[str, Said]) -> str:
