@@ -203,7 +203,7 @@ def runs(
     debug: Debug = False,
 ) -> None:
     """List the runs in a folder, each with its held-out figures."""
-    from llmtune.summary import list_runs
+    from llmtune.runs import list_runs
 
     with _told(as_json, debug) as console:
         list_runs(folder, console)

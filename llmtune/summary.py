@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune import narration
 from llmtune.console import Console, counted, duration, escape, size
-from llmtune.errors import Problem, RecipeError
+from llmtune.errors import RecipeError
 from llmtune.evaluate.report import answers, cautions, exact_change
 from llmtune.files import manifest
 from llmtune.lock import base_of, read_lock
@@ -184,43 +184,6 @@ def print_stages(run: RunDir, found: Found, console: Console) -> None:
         seconds = sum(stage["seconds"] for stage in found["stages"].values())
         most = max(stage["peak_rss_bytes"] for stage in found["stages"].values())
         console.more(f"at most {size(most)} of memory; {duration(seconds)} in all")
-
-
-def list_runs(folder: Path, console: Console) -> None:
-    """`llmtune runs`: each with its held-out figures, or with why it cannot be read."""
-    from rich.table import Table
-
-    locks = sorted(folder.glob("*/recipe.lock"), key=lambda path: path.stat().st_mtime)
-    found: list[Found] = []
-    damaged: list[Problem] = []
-    for root in (lock.parent.absolute() for lock in locks):
-        try:
-            found.append({"folder": str(root), **summary(RunDir(root))})
-        except RecipeError as error:
-            damaged += error.problems
-            found += [{"folder": str(root), "name": root.name, "problem": vars(problem)} for problem in error.problems]
-    console.json(found)
-    if not found:
-        console.print(escape(f"no runs in {folder}" if folder.is_dir() else f"there is no folder {folder}"))
-        return
-    table = Table(box=None, padding=(0, 3, 0, 0))
-    table.add_column("run", no_wrap=True, overflow="fold")  # as `chat` and `show` take it, to be copied
-    for column in ("base", "finished", "held-out loss", "exact answers"):
-        table.add_column(column)
-    for one in found:
-        if "problem" not in one:
-            table.add_row(*_row(one))
-    console.print(table)
-    for problem in damaged:
-        console.print(f"[red]{escape(shown(Path(problem.where)))}[/] {escape(f'{problem.what}; {problem.do}')}")
-
-
-def _row(one: Found) -> tuple[str, ...]:
-    after = one.get("evaluation", {}).get("heldout", {}).get("after")
-    loss = "" if after is None else f"{after['loss']:.2f}"
-    figures = loss, f"{after['exact']:.1%}" if after is not None and "exact" in after else ""
-    place, base = shown(Path(one["folder"])), Path(one["base"]).name
-    return escape(place), escape(base), "yes" if one["finished"] else "no", *figures
 
 
 def print_summary(run: RunDir, found: Found, console: Console, looked: bool = False) -> None:

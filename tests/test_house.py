@@ -16,7 +16,7 @@ STAGES = {"train", "evaluate", "merge", "export", "serve"}
 ROWS = (
     {"cli", "worker"},
     {"pipeline", "check_only"},
-    {"narration", "summary", "cluster", "resolved", "explain", "init"},
+    {"narration", "summary", "runs", "cluster", "resolved", "explain", "init"},
     {"option"},
     {"becomes"},
     {"check"},

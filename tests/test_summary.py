@@ -14,8 +14,9 @@ from llmtune.files import seal, write_json
 from llmtune.lock import lock_of
 from llmtune.recipe.load import load
 from llmtune.rundir import RunDir
+from llmtune.runs import list_runs
 from llmtune.stages import finish
-from llmtune.summary import list_runs, next_commands, show, summary
+from llmtune.summary import next_commands, show, summary
 from tests.tiny_models import write_rows
 from tests.trained_models import spec
 
