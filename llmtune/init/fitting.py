@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from llmtune.recipe.written import nested
 
 if TYPE_CHECKING:
     from llmtune.data.conversation import Sample
-    from llmtune.models.family import Family
+    from llmtune.models.family import Family, Linear
 
 LIMITS = (32768, 16384, 8192, 6144, 4096, 3072, 2048, 1536, 1024, 768, 512, 256)
 """Tokens of a row, the most first, that are tried where not all rows fit."""
@@ -92,6 +93,8 @@ class Way:
         return 1 / self.plan.checkpointing if self.plan.checkpointing else 0.0
 
 
+NARROWER = (1, 2, 4, 8)
+"""Parts of a base's width, of which a smaller one of its family may have one."""
 NONE: Values = {"quantization.type": "none"}
 NF4: Values = {"quantization.type": "nf4"}
 APART: Values = {"export": ("adapter",)}
@@ -180,13 +183,40 @@ def _would(asked: Asked, limits: Sequence[int]) -> str:
 
 
 def _smaller(asked: Asked, limit: int) -> float | None:
-    """Numbers of the largest base that fits and is like this one, but for having fewer layers."""
-    low, high = 0, asked.family.layers
-    while high - low > 1:
-        middle = (low + high) // 2
-        fits = replace(asked, family=_with_layers(asked.family, middle)).plan(_least(asked.family), limit) is not None
-        low, high = (middle, high) if fits else (low, middle)
-    return _with_layers(asked.family, low).parameters if low else None
+    """Numbers of the largest base that fits and is like this one, but for being narrower, or having fewer layers."""
+    found = []
+    for parts in NARROWER:
+        family = _narrower(asked.family, parts)
+        low, high = 0, family.layers + (parts > 1)
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = replace(asked, family=_with_layers(family, middle)).plan(_least(family), limit) is not None
+            low, high = (middle, high) if fits else (low, middle)
+        found += [_with_layers(family, low).parameters] if low else []
+    return max(found, default=None)
+
+
+def _narrower(family: Family, parts: int) -> Family:
+    """Of one part of its features, by as many as there are: embeddings of so many fewer, matrices of the square."""
+
+    def of(linears: tuple[Linear, ...]) -> tuple[Linear, ...]:
+        return tuple(replace(one, inputs=one.inputs // parts, outputs=one.outputs // parts) for one in linears)
+
+    experts = sum(one.inputs * one.outputs for one in family.expert) * family.experts * len(family.sparse)
+    inside = (*chain.from_iterable(family.blocks), *family.elsewhere)
+    matrices = sum(one.inputs * one.outputs for one in inside) + experts
+    return replace(
+        family,
+        hidden=family.hidden // parts,
+        ffn=family.ffn // parts,
+        heads=max(1, family.heads // parts),
+        kv_heads=max(1, family.kv_heads // parts),
+        normed=family.normed // parts,
+        blocks=tuple(map(of, family.blocks)),
+        elsewhere=of(family.elsewhere),
+        expert=of(family.expert),
+        parameters=(family.parameters - matrices) // parts + matrices // parts**2,
+    )
 
 
 def _with_layers(family: Family, count: int) -> Family:

@@ -9,7 +9,7 @@ from llmtune.errors import MachineError
 from llmtune.plan import device as machine
 from llmtune.plan.device import Device, Wanted
 
-SIZES = (8, 12, 16, 24, 32, 48, 80, 141)
+SIZES = (4, 6, 8, 10, 11, 12, 16, 20, 24, 32, 40, 48, 80, 96, 141, 180)
 """GB of the cards that there are."""
 FORM = "write its memory, for example 12GB, or `none` for the processor, or `auto` for what is here"
 

@@ -19,6 +19,8 @@ SHARED = {"model_type": "qwen3", "head_dim": 128, "num_key_value_heads": 8, "voc
 SIZES: dict[str, dict[str, Any]] = {
     "0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
              "tie_word_embeddings": True},
+    "1.7B": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16,
+             "tie_word_embeddings": True},
     "4B": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
            "tie_word_embeddings": True},
     "8B": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
@@ -91,11 +93,24 @@ def test_where_nothing_fits_what_would_is_named_and_does() -> None:
         chosen(small)
     (problem,) = caught.value.problems
     assert problem.what == "a card of 12 GB is too small for this base"
-    assert problem.do.startswith("a card of 32 GB would do; so would a base of this family of 7.")
+    assert problem.do.startswith("a card of 32 GB would do; so would a base of this family of 8.")
     assert chosen(asked("32B", 32)).more.items() >= NF4.items()
     with pytest.raises(InitError):
         chosen(asked("32B", 24))
+    assert chosen(asked("8B", 12)).plan is not None, "of 8.2 billion"
     assert family("32B").parameters == 32_762_123_264  # as Qwen says: 32.8 billion
+
+
+@pytest.mark.parametrize(("gigabytes", "size", "smaller"), [(8, "5.9", "4B"), (4, "2.0", "1.7B")])
+def test_the_smallest_card_that_there_is_and_a_smaller_base_are_named_for_every_card(
+    gigabytes: int, size: str, smaller: str
+) -> None:
+    with pytest.raises(InitError) as caught:
+        chosen(asked("8B", gigabytes))
+    said = f"a card of 10 GB would do; so would a base of this family of {size} billion parameters or less"
+    assert caught.value.problems[0].do == said
+    assert chosen(asked("8B", 10)).plan
+    assert chosen(asked(smaller, gigabytes)).plan
 
 
 @pytest.mark.parametrize(
