@@ -24,6 +24,8 @@ OTHERS = {
     **dict.fromkeys((".gz", ".zip", ".zst", ".bz2", ".xz", ".tar"), _PACKED),
 }
 """What to do with files that people have, by their endings."""
+SHOWN = 5
+"""Files of a folder that are named where another is not in it."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,12 @@ def nearest_data(path: Path, named: str, seen: str = "paths are as seen from the
         return f"{seen}; of a data set of the hub the rows are to be saved first: python -c '{python}'"
     if not path.parent.is_dir():
         return f"there is no folder {path.parent} either; {seen}"
-    files = [p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES]
+    files = sorted(p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES)
     near = nearest(path.name, files)
-    return f"did you mean {near}?" if near is not None else seen
+    if near is not None:
+        return f"did you mean {Path(named).with_name(near)}?"
+    more = ", ..." if len(files) > SHOWN else ""
+    return f"{seen}; data files there: {', '.join(files[:SHOWN])}{more}" if files else seen
 
 
 def _texts(path: Path, label: str) -> Iterator[tuple[int | str, dict[str, Any] | Fault]]:

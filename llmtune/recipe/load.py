@@ -43,7 +43,7 @@ class Loaded:
         return [
             self.at(
                 self._written(rule.keys),
-                f"{' and '.join(rule.keys)}: {rule.told(self.recipe)}",
+                f"{rule.named(self.recipe)}: {rule.told(self.recipe)}",
                 rule.remedy(self.recipe),
             )
             for rule in broken_rules(self.recipe)

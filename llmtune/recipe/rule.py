@@ -24,6 +24,13 @@ class Rule:
     of: Callable[[Recipe], str] | None = None
     """What is said of one recipe, with its values, in place of `says`."""
 
+    among: Callable[[Recipe], tuple[str, ...]] | None = None
+    """Those of its keys that have a part in what is wrong with one recipe, where that need not be all."""
+
+    def named(self, recipe: Recipe) -> str:
+        """Its keys, as the beginning of a sentence."""
+        return " and ".join(self.keys if self.among is None else self.among(recipe))
+
     def told(self, recipe: Recipe) -> str:
         return self.says if self.of is None else self.of(recipe)
 

@@ -15,6 +15,19 @@ def _processes(recipe: Recipe) -> int:
     return launch.nodes * (1 if launch.processes == "auto" else launch.processes)
 
 
+def _sharing(recipe: Recipe) -> tuple[str, ...]:
+    """The keys by which the rows of a step are shared out."""
+    micro = () if recipe.training.micro_batch is None else ("training.micro_batch",)
+    return ("training.batch_size", *micro, *(("launch.processes",) if _processes(recipe) > 1 else ()))
+
+
+def _uneven(recipe: Recipe) -> str:
+    options, processes = recipe.training, _processes(recipe)
+    shared = [] if options.micro_batch is None else [f"in micro-batches of {options.micro_batch:,}"]
+    shared += [f"over {processes:,} processes"] if processes > 1 else []
+    return f"the rows of a step cannot be shared out evenly: {options.batch_size:,} {' '.join(shared)}"
+
+
 def _on_nvme(recipe: Recipe) -> bool:
     return "nvme" in (recipe.zero.offload_optimizer, recipe.zero.offload_parameters)
 
@@ -41,6 +54,8 @@ RULES = (
         lambda r: r.training.batch_size % (_processes(r) * (r.training.micro_batch or 1)) != 0,
         "the rows of a step cannot be shared out evenly",
         "make batch_size a multiple of micro_batch times processes",
+        of=_uneven,
+        among=_sharing,
     ),
     Rule(
         ("data.columns", "data.format"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmtune.data.sources import Row, read_rows
+from llmtune.data.sources import Row, nearest_data, read_rows
 from llmtune.errors import DataError, Problem
 
 
@@ -162,11 +162,22 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
 
 def test_a_file_whose_name_only_ends_alike_is_not_offered(tmp_path: Path) -> None:
     (tmp_path / "bl.jsonl").write_text("{}")
-    with pytest.raises(DataError, match=r"general.jsonl \(paths are as seen from the recipe"):
+    with pytest.raises(
+        DataError, match=r"general.jsonl \(paths are as seen from the recipe; data files there: bl.jsonl\)"
+    ):
         list(read_rows(tmp_path / "general.jsonl"))
     (tmp_path / "general.csv").write_text("q,a\n1,2\n")
     with pytest.raises(DataError, match=r"did you mean general.csv\?"):
         list(read_rows(tmp_path / "general.jsonl"))
+
+
+def test_what_is_offered_can_be_written_in_its_place_and_a_full_folder_is_not_listed(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in "abcdef":
+        (tmp_path / "sub" / f"{name * 5}.csv").write_text("q,a\n1,2\n")
+    assert nearest_data(tmp_path / "sub" / "aaaa.csv", "sub/aaaa.csv") == "did you mean sub/aaaaa.csv?"
+    listed = "aaaaa.csv, bbbbb.csv, ccccc.csv, ddddd.csv, eeeee.csv, ..."
+    assert nearest_data(tmp_path / "sub" / "zoo.csv", "sub/zoo.csv").endswith(f"; data files there: {listed}")
 
 
 def test_another_form_of_file_is_refused(tmp_path: Path) -> None:

@@ -353,6 +353,24 @@ BREAKS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("blocks", "what"),
+    [
+        ("training: {micro_batch: 5}", "training.batch_size and training.micro_batch: {}: 16 in micro-batches of 5"),
+        ("launch: {processes: 3}", "training.batch_size and launch.processes: {}: 16 over 3 processes"),
+        (
+            "training: {batch_size: 20, micro_batch: 4}\nlaunch: {processes: 2}",
+            "training.batch_size and training.micro_batch and launch.processes: {}: "
+            "20 in micro-batches of 4 over 2 processes",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_shared_out_are_told_by_their_numbers(tmp_path: Path, blocks: str, what: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"base: a/b\ndata: x\n{blocks}\n")
+    (problem,) = load(tmp_path / "a.yaml").broken
+    assert problem.what == what.format("the rows of a step cannot be shared out evenly")
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.says)
 def test_every_rule_is_broken_by_a_recipe_that_breaks_it(tmp_path: Path, rule: object) -> None:
     from llmtune.recipe.rule import Rule
