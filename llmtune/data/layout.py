@@ -20,6 +20,8 @@ from llmtune.models import reasoning
 from llmtune.models.template import LEFT, RIGHT, TOOL_USE, TemplateFault, Tools, Turn
 from llmtune.models.tokenizer import ChatTokenizer
 
+_SPACE = re.compile(r"\s+")
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -94,8 +96,8 @@ class Said:
             )
         if self.split:
             found.append(
-                f"{counted(self.split, 'conversation')} made into a row for each answer: the chat template writes an"
-                " earlier answer otherwise than the last one, as without its thoughts"
+                f"{counted(self.split, 'conversation')} made into a row for each answer: the chat template writes"
+                " earlier turns otherwise than when it asks for the answer to them, as without thoughts"
             )
         return found
 
@@ -113,16 +115,17 @@ def lay_out(conversation: Conversation, chat: ChatTokenizer, forbidden: re.Patte
     tools = tools_in(conversation)
     chat = _chosen(conversation, chat, said)
     turns = [turn_of(message, chat) for message in conversation.messages]
-    answers, text, asked = [], "", False
+    answers, whole, asked = [], "", False
     for place, message in enumerate(conversation.messages):
         asked = asked or message.role == "user"
         if message.role == "assistant" and asked:
-            text = _rendered(chat, turns[: place + 1], tools)
+            whole = _rendered(chat, turns[: place + 1], tools)
             prompt = _rendered(chat, turns[:place], tools, answer_next=True)
             check_tools(tools or (), prompt)
+            text = _as_asked(chat, turns[: place + 1], tools, prompt, whole)
             if message.calls:
                 words = reasoning.parted(message.content)[1]
-                begin = _found(chat, turns[: place + 1], tools, words, text) if words else len(text)
+                begin = len(text) - (_found(chat, turns[: place + 1], tools, words) if words else 0)
                 completion = calling(message, chat, prompt, text, begin)
                 said.calling += 1
                 said.opens(opened(message, completion), bool(reasoning.parted(message.content)[0]))
@@ -135,9 +138,9 @@ def lay_out(conversation: Conversation, chat: ChatTokenizer, forbidden: re.Patte
                     f"write {opens} in front of the thoughts, or remove {closes}",
                 )
             answers.append(Answer(place, prompt, completion))
-    _nothing_lost(conversation.messages, text)
-    if all(text.startswith(answer.prompt + answer.completion) for answer in answers):
-        return [Layout(conversation, tuple(answers), text)]
+    _nothing_lost(conversation.messages, whole)
+    if all(whole.startswith(answer.prompt + answer.completion) for answer in answers):
+        return [Layout(conversation, tuple(answers), whole)]
     said.split += len(answers) > 1
     return Layout(conversation, tuple(answers), None).apart()
 
@@ -163,6 +166,26 @@ def _rendered(chat: ChatTokenizer, turns: Sequence[Turn], tools: Tools | None, a
             f"the chat template refuses the conversation: {fault}",
             "give it the turns that the base's template knows (often: user and assistant in turn, no system)",
         ) from fault
+
+
+def _as_asked(chat: ChatTokenizer, turns: Sequence[Turn], tools: Tools | None, prompt: str, text: str) -> str:
+    """The text of the turns behind the prompt that a server gives for the last one.
+
+    Where a template writes earlier turns with other white space than when it asks (Hermes 3, behind what a tool
+    answers), they are written as it asks.
+    """
+    if text.startswith(prompt):
+        return text
+    before = _rendered(chat, turns[:-1], tools)
+    asks = prompt.removeprefix(before)
+    if not prompt.startswith(before) or not asks.strip():
+        return text
+    other = _rendered(chat, [*turns[:-1], {"role": "assistant", "content": LEFT}], tools)
+    written = other.partition(LEFT)[0]
+    alike = _SPACE.sub("", written.removesuffix(asks)) == _SPACE.sub("", before)
+    if not (alike and written.endswith(asks) and text.startswith(written)):
+        return text
+    return prompt + text[len(written) :]
 
 
 def _nothing_lost(messages: Sequence[Message], text: str) -> None:
@@ -232,21 +255,22 @@ def _begin(chat: ChatTokenizer, turns: Sequence[Turn], tools: Tools | None, answ
     begin = start + len(text[start:]) - len(text[start:].lstrip())
     if text.startswith(answer, begin):
         return begin
-    begin = _found(chat, turns, tools, answer, text)
+    begin = len(text) - _found(chat, turns, tools, answer)
     if begin < start:
         raise _changed(answer)
     return begin
 
 
-def _found(chat: ChatTokenizer, turns: Sequence[Turn], tools: Tools | None, answer: str, text: str) -> int:
-    """Where the text has the words of the last turn: found by marking them and rendering once more."""
+def _found(chat: ChatTokenizer, turns: Sequence[Turn], tools: Tools | None, answer: str) -> int:
+    """How far before the end the words of the last turn begin: found by marking them and rendering once more."""
+    text = _rendered(chat, turns, tools)
     before, _, behind = turns[-1]["content"].rpartition(answer)
     content = f"{before}{LEFT}{answer}{RIGHT}{behind}"
     marked = _rendered(chat, [*turns[:-1], {**turns[-1], "content": content}], tools)
     begin = marked.find(LEFT)
     if begin < 0 or marked.replace(LEFT, "").replace(RIGHT, "") != text:
         raise _changed(answer)
-    return begin
+    return len(text) - begin
 
 
 def _stop(text: str, end_of_words: int, chat: ChatTokenizer) -> int:

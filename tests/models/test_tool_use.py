@@ -60,6 +60,23 @@ def test_rows_that_declare_tools_are_written_by_tool_use_and_all_others_by_defau
     assert isinstance(again.for_tools, ChatTokenizer) and again.of("") is again
 
 
+def test_other_white_space_in_earlier_turns_makes_rows_of_their_own_behind_the_prompt_that_is_asked(
+    tmp_path: Path,
+) -> None:
+    """As Hermes has it: a line break behind what a tool answers, but not where the next answer is asked for."""
+    more = "{{ m.content }}{{ '\n' if m.role == 'tool' and not loop.last }}"
+    template = TOOL_USE.replace("{{ m.content }}", more)
+    chat, said = load(written(tmp_path / "base", template, listed=False)), Said()
+    first, second = samples(tmp_path, chat, ROW, said)
+    assert (trained(first, chat), trained(second, chat)) == (CALL, "Yes, it rains.<|im_end|>")
+    asked = by_transformers(tmp_path / "base", LOOP[:3], add_generation_prompt=True)["input_ids"]
+    assert list(second.prompt_ids) == asked and list(second.ids[: len(asked)]) == asked
+    assert any("1 conversation made into a row for each answer" in note for note in said.notes())
+    other = template.replace(more, more.replace("\n", "!"))
+    chat = load(written(tmp_path / "other", other, listed=False))
+    assert "the row goes on otherwise" in refused(tmp_path, chat, ROW)
+
+
 @pytest.mark.parametrize(
     ("template", "why"),
     [
