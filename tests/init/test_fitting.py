@@ -11,7 +11,8 @@ from llmtune.data.conversation import Sample
 from llmtune.errors import InitError, MachineError
 from llmtune.init.fitting import APART, NF4, NONE, Asked, chosen
 from llmtune.models.family import Family, from_config
-from llmtune.plan.card import card, of_size
+from llmtune.plan import device as machine
+from llmtune.plan.card import as_flag, card, of_size
 
 # As config.json of Qwen3-0.6B, -4B, -8B and -32B has them
 SHARED = {"model_type": "qwen3", "head_dim": 128, "num_key_value_heads": 8, "vocab_size": 151936,
@@ -99,6 +100,13 @@ def test_where_nothing_fits_what_would_is_named_and_does() -> None:
         chosen(asked("32B", 24))
     assert chosen(asked("8B", 12)).plan is not None, "of 8.2 billion"
     assert family("32B").parameters == 32_762_123_264  # as Qwen says: 32.8 billion
+
+
+def test_the_check_is_told_what_it_would_not_plan_for_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [as_flag(card(named)) for named in ("auto", "12", "11.5g")] == ["", " --gpu 12GB", " --gpu 11.5GB"]
+    here = replace(of_size(12), name="NVIDIA L4", elsewhere=False)
+    monkeypatch.setattr(machine, "device", lambda *_: here)
+    assert [as_flag(card(named)) for named in ("auto", "none")] == ["", " --gpu none"]
 
 
 @pytest.mark.parametrize(("gigabytes", "size", "smaller"), [(8, "5.9", "4B"), (4, "2.0", "1.7B")])

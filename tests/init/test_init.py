@@ -155,6 +155,15 @@ def test_a_card_elsewhere_is_one_for_each_process_and_nonsense_starts_nothing(
     recipe.write_text(f"base: {tiny_base}\ndata: {rows.name}\nlaunch: {{processes: 2}}\n")
     found = check(recipe, None, [], gpu="8GB")
     assert (found.device.name, found.plan.geometry.processes) == ("2 cards of 8 GB", 2)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "book.txt").touch()
+    for gpu in (None, "none"):
+        with pytest.raises(RecipeError, match="holds files that are not a run's"):
+            check(recipe, tmp_path / "other", [], gpu=gpu)
+    assert check(recipe, tmp_path / "other", [], gpu="8GB").device.elsewhere, "where that folder is not"
+    whole = check(recipe, None, ["launch.processes=1"], gpu="none")
+    assert whole.device.free_bytes == whole.device.total_bytes
+    assert whole.notes[0] == f"planned for {whole.device.name}, as if nothing else used its memory"
     failed = CliRunner().invoke(cli.app, ["check", str(recipe), "--gpu", "large"])
     assert failed.exit_code == 2
     assert "'large' is no size of a card" in " ".join(failed.output.split())
