@@ -98,20 +98,28 @@ def few_answers(conversations: Sequence[Conversation]) -> str | None:
 
 
 def telling(conversations: Sequence[Conversation], samples: Sequence[Sample], tokenizer: TextTokenizer) -> Shown | None:
-    """The first row with thoughts or calls that are trained, where there is one: what a template makes of these."""
+    """The first row with thoughts that are trained, else with calls, if any: what a template makes of it."""
     rows: dict[str, list[Sample]] = {}
     for sample in samples:
         rows.setdefault(sample.source, []).append(sample)
-    for conversation in conversations:
-        answers = [message for message in conversation.messages if message.role == "assistant"]
-        words = [call.name for message in answers for call in message.calls]
-        words += [thoughts for message in answers if (thoughts := reasoning.parted(message.content)[0])]
-        for sample in rows.get(conversation.source, ()) if words else ():
-            ids = [token for token, trained in zip(sample.ids, sample.supervised, strict=True) if trained]
-            (trained,) = tokenizer.decode([ids])
-            if any(word in trained for word in words):
-                return show(sample, tokenizer, GLIMPSE)
+    for said in (_thoughts, _called):
+        for conversation in conversations:
+            words = said(conversation)
+            for sample in rows.get(conversation.source, ()) if words else ():
+                ids = [token for token, trained in zip(sample.ids, sample.supervised, strict=True) if trained]
+                (text,) = tokenizer.decode([ids])
+                if any(word in text for word in words):
+                    return show(sample, tokenizer, GLIMPSE)
     return None
+
+
+def _thoughts(conversation: Conversation) -> list[str]:
+    found = (reasoning.parted(one.content)[0] for one in conversation.messages if one.role == "assistant")
+    return [thoughts for thoughts in found if thoughts]
+
+
+def _called(conversation: Conversation) -> list[str]:
+    return [call.name for message in conversation.messages for call in message.calls]
 
 
 def show(sample: Sample, tokenizer: TextTokenizer, ends: int = SHOWN) -> Shown:

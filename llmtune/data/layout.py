@@ -72,6 +72,15 @@ class Said:
         self.thinking += thinking
         self.plain += not thinking
 
+    def add(self, row: Said) -> None:
+        """What is to be told of one row more."""
+        self.openings += row.openings
+        self.thinking += row.thinking
+        self.plain += row.plain
+        self.calling += row.calling
+        self.by_tool_use += row.by_tool_use
+        self.split += row.split
+
     def notes(self) -> list[str]:
         """In words."""
         found = [

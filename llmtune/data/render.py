@@ -57,8 +57,10 @@ def render(conversations: Sequence[Conversation], chat: ChatTokenizer, said: Sai
     for start in range(0, len(conversations), _CHUNK):
         layouts = []
         for conversation in conversations[start : start + _CHUNK]:
+            of_row = Said()
             try:
-                layouts += lay_out(conversation, chat, forbidden, said)
+                layouts += lay_out(conversation, chat, forbidden, of_row)
+                said.add(of_row)
             except RowFault as fault:
                 done.problems.append(fault.at(conversation.source))
         _prove(_encode(layouts, chat, done, said), chat, done)

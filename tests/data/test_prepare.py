@@ -93,11 +93,13 @@ def test_a_row_with_thoughts_or_calls_is_shown_as_it_is_trained(
     thinks = f"<think>\n{'Hm. ' * 100}\n</think>\n\nYes."
     both = row("Twenty?", "Ask again.")
     both["messages"] += row("Twenty one?", thinks)["messages"]
-    write(tmp_path / "train.jsonl", *rows, both)
+    call = row("Left?")
+    call["messages"][1]["tool_calls"] = [{"name": "stock", "arguments": {}}]
+    write(tmp_path / "train.jsonl", call, *rows, both)
     write(tmp_path / "heldout.jsonl", row("And now?"))
     qwen = chat_of("qwen3", tmp_path / "qwen3")
     done = made(tmp_path, qwen, replace(family, vocab=500, context=2048), heldout="heldout.jsonl")
-    assert done.telling is not None and done.telling.source == "train.jsonl:21"
+    assert done.telling is not None and done.telling.source == "train.jsonl:22"
     (_, asked), (answer, trained) = done.telling.pieces[:2]
     assert not asked and trained and len(done.telling.pieces) == 2
     assert answer.startswith("<think>\nHm. Hm. ") and answer.endswith("\n</think>\n\nYes.<|im_end|>")

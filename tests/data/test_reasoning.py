@@ -131,6 +131,8 @@ def test_answers_with_thoughts_and_without_are_counted_apart(tmp_path: Path) -> 
     assert said.notes() == ["1 answer with thoughts in front; they are trained too"]
     for _ in range(2):
         rows(chat, talk(OPEN, ("assistant", YES)), said)
+    lost = talk(OPEN, ("assistant", THINKS + YES), SUNDAY, ("assistant", "<think>\n</think>\n<think>\n</think>"))
+    assert render([lost], chat, said).problems  # a row that is refused is not counted
     assert said.notes() == [
         "the chat template opens 2 answers with '<think>\\n\\n</think>\\n\\n', which is trained too",
         "1 answer with thoughts in front, in place of that; they are trained too",
