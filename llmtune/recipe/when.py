@@ -62,7 +62,7 @@ WHEN: Mapping[str, str] = {
     "quantization.compute_dtype": "float32 to compare runs to the last digits, or where the loss is no number.",
     "quantization.cache": "A number of GB, or `false`, where the disk is small.",
     "training.epochs": "1 for 10,000 rows and more, 3 to 5 for some hundreds; the best checkpoint is kept.",
-    "training.max_steps": "For a trial of a few steps.",
+    "training.max_steps": "For a trial of a few steps: `--set training.max_steps=6` puts the epochs of a recipe aside.",
     "training.batch_size": "8 to 16 for few rows, 32 to 128 for tens of thousands.",
     "training.micro_batch": "Only when the plan's own choice runs out of memory.",
     "training.learning_rate": "Half of it when the loss jumps or much is forgotten; 1e-5 for the base's own weights.",
