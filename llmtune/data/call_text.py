@@ -10,7 +10,7 @@ from typing import Any
 from llmtune.data.conversation import Call, Conversation, Message
 from llmtune.data.form import RowFault
 from llmtune.models import reasoning
-from llmtune.models.template import Tools, Turn
+from llmtune.models.template import MORE_TEMPLATES, TOOL_USE, Tools, Turn
 from llmtune.models.tokenizer import ChatTokenizer
 
 _SPACE = re.compile(r"\s+")
@@ -78,7 +78,8 @@ def check_tools(tools: Tools, prompt: str) -> None:
         if lost is not None:
             raise RowFault(
                 f"the chat template leaves out the tools that the row declares ({lost})",
-                "describe them in the system turn and write calls as text, or take a base whose template writes tools",
+                f"take a base whose template writes tools, give this one a template {MORE_TEMPLATES}/{TOOL_USE}.jinja"
+                " that does, or describe them in the system turn and write calls as text",
             )
 
 

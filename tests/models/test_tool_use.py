@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from llmtune.data.layout import Said
+from llmtune.data.render import render
 from llmtune.errors import BaseModelError
 from llmtune.models.tokenizer import ChatTokenizer, load
-from tests.data.test_calls import ASK, JSON, LOOP, ROW, SAYS, by_transformers, refused, samples
+from tests.data.test_calls import ASK, JSON, LOOP, ROW, SAYS, by_transformers, only, refused, samples
 from tests.data.test_render import trained
 from tests.tiny_models import CHATML, write_tokenizer
 
@@ -112,3 +113,11 @@ def test_other_named_templates_are_handed_on_too(tmp_path: Path) -> None:
     load(folder).write(tmp_path / "written")
     found = sorted(path.name for path in (tmp_path / "written" / "additional_chat_templates").iterdir())
     assert found == ["rag.jinja", "tool_use.jinja"]
+
+
+def test_a_base_whose_template_leaves_tools_out_is_told_where_another_would_go(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "base")
+    row = only(tmp_path, {"messages": [ASK, SAYS], "tools": ROW["tools"]})
+    (problem,) = render([row], load(tmp_path / "base"), Said()).problems
+    assert "leaves out the tools that the row declares" in problem.what
+    assert "give this one a template additional_chat_templates/tool_use.jinja" in problem.do
