@@ -24,6 +24,8 @@ OF_A_ROW = re.compile(r"(.+):(?:row )?\d+")
 VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d[\d,.]*")
 """What is another thing in each problem of a kind: values, numbers and lines."""
 BARS = "▁▂▃▄▅▆▇█"
+UNBROKEN = 10_000
+"""Columns of what is no terminal: nothing is wrapped there."""
 LINE_EVERY_SECONDS = 15.0
 LINE_EVERY_SHARE = 0.1
 """Of the time that a stage has taken so far: an hour gets some forty lines, a day some seventy."""
@@ -37,6 +39,8 @@ class Console:
 
         self.as_json = as_json
         self.rich = Rich(highlight=False, quiet=as_json)
+        if not self.rich.is_terminal:
+            self.rich.width = UNBROKEN
 
     @property
     def is_terminal(self) -> bool:
@@ -325,9 +329,8 @@ def counted(number: float, thing: str, form: str = ",") -> str:
 
 def size(number: float) -> str:
     """Bytes as `34 MB` or `1.2 GB` (powers of ten)."""
-    if number >= 1e9:
-        return f"{number / 1e9:.1f} GB"
-    return f"{number / 1e6:.0f} MB" if number >= 1e6 else f"{number / 1e3:.0f} kB"
+    units = ((1e9, "{:.1f} GB"), (1e6, "{:.0f} MB"), (1e3, "{:.0f} kB"), (1, "{:.0f} B"))
+    return next((form.format(number / unit) for unit, form in units if number >= unit), "0 B")
 
 
 def marked(pieces: Sequence[tuple[str, bool]], *, colour: bool) -> Text:

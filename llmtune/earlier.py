@@ -19,7 +19,7 @@ from llmtune.lock import changes, read_lock
 from llmtune.recipe.sharding import Stage
 from llmtune.rundir import RunDir
 from llmtune.stages import fingerprint, read_record
-from llmtune.train.checkpoints import FREE, SHARED_OUT, Begun, another, begun, would_drop
+from llmtune.train.checkpoints import FREE, SHARED_OUT, Begun, begun, goes_on, would_drop
 
 if TYPE_CHECKING:
     from llmtune.data.prepare import Prepared
@@ -60,7 +60,7 @@ def problem(run: RunDir, asked: Asked, prepared: Prepared, tokenizer: TextTokeni
     if record is not None:
         kept = record.fingerprint == exactly
     else:
-        kept = len(another(found, fingerprint(asked.going_on(data)), exactly)) < len(found)
+        kept = goes_on(found, fingerprint(asked.going_on(data)), exactly)
     if kept:
         return None
     stopped = None if record is not None or found[0].progress.finished else found[0].progress

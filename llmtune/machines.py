@@ -25,10 +25,11 @@ from llmtune.files import manifest, write_json
 from llmtune.heartbeat import Beat, Vigil
 from llmtune.held import held
 from llmtune.models.spec import BaseSpec
-from llmtune.process import SAVES, How, Told, Watch, work
+from llmtune.process import How, Told, Watch, saves, work
 from llmtune.rundir import RunDir
 from llmtune.stages import clear
 from llmtune.train import launch
+from llmtune.train.checkpoints import begun
 from llmtune.train.launch import Meeting
 
 ALONE = 20.0
@@ -148,8 +149,9 @@ def take_part(run: RunDir, meeting: Meeting, recipe: dict[str, Any], watch: Watc
     environment = quiet.environment(asked.device, asked.threads) | launch.environment(found)
     command = launch.command(asked.processes, arguments, found)
     watch({"kind": "note", "text": f"takes part with {asked.processes} of its own; what they print is in {log}"})
+    ending = saves(lambda: bool(begun(run.checkpoints)))
     with held(run, own):
-        work("train", command, log, Told(events, watch), SAVES, environment, smaller, First(run).hung)
+        work("train", command, log, Told(events, watch), ending, environment, smaller, First(run).hung)
     return "took part in the training; the first machine goes on by itself"
 
 

@@ -139,11 +139,11 @@ def say_telling(checked: Checked, console: Console) -> None:
 
 
 def _show(rows: Sequence[Shown], console: Console) -> None:
-    if not console.is_terminal:
-        console.more("(trained words between ▌ and ▐)")
+    colour = console.rich.color_system is not None and not console.rich.no_color
+    console.more("(trained words in [bold green]green[/])" if colour else "(trained words between ▌ and ▐)")
     for row in rows:
         console.more(escape(row.source))
-        console.more(marked(row.pieces, colour=console.is_terminal))
+        console.more(marked(row.pieces, colour=colour))
 
 
 def say_quantize(record: Record, console: Console) -> None:
@@ -155,12 +155,18 @@ def say_quantize(record: Record, console: Console) -> None:
     say("quantize", record, console, text)
 
 
-def say_train(record: Record, console: Console) -> None:
-    """How it went, and that what was saved is what was trained."""
+def say_train(record: Record, console: Console, *, heldout: int) -> None:
+    """How it went, and that what was saved is what was trained.
+
+    `heldout`: rows that the loss is of; the evaluation may take fewer.
+    """
     result, adapter = record.result, record.result["adapter"]
     early = f"; ended early, after {result['steps']}" if result["stopped_early"] else ""
     resumed = f"; went on from step {result['resumed_from']}" if result["resumed_from"] else ""
-    best = f"best held-out loss {result['heldout_loss']:.3f} at step {result['best_step']} of {result['total_steps']}"
+    best = (
+        f"best held-out loss {result['heldout_loss']:.3f} ({counted(heldout, 'row')})"
+        f" at step {result['best_step']} of {result['total_steps']}"
+    )
     say("train", record, console, best + early + resumed)
     if not record.again:
         where = f"in {counted(adapter['layers'], 'layer')}" if adapter["layers"] else "in front of every row"

@@ -40,10 +40,11 @@ from llmtune.narration import (
     say_verify,
 )
 from llmtune.plan.estimate import smaller
-from llmtune.process import BEGINS_AGAIN, SAVES, Ending, How, in_worker
+from llmtune.process import BEGINS_AGAIN, Ending, How, in_worker, saves
 from llmtune.shortage import Planned, Split
 from llmtune.stages import NOTHING_STARTED, Record, clear, done, fingerprint, in_process, stoppable
 from llmtune.summary import print_summary, summary
+from llmtune.train.checkpoints import begun, goes_on
 from llmtune.train.inputs import TrainInputs
 
 LOAD_THE_BASE = ("train", "evaluate", "merge")
@@ -180,14 +181,17 @@ class Run:
             anew=self.anew,
         )
 
+        def is_saved() -> bool:
+            return goes_on(begun(run.checkpoints), request.fingerprint, request.exactly)
+
         def attempt(given: TrainInputs) -> Record:
             with together(self.checked, self.base) as how:
-                return self.worker("train", asked, [run.trained], asdict(given), SAVES, how)
+                return self.worker("train", asked, [run.trained], asdict(given), saves(is_saved), how)
 
         # on several machines the others have ended, and begin again by the same command
         smaller_first = self.recipe.watch.out_of_memory == "smaller" and self.recipe.launch.nodes == 1
         record = self.planned.until_it_fits(request, attempt, partial(self.console.stage, "train"), smaller_first)
-        say_train(record, self.console)
+        say_train(record, self.console, heldout=data.result["splits"]["heldout"]["rows"])
         if record.again:
             say_signs(record, self.console)
         else:

@@ -31,17 +31,21 @@ class Ending:
     """What is true of a stage that is asked to stop: at once, and what the same command does later."""
 
     now: str
-    later: str
+    later: Callable[[], str]
 
 
 GRACE = 10.0
 """Seconds that the other ranks get to end by themselves when one has died."""
 
-SAVES = Ending(
-    "stopping: a step under way is finished and saved first; once more to stop at once",
-    "the same command goes on from the last checkpoint",
-)
-BEGINS_AGAIN = Ending("stopping at once", AGAIN)
+BEGINS_AGAIN = Ending("stopping at once", lambda: AGAIN)
+
+
+def saves(is_saved: Callable[[], bool]) -> Ending:
+    """Of a stage that goes on from what it saved; `is_saved`: whether there is something by then."""
+    return Ending(
+        "stopping: a step under way is finished and saved first; once more to stop at once",
+        lambda: "the same command goes on from the last checkpoint" if is_saved() else AGAIN,
+    )
 
 
 def alone(arguments: Sequence[str]) -> list[str]:
@@ -130,7 +134,7 @@ def work(
         raise _in_the_middle(StageError.one(stage, told.hung, do))
     if child.returncode != 0:
         if stops:
-            raise Stopped.one(stage, "was stopped", ending.later)
+            raise Stopped.one(stage, "was stopped", ending.later())
         raise told.death.error(log, stage, child.returncode, smaller)
     return stops
 

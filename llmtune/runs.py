@@ -29,7 +29,7 @@ def list_runs(folder: Path, console: Console) -> None:
         return
     table = Table(box=None, padding=(0, 3, 0, 0))
     table.add_column("run", no_wrap=True, overflow="fold")  # as `chat` and `show` take it, to be copied
-    for column in ("base", "finished", "held-out loss", "exact answers"):
+    for column in ("base", "finished", "held-out rows", "loss", "exact answers"):
         table.add_column(column)
     for one in found:
         if "problem" not in one:
@@ -40,8 +40,11 @@ def list_runs(folder: Path, console: Console) -> None:
 
 
 def _row(one: Found) -> tuple[str, ...]:
-    after = one.get("evaluation", {}).get("heldout", {}).get("after")
-    loss = "" if after is None else f"{after['loss']:.2f}"
-    figures = loss, f"{after['exact']:.1%}" if after is not None and "exact" in after else ""
     place, base = shown(Path(one["folder"])), Path(one["base"]).name
-    return escape(place), escape(base), "yes" if one["finished"] else "no", *figures
+    told = escape(place), escape(base), "yes" if one["finished"] else "no"
+    heldout = one.get("evaluation", {}).get("heldout")
+    if heldout is None:
+        return told
+    after = heldout["after"]
+    exact = f"{after['exact']:.1%}" if "exact" in after else ""
+    return *told, f"{heldout['rows']:,}", f"{after['loss']:.2f}", exact

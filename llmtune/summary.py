@@ -34,17 +34,13 @@ SPLITS = {
 }
 FIGURES = (
     ("loss", "loss", "{:.2f}", "the lower, the better"),
-    ("perplexity", "perplexity", "{:.1f}", "tokens that seemed as likely"),
+    ("perplexity", "perplexity", "{:.1f}", "a guess among so many tokens"),
     ("exact", "exact answer", "{:.1%}", "equal to the reference"),
     ("token_f1", "answer F1", "{:.1%}", "words shared with it"),
     ("rouge_l", "ROUGE-L", "{:.1%}", "in the same order, too"),
 )
 """Of the table: key, name, form, and what it means."""
-PLACES = {
-    "adapter": "to be loaded on top of its base",
-    "merged": "a model of its own",
-    "report.md": "worst answers, what was forgotten",
-}
+PLACES = {"adapter": "to be loaded on top of its base", "merged": "a model of its own"}
 
 
 def _of_data(record: Record) -> Found:
@@ -84,15 +80,23 @@ def _of_verify(record: Record) -> Found:
     return {name: of | _keys(of, "passed") for name, of in record.result.items()}
 
 
-STAGES: Mapping[str, tuple[str, Callable[[Record], Found], Callable[[Record, Console], None]]] = {
-    "data": ("data", _of_data, narration.say_data),
-    "train": ("train", _of_train, narration.say_train),
-    "evaluate": ("evaluation", _of_evaluate, narration.say_evaluate),
-    "merge": ("merge", _of_merge, narration.say_merge),
-    "export": ("artifacts", _of_export, narration.say_export),
-    "verify": ("verify", _of_verify, narration.say_verify),
+STAGES: Mapping[str, tuple[str, Callable[[Record], Found]]] = {
+    "data": ("data", _of_data),
+    "train": ("train", _of_train),
+    "evaluate": ("evaluation", _of_evaluate),
+    "merge": ("merge", _of_merge),
+    "export": ("artifacts", _of_export),
+    "verify": ("verify", _of_verify),
 }
-"""Of each stage: its key in the summary, what is told there, and how it is told to people."""
+"""Of each stage: its key in the summary, and what is told there."""
+SAID: Mapping[str, Callable[[Record, Console], None]] = {
+    "data": narration.say_data,
+    "evaluate": narration.say_evaluate,
+    "merge": narration.say_merge,
+    "export": narration.say_export,
+    "verify": narration.say_verify,
+}
+"""How each is told to people; the training with the rows that its loss is of."""
 
 
 def _keys(of: Mapping[str, Any], *keys: str) -> Found:
@@ -116,14 +120,25 @@ def summary(run: RunDir) -> Found:
         },
     }
     for name, record in records.items():
-        key, figures, _ = STAGES[name]
+        key, figures = STAGES[name]
         try:
             found[key] = figures(record)
         except (KeyError, TypeError, AttributeError) as error:
             raise _damaged(run, name) from error
+    if "train" not in records and (begun := _begun(run)) is not None:
+        found["training"] = begun
     if "artifacts" in found:
         found["artifacts"] = {name: str(run.root / place) for name, place in found["artifacts"].items()}
     return found
+
+
+def _begun(run: RunDir) -> Found | None:
+    """How far a training is that is not done, by its newest checkpoint."""
+    from llmtune.train.checkpoints import begun
+
+    for one in begun(run.checkpoints):
+        return {"step": one.progress.step, "total_steps": one.progress.total}
+    return None
 
 
 def _lock(run: RunDir) -> Found:
@@ -175,9 +190,12 @@ def print_stages(run: RunDir, found: Found, console: Console) -> None:
         else narration.headline(lock["recipe"], counts["rows"], counts["replayed_rows"])
     )
     console.title(found["name"], of)
-    for name, record in _records(run, lock).items():
-        STAGES[name][2](record, console)
-        if name == "train":
+    records = _records(run, lock)
+    for name, record in records.items():
+        if name != "train":
+            SAID[name](record, console)
+        else:
+            narration.say_train(record, console, heldout=records["data"].result["splits"]["heldout"]["rows"])
             narration.say_signs(record, console)
             narration.say_samples(run.samples, console)
     if found["stages"]:
@@ -204,10 +222,11 @@ def print_summary(run: RunDir, found: Found, console: Console, looked: bool = Fa
         console.blank()
     if not found["finished"]:
         done = ", ".join(found["stages"]) or "none"
+        if "training" in found:
+            done += "; training at step {step} of {total_steps}".format(**found["training"])
         console.print(f"  not finished (stages done: {done}); the same `llmtune run` goes on from there")
         return
-    answered = any(map(answers, found["evaluation"].values()))
-    meant = PLACES if answered else PLACES | {"report.md": "the same figures"}
+    meant = PLACES | {"report.md": _told_in_report(found["evaluation"])}
     console.print(places([*map(Path, found["artifacts"].values()), run.evaluation / "report.md"], meant))
     lock = _lock(run)
     method, pictures = block(lock["recipe"]["adapter"]), lock.get("pictures")
@@ -218,7 +237,14 @@ def print_summary(run: RunDir, found: Found, console: Console, looked: bool = Fa
         console.to_copy(purpose, command)
 
 
-def places(paths: Sequence[Path], meant: Mapping[str, str] = PLACES) -> RenderableType:
+def _told_in_report(evaluation: Mapping[str, Any]) -> str:
+    """Beside the figures."""
+    answered = {split for split, numbers in evaluation.items() if answers(numbers)}
+    told = ["worst answers"] * bool(answered - {"general"}) + ["what was forgotten"] * ("general" in answered)
+    return ", ".join(told) or "the same figures"
+
+
+def places(paths: Sequence[Path], meant: Mapping[str, str]) -> RenderableType:
     """Where what was made lies, how large it is, and what it is for."""
     from rich.table import Table
 
@@ -268,6 +294,7 @@ def next_commands(run: RunDir, found: dict[str, Any]) -> list[tuple[str, str]]:
     lock = _lock(run)
     root, merged, adapter = shown(run.root), shown(run.merged), shown(run.adapter)
     converses = (run.tokenizer / TEMPLATE).is_file()
+    documents = not answers(found["evaluation"]["heldout"])
     commands = [("talk to it" if converses else "let it write", ["llmtune", "chat", root])]
     activate = Path(sys.prefix, "bin", "activate")
     if shutil.which("llmtune") is None and activate.exists():
@@ -276,6 +303,8 @@ def next_commands(run: RunDir, found: dict[str, Any]) -> list[tuple[str, str]]:
     if "merged" in found["artifacts"]:
         # of a 4-bit base the merged model is what was measured; the adapter on the full base answers a little otherwise
         commands.append(("serve it", ["vllm", "serve", merged]))
+        if documents:  # it goes on with texts, and is taught to answer by rows of its own
+            commands.append(("instruct it", ["llmtune", "init", "ROWS.jsonl", "--base", merged]))
     elif adapted is not None and refusals(adapted, pictures=lock.get("pictures"))["vLLM"] is None:
         base = shown(Path(base_of(run, lock).path)) if lock["base_is_local"] else found["base"]
         served = ["vllm", "serve", base, "--enable-lora", "--lora-modules", f"{found['name']}={adapter}"]

@@ -11,7 +11,7 @@ import pytest
 
 from llmtune.errors import OutOfMemory, StageError
 from llmtune.killer import Killer
-from llmtune.process import SAVES, How, in_worker
+from llmtune.process import BEGINS_AGAIN, How, in_worker
 from llmtune.rundir import RunDir
 
 LIMIT = 64 << 20
@@ -59,7 +59,7 @@ def ended(folder: Path, code: str, group: Path | None, *, computing: bool) -> St
     with pytest.raises(StageError) as raised:
         in_worker(
             RunDir(folder), "train", {}, [], {}, lambda _: None,
-            ending=SAVES, environment={}, smaller="make it smaller", how=How(command),
+            ending=BEGINS_AGAIN, environment={}, smaller="make it smaller", how=How(command),
         )  # fmt: skip
     return raised.value
 

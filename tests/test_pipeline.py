@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +81,31 @@ def test_a_run_is_not_trained_anew_on_a_machine_with_other_cores(
     assert begun(64, (*overrides, "training.threads=3"))[0] == 3
     assert begun(16, overrides)[0] == 16 // processes
     assert begun(32, ("launch.processes=4",))[0] == 8
+
+
+@pytest.mark.parametrize(
+    ("around", "legend", "mark"),
+    [
+        ({"FORCE_COLOR": "1", "TERM": "xterm"}, "(trained words in green)", False),
+        ({"FORCE_COLOR": "1", "TERM": "xterm", "NO_COLOR": "1"}, "(trained words between ▌ and ▐)", True),
+        ({}, "(trained words between ▌ and ▐)", True),
+    ],
+)
+def test_how_trained_words_are_marked_is_told_wherever_they_are_shown(
+    around: dict[str, str], legend: str, mark: bool, tiny_base: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in around.items():
+        monkeypatch.setenv(name, value)
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "shop.yaml").write_text(f"base: {tiny_base}\ndata: rows.jsonl\n")
+    (tmp_path / "run").mkdir()
+    Run(check(tmp_path / "shop.yaml", tmp_path / "run", ()), Console()).data()
+    text = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
+    assert text.count(legend) == 1
+    assert ("▌" in text.replace(legend, "")) == mark
 
 
 def test_a_run_with_another_key_knows_what_changed(tiny_base: Path, tmp_path: Path) -> None:

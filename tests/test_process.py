@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llmtune.errors import StageError
-from llmtune.process import BEGINS_AGAIN, How, in_worker
+from llmtune.errors import StageError, Stopped
+from llmtune.process import BEGINS_AGAIN, How, in_worker, saves
 from llmtune.rundir import RunDir
 
 CHATTER = "print('a.py:1: UserWarning: some chatter', flush=True)"
@@ -80,3 +81,15 @@ def test_what_a_stage_started_ends_with_it(tmp_path: Path) -> None:
     death(tmp_path, f"""open({str(started)!r}, "w").write(str(subprocess.Popen(["sleep", "60"]).pid)); sys.exit(1)""")
     with suppress(psutil.NoSuchProcess):
         psutil.Process(int(started.read_text())).wait(5)
+
+
+@pytest.mark.parametrize(("saved", "later"), [(False, "does this stage again"), (True, "from the last checkpoint")])
+def test_a_checkpoint_is_promised_where_there_is_one(saved: bool, later: str, tmp_path: Path) -> None:
+    def command(_: Sequence[str]) -> list[str]:
+        return [sys.executable, "-c", f"import os, signal; os.kill({os.getpid()}, signal.SIGTERM); signal.pause()"]
+
+    with pytest.raises(Stopped, match=later):
+        in_worker(
+            RunDir(tmp_path), "train", {}, [], {}, lambda _: None,
+            ending=saves(lambda: saved), environment={}, smaller="", how=How(command),
+        )  # fmt: skip

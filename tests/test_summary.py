@@ -132,10 +132,39 @@ def test_of_documents_the_loss_is_told_and_a_model_without_turns_is_let_write(
     assert summary(run)["evaluation"] == {"heldout": heldout}
     text = "\n".join(printed(run))
     assert "the loss on 40 rows of text before and after" in text and "exact" not in text
-    assert re.search(r"perplexity +7.4 +2.7 ", text) and "not lower than before" not in text
-    assert dict(next_commands(run, summary(run)))["let it write"] == "llmtune chat runs/shop"
+    assert re.search(r"perplexity +7.4 +2.7 +a guess among so many tokens", text)
+    assert "not lower than before" not in text
+    assert re.search(r"report.md +34 kB +the same figures *\n", text)
+    commands = dict(next_commands(run, summary(run)))
+    assert commands["let it write"] == "llmtune chat runs/shop" and "talk to it" not in commands
+    assert commands["instruct it"] == "llmtune init ROWS.jsonl --base runs/shop/merged"
     finish(run, "evaluate", "", seconds=1, peak=1, result={"heldout": {**heldout, "after": figures}}, made=[])
     assert "the loss is not lower than before" in "\n".join(printed(run))
+
+
+def test_what_the_report_holds_is_told_and_of_which_rows_a_loss_is(
+    tiny_base: Path, tmp_path: Path, printed: Any
+) -> None:
+    run = write_run(tmp_path, tiny_base)
+    text = "\n".join(printed(run))
+    assert re.search(r"report.md +34 kB +worst answers, what was forgotten *\n", text) and "instruct it" not in text
+    assert "best held-out loss 0.064 (1,000 rows) at step 376 of 376" in text and "held-out (330 rows)" in text
+    (run.evaluation / "report.md").write_text("x" * 400)
+    finish(run, "evaluate", "", seconds=1, peak=1, result={"heldout": evaluated(0, 30)}, made=[])
+    assert re.search(r"report.md +400 B +worst answers *\n", "\n".join(printed(run)))
+
+
+def test_in_a_pipe_no_line_of_the_summary_is_wrapped(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    show(write_run(folder, tiny_base).root, Console())
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if "to be loaded" in line]
+    assert line.split() == f"{folder}/runs/shop/adapter 34 kB to be loaded on top of its base".split()
+    assert max(map(len, lines)) < len(str(folder)) + 200
 
 
 def test_it_fits_eighty_columns_and_tells_replayed_rows_apart(tiny_base: Path, tmp_path: Path, printed: Any) -> None:
@@ -171,6 +200,14 @@ def test_a_look_at_a_run_shows_the_last_answers_and_what_did_not_go_well(
 def test_an_unfinished_run_says_what_is_done_and_how_it_goes_on(tiny_base: Path, tmp_path: Path, printed: Any) -> None:
     text = " ".join("\n".join(printed(write_run(tmp_path, tiny_base, stages=2))).split())
     assert "not finished (stages done: data, train); the same `llmtune run` goes on from there" in text
+    begun = write_run(tmp_path / "begun", tiny_base, stages=1)
+    for step in (5, 10):
+        place = begun.checkpoints / f"step-{step:06d}"
+        write_json(place / "progress.json", {"step": step, "total": 30})
+        seal(place, fingerprint="a", exactly="a")
+    text = " ".join("\n".join(printed(begun)).split())
+    assert "not finished (stages done: data; training at step 10 of 30); the same `llmtune run`" in text
+    assert summary(begun)["training"] == {"step": 10, "total_steps": 30}
     text = "\n".join(printed(write_run(tmp_path / "other", tiny_base, stages=0)))
     assert text.startswith("shop  nothing is done yet") and "stages done: none" in text
 
@@ -210,7 +247,7 @@ def test_a_damaged_run_is_one_line_among_the_others(
     damaged.write_text(content)
     list_runs(run.root.parent, Console())
     _, good, bad = capsys.readouterr().out.splitlines()
-    assert good.split() == [str(run.root), "lamp-1", "yes", "2.50", "99.1%"]
+    assert good.split() == [str(run.root), "lamp-1", "yes", "330", "2.50", "99.1%"]
     assert bad.startswith(f"{damaged} is damaged, or of another version of llmtune;")
     list_runs(run.root.parent, Console(as_json=True))
     found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}

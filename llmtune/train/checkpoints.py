@@ -240,6 +240,11 @@ def another(found: Sequence[Begun], fingerprint: str, exactly: str) -> list[Begu
     return [one for one in found if one.fingerprint != fingerprint or (one.exactly != exactly and fingerprint in done)]
 
 
+def goes_on(found: Sequence[Begun], fingerprint: str, exactly: str) -> bool:
+    """Whether the training of these marks goes on from one of `found`."""
+    return len(another(found, fingerprint, exactly)) < len(found)
+
+
 def would_drop(run: Path, stopped: Progress | None, changed: str) -> Problem:
     """A training of another recipe: what changed, what may change, and the ways on.
 

@@ -16,7 +16,7 @@ import pytest
 from llmtune import quiet
 from llmtune.held import held
 from llmtune.plan.order import Order
-from llmtune.process import SAVES, How, in_worker
+from llmtune.process import BEGINS_AGAIN, How, in_worker
 from llmtune.rundir import RunDir
 from llmtune.shortage import Planned, Split
 from llmtune.stages import Record
@@ -56,7 +56,7 @@ class Limited:
         with held(self.run):
             return in_worker(
                 self.run, "train", "asked", [self.run.trained], asdict(given),
-                lambda event: self.notes.append(event.get("text", "")), how=How(command), ending=SAVES,
+                lambda event: self.notes.append(event.get("text", "")), how=How(command), ending=BEGINS_AGAIN,
                 environment=quiet.environment("cpu", 1) | ALONE, smaller="end other programs",
             )  # fmt: skip
 

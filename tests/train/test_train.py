@@ -23,7 +23,7 @@ from llmtune.errors import LlmtuneError, ProofError, RecipeError, StageError, St
 from llmtune.events import Events
 from llmtune.held import held
 from llmtune.models.loading import load_base, load_with_adapter
-from llmtune.process import SAVES, How, in_worker
+from llmtune.process import BEGINS_AGAIN, How, in_worker, saves
 from llmtune.recipe.translate import recomputing
 from llmtune.rundir import RunDir
 from llmtune.train import launch, proof
@@ -169,15 +169,17 @@ def test_asked_twice_to_stop_in_the_middle_of_a_step_it_ends_at_once_and_goes_on
     port = {"MASTER_PORT": str(launch.free_port())}
     how = How(lambda arguments: [sys.executable, "-c", STALLED, *arguments], port)
     threading.Thread(target=ask, daemon=True).start()
+    ending = saves((run.checkpoints / "step-000002").exists)
     with held(run), pytest.raises(LlmtuneError) as raised:
         in_worker(
             run, "train", {}, [], asdict(given), told.append,
-            ending=SAVES, environment=quiet.environment("cpu", 1), smaller="", how=how,
+            ending=ending, environment=quiet.environment("cpu", 1), smaller="", how=how,
         )  # fmt: skip
     assert time.monotonic() - asked[1] < 5
     if by == "llmtune":
         assert raised.value.exit_code == 75
-        assert [event["text"] for event in told if event["kind"] == "note"] == [SAVES.now, "stopping at once"]
+        assert [event["text"] for event in told if event["kind"] == "note"] == [ending.now, BEGINS_AGAIN.now]
+        assert raised.value.problems[0].do == "the same command goes on from the last checkpoint"
     else:
         assert raised.value.problems[0].what.startswith("was ended by SIGTERM")
     (saved,) = run.checkpoints.glob("step-*")
