@@ -67,11 +67,11 @@ def _check_arguments(call: Call, schema: Mapping[str, Any], where: str, doubts: 
     missing = [
         name
         for name in (required if isinstance(required, list) else [])
-        if name not in given and not _has_default((listed or {}).get(name))
+        if isinstance(name, str) and name not in given and not _has_default((listed or {}).get(name))
     ]
     more = schema.get("additionalProperties", False) is not False or any(word in schema for word in _OPEN_ENDED)
     unknown = [] if listed is None or more else [name for name in given if name not in listed]
-    lacks, has = ", ".join(map(str, missing)), ", ".join(unknown)
+    lacks, has = ", ".join(missing), ", ".join(unknown)
     # one name in place of another is a slip; one alone may be a loose declaration, as real rows have
     if unknown and (missing or "additionalProperties" in schema):
         what = f"the call of {call.name} has the argument {has}, which the function does not take"
@@ -107,5 +107,5 @@ def _check_answer(message: Message, before: Sequence[Message], tools: str, where
 
 
 def _did_you_mean(written: Sequence[str], names: Sequence[str] | Mapping[str, Any]) -> str:
-    near = [match for name in written for match in difflib.get_close_matches(name, list(map(str, names)), n=1)]
+    near = [match for name in written for match in difflib.get_close_matches(name, list(names), n=1)]
     return f"did you mean {', '.join(near)}?" if near else ""

@@ -101,7 +101,7 @@ def test_rows_that_are_right_are_not_remarked_upon(tmp_path: Path) -> None:
     both["tool_calls"] += call(identity="a2", item="kettle")["tool_calls"]
     answers = [{**FOUND, "tool_call_id": identity} for identity in ("a1", "a2")]
     free = {"name": "free", "parameters": {"type": "object", "properties": {}, "additionalProperties": True}}
-    loose = {"name": "loose", "parameters": {"city": {"type": "str"}}}
+    loose = {"name": "loose", "parameters": {"city": {"type": "str"}, "required": [["city"], 1]}}
     words = {"role": "assistant", "content": "It thinks in <think>, as I said."}
     thoughts = {"role": "assistant", "content": "<think>\nLet me see.\n</think>\n\nFive."}
     tools = [STOCK, free, loose]
