@@ -91,7 +91,7 @@ class Planned:
             except OutOfMemory as error:
                 if not allowed or self.shrink() is None:
                     raise
-                say(f"{error.problems[0].what}: goes on from the last checkpoint with {self.split}")
+                say(f"{error.problems[0].what}: goes on with {self.split}")
 
     def fitted(self, request: TrainInputs) -> TrainInputs:
         """The same training in this split."""

@@ -96,7 +96,7 @@ def test_pain_14_memory_that_runs_out_in_the_middle_halves_the_micro_batch(tiny_
     record = planned.until_it_fits(at(short.run.root), short, said.append, True)
     (line,) = said
     assert line.startswith("memory ran out, it seems: ")
-    assert line.endswith("goes on from the last checkpoint with micro-batches of 4 rows, 2 of them a step")
+    assert line.endswith("goes on with micro-batches of 4 rows, 2 of them a step")
     assert "goes on from step 2 of 4" in short.notes
     assert record.result["micro_batch"] == 4
     assert json.loads(short.run.plan.read_text())["out_of_memory"] == [
