@@ -10,6 +10,7 @@ from llmtune.checked import Checked
 from llmtune.console import Console
 from llmtune.errors import LlmtuneError
 from llmtune.narration import LOOKS, say_check, say_left_out, say_plan, say_telling, say_title
+from llmtune.progress import progress
 from llmtune.recipe.load import load, read
 from llmtune.resolved import resolved, table
 from llmtune.stages import NOTHING_STARTED, stoppable
@@ -33,7 +34,7 @@ def check_only(
         LlmtuneError: with every problem found.
     """
     try:
-        with stoppable("check", NOTHING_STARTED), console.progress("check", LOOKS):
+        with stoppable("check", NOTHING_STARTED), progress("check", console, LOOKS):
             checked = check(file, out, overrides, gpu=gpu)
     except LlmtuneError:
         if whole:

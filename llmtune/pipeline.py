@@ -41,6 +41,7 @@ from llmtune.narration import (
 )
 from llmtune.plan.estimate import smaller
 from llmtune.process import BEGINS_AGAIN, Ending, How, in_worker, saves
+from llmtune.progress import progress
 from llmtune.shortage import Planned, Split
 from llmtune.stages import NOTHING_STARTED, Record, clear, done, fingerprint, in_process, stoppable
 from llmtune.summary import print_summary, summary
@@ -56,7 +57,7 @@ def run(file: Path, out: Path | None, overrides: Sequence[str], console: Console
 
     `anew`: a training of another recipe in the run's folder is dropped.
     """
-    with stoppable("check", NOTHING_STARTED), console.progress("check", LOOKS):
+    with stoppable("check", NOTHING_STARTED), progress("check", console, LOOKS):
         checked = check(file, out, overrides, anew=anew)
     while _fetched(checked):  # then it is looked at again, for what the weights alone tell
         with stoppable("check", NOTHING_STARTED):
@@ -87,7 +88,7 @@ def _take_part(checked: Checked, console: Console) -> None:
     """On a machine that is not the first: nothing but the training."""
     say_title(checked, console)
     recipe, less = checked.loaded.recipe, smaller(checked.loaded.recipe, checked.plan, "train")
-    with console.progress("train") as watch:
+    with progress("train", console) as watch:
         watch({"kind": "note", "text": f"waits for the first machine, {checked.meeting.rendezvous}"})
         said = take_part(checked.run, checked.meeting, recipe.model_dump(mode="json"), watch, less)
     console.print(said)
@@ -302,7 +303,7 @@ class Run:
             request = {**request, "base": {**request["base"], "stored": self.quantized()}}
         environment = {**self.environment, **(quiet.QUANTIZING if stage == "quantize" else {})}
         less = smaller(self.recipe, self.checked.plan, stage)
-        with self.console.progress(stage) as watch:
+        with progress(stage, self.console) as watch:
             return in_worker(
                 self.dir, stage, asked, made, request, watch,
                 ending=ending, environment=environment, smaller=less, how=how,

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console as Rich
 
-from llmtune.console import Console, Progress, counted, duration, roughly, sparkline
+from llmtune.console import Console, counted, duration, roughly
 from llmtune.errors import DataError, Problem
+from llmtune.progress import Progress, sparkline
+from llmtune.progress import progress as shows
 
 
 def told(done: int, total: int, seconds: float, **numbers: Any) -> dict[str, Any]:
@@ -99,8 +101,7 @@ def test_until_a_stage_tells_how_much_there_is_it_says_what_it_does(capsys: pyte
 
 def test_a_log_gets_whole_lines_and_few_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     """A day of training that tells of itself every second."""
-    shown = Console()
-    with shown.progress("train") as progress:
+    with shows("train", Console()) as progress:
         for second in range(86_400):
             progress(told(second, 86_400, 100 + second, loss=1.0))
         progress({"kind": "note", "text": "goes on from step 3 of 6" + " and so on" * 20})

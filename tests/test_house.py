@@ -25,6 +25,7 @@ ROWS = (
     {"lock"},
     {"models", "data", "plan", "convert"},
     {"recipe"},
+    {"progress"},
     {"rundir", "console", "quiet", "resident", "killer"},
     {"events", "heartbeat"},
     {"files"},
