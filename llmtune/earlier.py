@@ -6,12 +6,12 @@ Without a word it would be trained anew, and a night's work dropped. So it is a 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from llmtune.asked import Asked, Hashes
+from llmtune.asked import NO_MATTER, Asked, Hashes
 from llmtune.data.store import write
 from llmtune.errors import Problem
 from llmtune.files import hashes
@@ -55,6 +55,10 @@ def problem(run: RunDir, asked: Asked, prepared: Prepared, tokenizer: TextTokeni
     There is one (`trained`).
     """
     record, found = read_record(run, "train"), begun(run.checkpoints)
+    stopped = None if record is not None or found[0].progress.finished else found[0].progress
+    changed = list(_changed(run, asked, finished=stopped is None)) or list(_planned(run, asked))
+    if not changed and _as_before(read_lock(run), asked.lock):
+        return None  # its rows need not be made to see that
     data = _data(run, asked, prepared, tokenizer)
     exactly = fingerprint(asked.train(data))
     if record is not None:
@@ -63,9 +67,15 @@ def problem(run: RunDir, asked: Asked, prepared: Prepared, tokenizer: TextTokeni
         kept = goes_on(found, fingerprint(asked.going_on(data)), exactly)
     if kept:
         return None
-    stopped = None if record is not None or found[0].progress.finished else found[0].progress
-    changed = list(_changed(run, asked, finished=stopped is None)) or list(_planned(run, asked))
     return would_drop(run.root, stopped, "; ".join(changed))
+
+
+def _as_before(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bool:
+    """Whether what is read and how it is loaded is the same, wherever it lies."""
+    if before is None or before["data"] != now["data"]:
+        return False
+    keys = now["loaded"].keys() - NO_MATTER["base"]
+    return all(before["loaded"].get(key) == now["loaded"][key] for key in keys)
 
 
 def _changed(run: RunDir, asked: Asked, *, finished: bool) -> Iterator[str]:
