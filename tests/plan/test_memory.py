@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +27,8 @@ from llmtune.recipe.translate import quantization_arguments
 from tests.tiny_models import write_base
 from tests.trained_models import spec
 
+ROOT = Path(__file__).parents[2]
+SEEN_BY_CHILDREN = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")])}
 ARCHITECTURES = ("llama", "qwen3", "gpt2")
 ADAPTERS: list[dict[str, Any]] = [{"rank": 16}, {"rank": 3, "target_modules": ["q_proj", "down_proj"]}]
 
@@ -217,7 +223,7 @@ def test_pain_15_an_int8_base_keeps_the_inputs_of_its_layers_besides(bases: dict
 
 
 METHODS: list[dict[str, Any]] = [
-    {"dora": True, "rank": 4}, {"method": "vera", "rank": 8}, {"method": "loha", "rank": 4},
+    {"dora": True, "rank": 4}, {"method": "loha", "rank": 4},
     {"method": "lokr", "rank": 4}, {"method": "oft", "block_size": 8}, {"method": "boft", "block_size": 8},
     {"method": "ia3"}, {"method": "miss", "rank": 8}, {"method": "hira", "rank": 4},
     {"method": "gralora", "rank": 4}, {"method": "adalora", "rank": 4},
@@ -235,6 +241,29 @@ def test_pain_15_every_method_keeps_what_was_planned(adapter: dict[str, Any], ba
     for tokens in (16, 200):
         real = kept_for_backward(model, tokens)
         assert 0.97 * real < planned(asked, bases["llama"], tokens=tokens).parts["activations"] < 1.5 * real, tokens
+
+
+VERA = """
+import json, sys
+from pathlib import Path
+from tests.plan.test_memory import kept_for_backward, planned, recipe, with_adapter
+from tests.tiny_models import write_base
+
+base = write_base(Path(sys.argv[1]) / "llama", "llama")
+asked = recipe(adapter={"method": "vera", "rank": 8}, quantization={"compute_dtype": "bfloat16"},
+               kernels={"attention": "flattened"})
+model = with_adapter(asked, base)
+parts = [planned(asked, base, tokens=tokens).parts["activations"] for tokens in (16, 200)]
+print(json.dumps([parts, [kept_for_backward(model, tokens) for tokens in (16, 200)]]))
+"""
+
+
+def test_pain_15_vera_keeps_what_was_planned(tmp_path: Path) -> None:
+    """In a process of its own: behind a whole suite of other trainings it keeps 60 kB more, which is not explained."""
+    command = [sys.executable, "-W", "ignore", "-c", VERA, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **SEEN_BY_CHILDREN})
+    parts, real = json.loads(done.stdout.splitlines()[-1])
+    assert all(0.97 * kept < part < 1.5 * kept for part, kept in zip(parts, real, strict=True))
 
 
 @pytest.mark.parametrize("adapter", ["fused", "peft"])
