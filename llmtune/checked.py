@@ -78,9 +78,9 @@ class Checked:
     @property
     def files(self) -> list[str]:
         """The data files, as the recipe names them."""
-        data = self.loaded.recipe.data
-        named = [data.train, data.heldout, data.unseen, data.general, data.replay and data.replay.path]
-        return [name for name in named if isinstance(name, str)]
+        from llmtune.data.reading import files
+
+        return list(files(self.loaded.recipe.data).values())
 
     def data_facts(self) -> dict[str, Any]:
         """Counts of the data stage; what is on top is of the rows that are trained on, replayed ones among them."""

@@ -6,6 +6,7 @@ The format: https://huggingface.co/docs/safetensors/index#format
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -107,13 +108,21 @@ def names(folder: Path) -> frozenset[str]:
     return frozenset()
 
 
+def files(folder: Path, names: Collection[str], single: str = SINGLE, index: str = INDEX) -> tuple[str, ...]:
+    """Those that hold the weights, of these names, in the order in which transformers looks for them: one file, or the
+    shards that an index lists, which has to be in the folder. `single` and `index`: what these two are called."""
+    if single in names:
+        return (single,)
+    if index in names and (folder / index).is_file():
+        listed = json.loads((folder / index).read_text(encoding="utf-8"))
+        return tuple(sorted(set(listed["weight_map"].values())))
+    return ()
+
+
 def checkpoint(folder: Path) -> dict[str, Span]:
     """Every tensor of a model folder, from one file or from the shards that its index names."""
-    single, index = folder / SINGLE, folder / INDEX
-    if single.is_file():
-        return spans(single)
-    if not index.is_file():
+    here = [name for name in (SINGLE, INDEX) if (folder / name).is_file()]
+    if not here:
         do = "give a folder with safetensors weights; pickled weights (.bin) are not read"
         raise BaseModelError.one(str(folder), f"has neither {SINGLE} nor {INDEX}", do)
-    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    return {name: span for shard in shards for name, span in spans(folder / shard).items()}
+    return {name: span for file in files(folder, here) for name, span in spans(folder / file).items()}

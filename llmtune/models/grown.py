@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from llmtune.errors import Problem
 from llmtune.files import manifest
-from llmtune.models import remade
+from llmtune.models import cache, remade
 
 if TYPE_CHECKING:
     from llmtune.models.family import Family
@@ -43,7 +43,7 @@ def make(source: Source) -> None:
 
 def rows_of(folder: Path, family: Family) -> int | None:
     """How many rows such a copy has; None for a folder that is none."""
-    return family.vocab if folder.parent.parent == remade.root(KIND) else None
+    return family.vocab if folder.parent.parent == cache.root(KIND) else None
 
 
 def problems(family: Family, rows: int) -> Iterator[Problem]:

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.files import write_json
+from llmtune.models import cache
 from llmtune.models.family import Family, Linear
 
+KIND = "looked"
 FOUND = (
     "layers", "blocks", "elsewhere", "experts", "expert", "sparse", "parameters", "apart", "sdpa", "at", "stored_at",
     "pictures", "inside", "tied",
@@ -43,18 +45,11 @@ def remember(found: Family, folder: Path) -> None:
         return
 
 
-def root() -> Path:
-    """Where all of them are."""
-    from huggingface_hub.constants import HF_HOME
-
-    return Path(HF_HOME).absolute() / "llmtune" / "looked"
-
-
 def _place(folder: Path) -> Path:
     decides = [(folder / "config.json").read_bytes(), *(metadata.version(name).encode() for name in MADE_BY)]
     decides += [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     digest = hashlib.sha256(b"\0".join(hashlib.sha256(one).digest() for one in decides)).hexdigest()
-    return root() / f"{digest[:32]}.json"
+    return cache.root(KIND) / f"{digest[:32]}.json"
 
 
 def _back(name: str, value: Any) -> Any:

@@ -6,14 +6,13 @@ of its own, and torch makes nothing but tensors of it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmtune.files import manifest
-from llmtune.models import remade
+from llmtune.models import cache, checkpoint, remade
 
 if TYPE_CHECKING:
     from llmtune.models.source import Source
@@ -26,12 +25,7 @@ KEY = "base.pickle"
 
 def files(folder: Path, names: set[str]) -> tuple[str, ...]:
     """The pickles that hold the weights, of these files of a folder."""
-    if SINGLE in names:
-        return (SINGLE,)
-    if INDEX in names and (folder / INDEX).is_file():
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return tuple(sorted(set(index["weight_map"].values())))
-    return ()
+    return checkpoint.files(folder, names, SINGLE, INDEX)
 
 
 def converted(source: Source) -> Source:
@@ -59,6 +53,6 @@ def told(source: Source, *, pickled: bool) -> list[str]:
     """What is said aloud of a base of which the recipe allows a pickle. `pickled`: it still has to be converted."""
     if pickled:
         return [f"{KEY}: its weights are a pickle, which a run converts to safetensors first, running nothing of it"]
-    if source.folder.parent.parent == remade.root(KIND):
+    if source.folder.parent.parent == cache.root(KIND):
         return [f"{KEY}: its weights were converted from a pickle, of which nothing was run"]
     return [f"{KEY}: true is not needed, as the base has safetensors"]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.files import is_whole, manifest, write_json
+from llmtune.models import cache
 from llmtune.models.checkpoint import spans
 from llmtune.models.spec import BaseSpec
 
@@ -111,8 +112,6 @@ class Kept:
 
 def kept(spec: BaseSpec, base: Mapping[str, Mapping[str, Any]], versions: Mapping[str, str]) -> Kept:
     """The place of the base that `spec` loads. `base`: sha256 of its files by name, as a run's lock has them."""
-    from huggingface_hub.constants import HF_HOME
-
     decides = {
         "files": {name: facts["sha256"] for name, facts in base.items()},
         "quantization": spec.quantization,
@@ -121,7 +120,7 @@ def kept(spec: BaseSpec, base: Mapping[str, Mapping[str, Any]], versions: Mappin
         "versions": {name: versions[name] for name in MADE_BY},
     }
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    return Kept(Path(HF_HOME).absolute() / "llmtune" / "quantized" / digest[:32])
+    return Kept(cache.root("quantized") / digest[:32])
 
 
 def stamp(folder: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from llmtune.errors import BaseModelError
 from llmtune.files import atomic_folder
+from llmtune.models import cache
 from llmtune.models.template import MORE_TEMPLATES
 
 
@@ -24,14 +25,7 @@ def place(kind: str, folder: Path, names: Sequence[str], *asked: object) -> Path
     status = [(name, (folder / name).stat()) for name in names]
     told = [str(folder.resolve()), *asked, *((name, one.st_size, one.st_mtime_ns) for name, one in status)]
     digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
-    return root(kind) / digest[:32] / folder.name
-
-
-def root(kind: str) -> Path:
-    """Where all of one kind are."""
-    from huggingface_hub.constants import HF_HOME
-
-    return Path(HF_HOME).absolute() / "llmtune" / kind
+    return cache.root(kind) / digest[:32] / folder.name
 
 
 def make(place: Path, module: str, folder: Path, asked: Sequence[str], *, beside: Sequence[Path], size: int) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from llmtune.errors import BaseModelError, Problem
 from llmtune.files import expanded, nearest
-from llmtune.models import grown, pickled
-from llmtune.models.checkpoint import INDEX, SINGLE, spans
+from llmtune.models import checkpoint, grown, pickled
+from llmtune.models.checkpoint import SINGLE, spans
 from llmtune.recipe.schema import Base
 
 _SMALL = ("*.json", "*.jinja", "*.py", "tokenizer.model", "*.txt", "*.tiktoken")
@@ -239,13 +239,8 @@ def _unreachable(what: str, absent: str = "") -> BaseModelError:
 
 
 def _files(folder: Path, names: set[str], *, pickle: bool) -> tuple[str, ...]:
-    """The files that hold the weights, in the order in which transformers looks for them."""
-    if SINGLE in names:
-        return (SINGLE,)
-    if INDEX in names and (folder / INDEX).is_file():
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return tuple(sorted(set(index["weight_map"].values())))
-    return pickled.files(folder, names) if pickle else ()
+    """The files that hold the weights; safetensors before pickles."""
+    return checkpoint.files(folder, names) or (pickled.files(folder, names) if pickle else ())
 
 
 def _no_weights(source: Source, names: set[str]) -> Problem:

@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from transformers.core_model_loading import revert_weight_conversion
 
 from llmtune.errors import BaseModelError
-from llmtune.models import looked, looking
+from llmtune.models import cache, looked, looking
 from llmtune.models.classes import auto_class
 from llmtune.models.family import Family, read
 from llmtune.models.pieces import by_own_names
@@ -127,7 +127,7 @@ def test_what_was_found_is_kept_and_the_same_again(kind: str, tmp_path: Path, mo
 
     monkeypatch.setattr(looking, "look", fails)
     assert read(tmp_path) == sizes
-    (kept,) = (path for path in looked.root().iterdir() if path == looked._place(tmp_path))
+    (kept,) = (path for path in cache.root(looked.KIND).iterdir() if path == looked._place(tmp_path))
     kept.write_text("{")  # of another hand: it is looked at again
     with pytest.raises(AssertionError):
         read(tmp_path)
